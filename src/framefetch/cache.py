@@ -1,0 +1,318 @@
+"""`MetadataCache`: the one place that puts the pieces together.
+
+Each call becomes a plan and a `Job` on the cache's private loop (see `framefetch.works`). Awaitable verbs and their blocking twins are the same call, waited for in two ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from framefetch.engine.local import LocalEngine
+from framefetch.errors import FetchFailed, FramefetchError, PlanError
+from framefetch.options import Options, TableOptions
+from framefetch.sources.http import HttpSource
+from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
+from framefetch.store.exchange import ImportReport, export_manifest
+from framefetch.store.held import HeldCheck
+from framefetch.table.naming import check_version
+from framefetch.table.plan import PlannedRows, plan_rows
+from framefetch.table.read import read_table
+from framefetch.table.result import FetchResult, Plan
+from framefetch.works import Job, Works
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from framefetch.engine.base import Engine
+
+__all__ = ["MetadataCache"]
+
+#: Seconds to wait for a cancelled run to commit what is finished.
+STOP_SECONDS = 2.0
+
+
+class MetadataCache:
+    """A table of files, and a folder that holds them.
+
+    Parameters
+    ----------
+    metadata_file : path or DataFrame
+        The table: CSV, TSV, JSON lines or Parquet, also gzipped.
+    cache_dir : path, default "data/cache"
+        Where files are held; made when the first one is fetched.
+    table : TableOptions, optional
+        Which column says what; by default well-known names are used.
+    host_map : mapping of str to str, optional
+        Where to connect instead: ``{"testwarehouse:9000": "localhost:8080"}`` for a tunnel. Keys, entries and results
+        keep the table's own URL.
+    file_version : str, default "v0"
+        Label of the data release: a folder below the cache.
+    options : Options, optional
+        Limits, retries, timeouts, checks, headers, observers.
+    engine : Engine, optional
+        What fetches many files at once; default is `LocalEngine`.
+
+    Raises
+    ------
+    PlanError
+        Where the table cannot be read.
+
+    Examples
+    --------
+    >>> cache = MetadataCache("big_table.csv", "data/cache")  # doctest: +SKIP
+    >>> subset = cache.dataframe.query("reporter_line == 'Ai148(TIT2L-GC6f-ICL-tTA2)'")  # doctest: +SKIP
+    >>> result = await cache.fetch_all(subset)  # doctest: +SKIP
+    >>> result.frame[["status", "path", "md5"]]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        metadata_file: str | os.PathLike[str] | pd.DataFrame,
+        cache_dir: str | os.PathLike[str] = "data/cache",
+        *,
+        table: TableOptions | None = None,
+        host_map: Mapping[str, str] | None = None,
+        file_version: str = "v0",
+        options: Options | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self.dataframe: pd.DataFrame = read_table(metadata_file)
+        self.cache_dir = Path(cache_dir)
+        self.file_version = check_version(file_version)
+        self._table = table or TableOptions()
+        self._options = options or Options()
+        self._engine: Engine = engine or LocalEngine()
+        self._works = Works(cache_dir, self._options, host_map or {})
+        self._rows_by_url: dict[str, int] | None = None
+        self._finalizer = weakref.finalize(self, self._works.close)
+
+    # -- the table ----------------------------------------------------------------------------------------------
+
+    def get_all(self, column: str) -> set[Any] | None:
+        """Return the values of a column, None where there is no such column."""
+        if column not in self.dataframe.columns:
+            return None
+        return set(self.dataframe[column].dropna().unique())
+
+    def get_all_reporter_lines(self) -> set[Any] | None:
+        """Return the values of the column ``reporter_line``."""
+        return self.get_all("reporter_line")
+
+    def get_all_targeted_structures(self) -> set[Any] | None:
+        """Return the values of the column ``targeted_structure``."""
+        return self.get_all("targeted_structure")
+
+    def get_all_genotypes(self) -> set[Any] | None:
+        """Return the values of the column ``full_genotype``."""
+        return self.get_all("full_genotype")
+
+    # -- many files ---------------------------------------------------------------------------------------------
+
+    def plan(self, df: pd.DataFrame, file_version: str | None = None) -> Plan:
+        """Return what `fetch_all` would do; sends nothing.
+
+        Parameters
+        ----------
+        df : DataFrame
+            Rows of the table, or any table with the same columns.
+        file_version : str, optional
+            Label of the release; default is the cache's own.
+
+        Raises
+        ------
+        PlanError
+            Where nothing says where the files are, or a named column is missing.
+        """
+        rows = self._plan_rows(df, file_version)
+        folder = self._works.folder
+        fixed = self._table.path_template is not None
+        check = HeldCheck(folder.files, folder.manifest, self._options.verify, fixed_paths=fixed, look_only=True)
+        held = np.zeros(len(rows.requests), dtype=bool)
+        for finding in check.run(rows.requests, np.unique(rows.files[rows.files >= 0]).tolist()):
+            held[finding.index] = True
+        return Plan(rows, held, folder.free_space())
+
+    def _plan_rows(self, df: pd.DataFrame, file_version: str | None) -> PlannedRows:
+        return plan_rows(df, self._table, file_version or self.file_version, HttpSource.schemes)
+
+    async def fetch_all(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
+        """Hold the file of every row.
+
+        Parameters
+        ----------
+        df : DataFrame
+            Rows of the table, or any table with the same columns.
+        file_version : str, optional
+            Label of the release; default is the cache's own.
+
+        Returns
+        -------
+        FetchResult
+            One row for each row of `df`, on its index. A row that failed or is invalid does not stop the others.
+
+        Raises
+        ------
+        PlanError
+            Where nothing says where the files are, or a named column is missing.
+        StorageError, ManifestError
+            Where no file can be held: the disk is full, the folder or the manifest cannot be used.
+        """
+        return await _awaited(self._start(df, file_version))
+
+    def _start(self, df: pd.DataFrame, file_version: str | None) -> Job:
+        fixed = self._table.path_template is not None
+        return Job(self._works, self._engine, lambda: self._plan_rows(df, file_version), fixed_paths=fixed)
+
+    def mirror(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
+        """Hold the file of every row; blocking twin of `fetch_all`.
+
+        Ctrl-C (or any exception that a signal handler raises) ends it within two seconds with everything finished
+        committed; the exception then carries what was done in its attribute ``result``.
+        """
+        return _waited_for(self._start(df, file_version))
+
+    def get_all_files(self, df: pd.DataFrame, file_version: str | None = None) -> dict[str, Path]:
+        """Hold the file of every row and return where each is, by the URL as the table gives it.
+
+        The batch runs to its end first.
+
+        Raises
+        ------
+        FetchFailed
+            Where rows failed or were invalid; it names them.
+        """
+        result = self.mirror(df, file_version)
+        result.raise_for_failures()
+        return result.by_url()
+
+    # -- one file -----------------------------------------------------------------------------------------------
+
+    async def fetch(self, url: str, file_version: str | None = None) -> Path:
+        """Hold one file and return where it is.
+
+        A URL of the table is held as its row states (digest, size, path); any other URL is held under its own name.
+
+        Raises
+        ------
+        FramefetchError
+            Why it is not held.
+        """
+        return _only_path(await _awaited(self._start_one(url, file_version)))
+
+    def get_file(self, file_url: str, file_version: str | None = None) -> Path:
+        """Hold one file and return where it is; blocking twin of `fetch`."""
+        return _only_path(_waited_for(self._start_one(file_url, file_version)))
+
+    def _start_one(self, url: str, file_version: str | None) -> Job:
+        """Start a job for one URL: by its row where the table has it, else by itself."""
+        position = self._position_of(url)
+        if position is not None:
+            return self._start(self.dataframe.iloc[[position]], file_version)
+        alone = pd.DataFrame({"url": [url]})
+        table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
+        version = file_version or self.file_version
+        return Job(
+            self._works,
+            self._engine,
+            lambda: plan_rows(alone, table, version, HttpSource.schemes),
+            fixed_paths=False,
+        )
+
+    def _position_of(self, url: str) -> int | None:
+        """Return the first valid row of a URL in the table; the table is planned once for this."""
+        if self._rows_by_url is None:
+            try:
+                rows = self._plan_rows(self.dataframe, None)
+            except PlanError:  # a table without URLs: every file is fetched by itself
+                self._rows_by_url = {}
+                return None
+            positions = {file: row for row, file in reversed(list(enumerate(rows.files.tolist()))) if file >= 0}
+            self._rows_by_url = {rows.requests.urls[file]: row for file, row in positions.items()}
+        return self._rows_by_url.get(url)
+
+    # -- the folder ---------------------------------------------------------------------------------------------
+
+    def verify(self, level: Literal["stat", "hash"] = "stat") -> list[AuditFinding]:
+        """Compare the manifest with the disk; an empty list means that all is as recorded.
+
+        Parameters
+        ----------
+        level : {"stat", "hash"}, default "stat"
+            Whether sizes and times are compared, or every byte is read.
+        """
+        folder = self._works.folder
+        return list(audit(folder.files, folder.manifest, level=level))
+
+    def status(self) -> Holdings:
+        """Return how many files and bytes are held, by version and by how they were verified."""
+        return count_holdings(self._works.folder.manifest)
+
+    def update_manifest(self) -> Path:
+        """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path."""
+        folder = self._works.folder
+        target = os.path.join(folder.root, "manifest.json")
+        export_manifest(folder.manifest, target)
+        return Path(target)
+
+    def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
+        """Take over the files of a prototype's manifest without downloading anything; each is hashed first."""
+        return self._works.import_manifest(source)
+
+    def close(self) -> None:
+        """Commit, sync and close everything; closing twice is fine."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        """Return the cache."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close it."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the cache."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close it."""
+        await asyncio.to_thread(self.close)
+
+
+async def _awaited(job: Job) -> FetchResult:
+    """Wait for a job in any loop; cancellation stops it, and returns once what is finished is committed."""
+    future = asyncio.wrap_future(job.future)
+    try:
+        return job.ended(await asyncio.shield(future))
+    except asyncio.CancelledError:
+        job.stop()
+        await asyncio.wait([future], timeout=STOP_SECONDS)
+        raise
+
+
+def _waited_for(job: Job) -> FetchResult:
+    """Wait for a job in any thread; what a signal handler raises stops it and carries the partial result."""
+    try:
+        return job.ended(job.future.result())
+    except FramefetchError:
+        raise
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        job.stop()
+        interrupt.result = job.future.result()  # type: ignore[union-attr]
+        raise
+
+
+def _only_path(result: FetchResult) -> Path:
+    """Return the path of a result of one row, or raise why there is none."""
+    if not result.ok.iloc[0]:
+        row = result.frame.iloc[0]
+        raise FetchFailed(f"{row['url']}: {row['error_type']}: {row['error']}", frame=result.frame)
+    return Path(result.paths.iloc[0])

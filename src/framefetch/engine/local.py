@@ -1,0 +1,196 @@
+"""The engine of one process: a fixed set of workers over a lazily read plan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from framefetch.engine.limits import Bandwidth
+from framefetch.engine.retry import RetryRule, explained
+from framefetch.engine.saver import Saver
+from framefetch.engine.schedule import Job, Schedule
+from framefetch.engine.transfer import fetch, with_start
+from framefetch.errors import DigestMismatch, FramefetchError
+from framefetch.models import Outcome, Receipt, Status
+from framefetch.store.files import SmallBody
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from framefetch.engine.base import Sink, Tools
+    from framefetch.models import Requests
+
+__all__ = ["LocalEngine"]
+
+
+class LocalEngine:
+    """Fetches the files of a plan in this process."""
+
+    async def run(self, requests: Requests, tools: Tools, sink: Sink) -> None:
+        """Fetch every file; see `framefetch.engine.base.Engine`."""
+        await _Run(requests, tools, sink).finish()
+
+
+class _Run:
+    """One plan on its way."""
+
+    def __init__(self, requests: Requests, tools: Tools, sink: Sink) -> None:
+        self._tools = tools
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._workers = min(tools.options.limits.connections, len(requests))
+        self._schedule = Schedule(requests, tools.options.limits)
+        self._rule = RetryRule(tools.options.retry)
+        self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
+        self._saver = Saver(tools.files, self._saved)
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def finish(self) -> None:
+        """Run to the end, or to a fatal error."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._saver.run())
+                for _ in range(self._workers):
+                    group.create_task(self._work())
+                if not self._workers:
+                    self._saver.end()
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while (job := await self._next()) is not None:
+            await self._attempt(job)
+
+    async def _next(self) -> Job | None:
+        while True:
+            found = self._schedule.take(self._loop.time())
+            if isinstance(found, Job):
+                self._wake()  # there may be more where this came from
+                return found
+            if self._schedule.done and not self._saver.pending:
+                self._saver.end()
+                self._wake()
+                return None
+            await self._rest(found)
+
+    async def _rest(self, until: float | None) -> None:
+        """Wait until something has changed, or a time has come."""
+        if until is not None and (self._alarm is None or self._alarm.when() > until or self._alarm.cancelled()):
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(until, self._ring)
+        change = self._loop.create_future()
+        self._idle.append(change)
+        await change
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let one idle worker look again."""
+        while self._idle:
+            change = self._idle.popleft()
+            if not change.done():
+                change.set_result(None)
+                return
+
+    async def _attempt(self, job: Job) -> None:
+        job.attempts.made += 1
+        try:
+            got = await fetch(job.request, job.url, self._tools, self._bandwidth)
+        except FramefetchError as error:
+            self._schedule.release(job)
+            self._failed(job, error)
+        except BaseException:
+            self._schedule.release(job)
+            raise
+        else:
+            self._schedule.release(job)
+            if isinstance(got, SmallBody):
+                await self._saver.put(job, got)
+            else:
+                self._sink([self._outcome(job, got)])
+        self._wake()
+
+    # -- what became of it --------------------------------------------------------------------------------------
+
+    def _saved(self, batch: Sequence[tuple[Job, SmallBody]], results: Sequence[Receipt | FramefetchError]) -> None:
+        done = []
+        fatal: FramefetchError | None = None
+        for (job, small), result in zip(batch, results, strict=True):
+            if isinstance(result, Receipt):
+                done.append(self._outcome(job, result))
+                continue
+            try:
+                self._failed(job, with_start(result, small.body[:512]) if isinstance(result, DigestMismatch) else result)
+            except FramefetchError as error:
+                fatal = fatal or error
+        self._sink(done)
+        self._wake()
+        if fatal is not None:
+            raise fatal
+
+    def _failed(self, job: Job, error: FramefetchError) -> None:
+        """Try another mirror, ask again later, or give the file up."""
+        before = job.attempts.note(error)
+        if error.fatal:
+            self._give_up(job, error, "")
+            raise error
+        if not error.retryable or (error.repeats is not None and before >= error.repeats):
+            job.dead.add(job.mirror)
+        mirror = _next_mirror(job)
+        if mirror is None:
+            self._give_up(job, error, f"after {job.attempts.made} attempts" if job.attempts.made > 1 else "")
+            return
+        now = self._loop.time()
+        if mirror > job.mirror:
+            job.mirror = mirror
+            self._schedule.again(job, now)
+            return
+        job.attempts.rounds += 1
+        # This mirror may be gone for good while an earlier one is only busy.
+        decision = self._rule.decide(job.attempts, job.attempts.hope or error)
+        if decision.wait is None:
+            self._give_up(job, error, decision.reason)
+            return
+        if error.retry_after is not None:
+            self._schedule.hold(job.origin, now + decision.wait)
+        job.mirror = mirror
+        self._schedule.again(job, now + decision.wait)
+
+    def _give_up(self, job: Job, error: FramefetchError, reason: str) -> None:
+        self._sink([self._outcome(job, explained(error, job.attempts, reason))])
+
+    def _outcome(self, job: Job, end: Receipt | FramefetchError) -> Outcome:
+        good = isinstance(end, Receipt)
+        return Outcome(
+            request=job.request,
+            status=Status.DOWNLOADED if good else Status.FAILED,
+            receipt=end if isinstance(end, Receipt) else None,
+            error=None if isinstance(end, Receipt) else end,
+            attempts=job.attempts.made,
+            seconds=self._loop.time() - job.began,
+        )
+
+
+def _next_mirror(job: Job) -> int | None:
+    """Return the next usable mirror in turn, the same one where it is the only one, None where none is left."""
+    count = len(job.request.urls)
+    turns = ((job.mirror + step) % count for step in range(1, count + 1))
+    return next((mirror for mirror in turns if mirror not in job.dead), None)
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended the run: the first fatal one, else the first that is a fault of ours."""
+    flat: list[BaseException] = []
+    for failure in failures.exceptions:
+        flat.append(_first(failure) if isinstance(failure, BaseExceptionGroup) else failure)
+    return next((error for error in flat if isinstance(error, FramefetchError)), flat[0])

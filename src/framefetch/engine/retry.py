@@ -1,0 +1,128 @@
+"""When to ask again: a decision, apart from the waiting. The only module that knows tenacity.
+
+Only errors of our own tree that call themselves retryable are repeated; anything else, cancellation above all, passes
+through untouched (a negated predicate would catch it: jd/tenacity#529).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from framefetch.errors import FramefetchError
+
+if TYPE_CHECKING:
+    from framefetch.options import RetryPolicy
+
+__all__ = ["Attempts", "Decision", "RetryRule", "explained"]
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What has been tried for one file.
+
+    Attributes
+    ----------
+    made : int
+        Attempts in all.
+    rounds : int
+        Times that every usable mirror has failed.
+    waited : float
+        Seconds the servers' Retry-After headers have added up to.
+    first : FramefetchError or None
+        The first failure.
+    hope : FramefetchError or None
+        The last failure that may pass.
+    repeats : dict
+        How often each class of error came.
+    """
+
+    made: int = 0
+    rounds: int = 0
+    waited: float = 0.0
+    first: FramefetchError | None = None
+    hope: FramefetchError | None = None
+    repeats: dict[type, int] | None = None
+
+    def note(self, error: FramefetchError) -> int:
+        """Count a failure; return how often its class came before."""
+        self.first = self.first or error
+        if error.retryable:
+            self.hope = error
+        if self.repeats is None:
+            self.repeats = {}
+        before = self.repeats.get(type(error), 0)
+        self.repeats[type(error)] = before + 1
+        return before
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Ask again after so many seconds, or give up (None) for a reason beyond the error itself."""
+
+    wait: float | None
+    reason: str = ""
+
+
+class RetryRule:
+    """Decides whether and when a file is asked for again.
+
+    Parameters
+    ----------
+    policy : RetryPolicy
+        How often, and how long between.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._retrying = Retrying(
+            stop=stop_after_attempt(policy.attempts),
+            # "Full jitter": evenly between zero and min(cap, base * 2**n), so that clients do not come in waves.
+            wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
+            retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
+        )
+
+    def decide(self, attempts: Attempts, error: FramefetchError) -> Decision:
+        """Decide after a failed round.
+
+        Parameters
+        ----------
+        attempts : Attempts
+            With this failure counted.
+        error : FramefetchError
+            The failure.
+        """
+        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
+        state.attempt_number = attempts.rounds
+        state.set_exception((type(error), error, error.__traceback__))
+        if not self._retrying.retry(state):
+            return Decision(None)
+        if self._retrying.stop(state):
+            return Decision(None, f"after {attempts.made} attempts")
+        if error.retry_after is None:
+            return Decision(float(self._retrying.wait(state)))
+        if attempts.waited + error.retry_after > self._policy.budget:
+            return Decision(None, f"the server asks to wait {_duration(error.retry_after)}; the budget is {self._policy.budget:g} s")
+        attempts.waited += error.retry_after
+        return Decision(error.retry_after)
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("years", 31_557_600.0), ("days", 86_400.0), ("hours", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+def explained(error: FramefetchError, attempts: Attempts, reason: str) -> FramefetchError:
+    """Return the error with what was tried added to its message."""
+    text = str(error)
+    notes = [reason] if reason else []
+    first = attempts.first
+    if first is not None and first is not error and str(first) != text:
+        notes.append(f"first failure: {type(first).__name__}: {first}")
+    if notes:
+        error.args = (f"{text} [{'; '.join(notes)}]",)
+    return error

@@ -1,0 +1,273 @@
+"""Every error framefetch raises or records, in one tree.
+
+::
+
+    FramefetchError
+    ├── PlanError (ValueError)           the table or the options cannot be used; nothing was sent
+    ├── InvalidRow (ValueError)          one row cannot become a request
+    │   └── UnsafePath                   its file would not stay at a place of its own in the cache
+    ├── TransferError                    one file could not be fetched
+    │   ├── PolicyRefused                the answer leads where we do not go
+    │   ├── RedirectError                a redirect that goes nowhere, in circles, or on for too long
+    │   ├── StatusError                  a status that is no file
+    │   ├── NetworkError (OSError)
+    │   │   ├── NameNotResolved
+    │   │   ├── ConnectFailed
+    │   │   ├── TlsFailed
+    │   │   └── ConnectionLost
+    │   ├── Stalled (TimeoutError)       silence for longer than the stall timeout
+    │   ├── TooSlow (TimeoutError)       bytes, but below the minimum speed
+    │   ├── ProtocolError                not HTTP as its standards define it
+    │   ├── IncompleteBody               fewer bytes than announced
+    │   ├── BodyTooLong                  more bytes than announced, expected or allowed
+    │   ├── RangeMismatch                another range than the one asked for
+    │   ├── ResourceChanged              another version than the one begun
+    │   ├── EncodingError                a content coding that cannot be undone
+    │   ├── ContentMismatch              a body that does not begin as its name promises
+    │   └── DigestMismatch               other bytes than the table states
+    ├── StorageError (OSError)           the disk refused
+    │   ├── TargetBlocked                a folder, or a foreign thing, stands where the file belongs
+    │   └── DiskFull                     no space, no inodes, no quota
+    ├── ManifestError                    the manifest cannot be used
+    ├── Cancelled                        the run was stopped before this row was done
+    └── FetchFailed                      raised at the end of a run that has failed rows
+
+Each answers three questions about itself: ``retryable`` (may the same request succeed a moment later?), ``fatal``
+(is there no point in going on with the other rows?) and ``retry_after`` (seconds the server asked to wait).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+__all__ = [
+    "BodyTooLong",
+    "Cancelled",
+    "ConnectFailed",
+    "ConnectionLost",
+    "ContentMismatch",
+    "DigestMismatch",
+    "DiskFull",
+    "EncodingError",
+    "FetchFailed",
+    "FramefetchError",
+    "IncompleteBody",
+    "InvalidRow",
+    "ManifestError",
+    "NameNotResolved",
+    "NetworkError",
+    "PlanError",
+    "PolicyRefused",
+    "ProtocolError",
+    "RangeMismatch",
+    "RedirectError",
+    "ResourceChanged",
+    "Stalled",
+    "StatusError",
+    "StorageError",
+    "TargetBlocked",
+    "TlsFailed",
+    "TooSlow",
+    "TransferError",
+    "UnsafePath",
+]
+
+
+class FramefetchError(Exception):
+    """Base of all errors of this package.
+
+    Attributes
+    ----------
+    retryable : bool
+        Whether the same request may succeed when it is made again.
+    repeats : int or None
+        How often this class of error may come for one file and mirror before it is believed; None leaves that to
+        the retry policy.
+    fatal : bool
+        Whether the other rows cannot succeed either.
+    retry_after : float or None
+        Seconds the server asked to wait before the next request.
+    result : FetchResult or None
+        On a fatal error of a run: what was done until then.
+    """
+
+    result: object = None
+    retryable: bool = False
+    repeats: int | None = None
+    fatal: bool = False
+    retry_after: float | None = None
+
+
+class PlanError(FramefetchError, ValueError):
+    """The table or the options cannot be used as they are; nothing was sent."""
+
+
+class InvalidRow(FramefetchError, ValueError):
+    """One row of the table cannot become a request."""
+
+
+class UnsafePath(InvalidRow):
+    """The file of this row would leave the cache, or stand where another row's file stands."""
+
+
+class TransferError(FramefetchError):
+    """One file could not be fetched."""
+
+
+class PolicyRefused(TransferError):
+    """The answer leads where this client does not go (another scheme, a downgrade to plain HTTP)."""
+
+
+class RedirectError(TransferError):
+    """A redirect without a usable target, a loop, or a chain that is too long."""
+
+
+class StatusError(TransferError):
+    """The server answered with a status that is no file.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, what to do.
+    status : int
+        The HTTP status.
+    retry_after : float, optional
+        Seconds the server asked to wait.
+    """
+
+    # RFC 9110 section 15, RFC 6585 section 4 (429); 408 and 425 ask for a repeat; 52x are a proxy's "the server is away".
+    TRANSIENT: ClassVar[frozenset[int]] = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+        self.retryable = status in self.TRANSIENT
+
+
+class NetworkError(TransferError, OSError):
+    """The connection could not be made or did not last."""
+
+    retryable = True
+
+
+class NameNotResolved(NetworkError):
+    """The host's name has no address."""
+
+    repeats = 1
+
+
+class ConnectFailed(NetworkError):
+    """No connection to the host."""
+
+
+class TlsFailed(NetworkError):
+    """The host's certificate cannot be trusted, or TLS could not be agreed on."""
+
+    retryable = False
+
+
+class ConnectionLost(NetworkError):
+    """The connection ended before an answer had come."""
+
+
+class Stalled(TransferError, TimeoutError):
+    """Nothing came for longer than the stall timeout."""
+
+    retryable = True
+
+
+class TooSlow(TransferError, TimeoutError):
+    """Bytes came, but fewer than the minimum speed asks for."""
+
+    retryable = True
+
+
+class ProtocolError(TransferError):
+    """The answer is not HTTP as RFC 9110 and RFC 9112 define it."""
+
+    retryable = True
+    repeats = 1
+
+
+class IncompleteBody(TransferError):
+    """The body ended before its announced length."""
+
+    retryable = True
+
+
+class BodyTooLong(TransferError):
+    """The body is longer than announced, expected or allowed."""
+
+
+class RangeMismatch(TransferError):
+    """The answer holds another range than the one asked for."""
+
+    retryable = True
+
+
+class ResourceChanged(TransferError):
+    """The file on the server is another version than the one begun, or than the one the table states."""
+
+
+class EncodingError(TransferError):
+    """The content coding of the body cannot be undone."""
+
+
+class ContentMismatch(TransferError):
+    """The body does not begin as its file name promises: a login page is no NWB file."""
+
+
+class DigestMismatch(TransferError):
+    """The bytes are not those the table states.
+
+    The engine repeats the request once, from the first byte and on a fresh connection: a proxy may have
+    damaged it on the way. What is wrong twice is wrong.
+    """
+
+    retryable = True
+    repeats = 1
+
+
+class StorageError(FramefetchError, OSError):
+    """The disk refused to hold the file."""
+
+
+class TargetBlocked(StorageError):
+    """Something that is not ours to replace stands where the file belongs."""
+
+
+class DiskFull(StorageError):
+    """No space, no inodes or no quota is left: no other row can succeed either."""
+
+    fatal = True
+
+    #: errno values that mean "full".
+    CODES: ClassVar[frozenset[int]] = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+class ManifestError(FramefetchError):
+    """The manifest cannot be read or written; it was left as it is."""
+
+    fatal = True
+
+
+class Cancelled(FramefetchError):
+    """The run was stopped before this row was finished."""
+
+
+class FetchFailed(FramefetchError):
+    """Some rows of a run failed or were invalid.
+
+    Parameters
+    ----------
+    message : str
+        How many, and the first of them with their reasons.
+    frame : DataFrame
+        All of them, as in `FetchResult.failed`.
+    """
+
+    def __init__(self, message: str, *, frame: object = None) -> None:
+        super().__init__(message)
+        self.frame = frame

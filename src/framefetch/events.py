@@ -1,0 +1,75 @@
+"""What happens during a run, as typed values, for whoever wants to watch.
+
+Progress is events, not logs. Byte counts are merged into one event a tick, so that watching costs nothing
+measurable. An observer that raises is logged once and dropped: no display can fail a download.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from framefetch.models import Outcome
+
+__all__ = ["BytesReceived", "Dispatcher", "Event", "FileFinished", "Observer", "RunFinished", "RunStarted"]
+
+logger = logging.getLogger("framefetch")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run begins: so many rows and distinct files, so many held already, so many bytes to come (None: unknown)."""
+
+    rows: int
+    files: int
+    held: int
+    to_fetch: int
+    expected_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BytesReceived:
+    """Bytes of bodies received and requests sent since the run began."""
+
+    total: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileFinished:
+    """One file reached its end, good or bad; a downloaded one is committed."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A run has ended, after so many seconds."""
+
+    seconds: float
+
+
+Event: TypeAlias = RunStarted | BytesReceived | FileFinished | RunFinished
+Observer: TypeAlias = Callable[[Event], None]
+
+
+class Dispatcher:
+    """Hands events to observers, and survives them."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = list(observers)
+
+    def __bool__(self) -> bool:
+        """Return whether anyone watches: events need not be made for nobody."""
+        return bool(self._observers)
+
+    def emit(self, event: Event) -> None:
+        """Hand one event to every observer; drop those that raise."""
+        for observer in tuple(self._observers):
+            try:
+                observer(event)
+            except Exception:
+                self._observers.remove(observer)
+                logger.exception("observer %r raised and is no longer called", observer)

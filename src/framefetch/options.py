@@ -1,0 +1,205 @@
+"""Frozen groups that configure; a layer receives only the group it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from framefetch.errors import PlanError
+
+if TYPE_CHECKING:
+    from framefetch.events import Observer
+
+__all__ = ["Limits", "Options", "RetryPolicy", "TableOptions", "Timeouts", "TransferOptions", "VerifyLevel"]
+
+#: How an entry is checked before it is called held.
+VerifyLevel = Literal["stat", "hash", "none"]
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - an assertion's shape
+    if not condition:
+        raise PlanError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once.
+
+    Parameters
+    ----------
+    connections : int, default 64
+        Requests under way in all.
+    per_host : int, default 16
+        Requests under way to one host (scheme, name and port).
+    bandwidth : float or None, default None
+        Bytes a second received in all; None for no limit.
+    """
+
+    connections: int = 64
+    per_host: int = 16
+    bandwidth: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.connections >= 1, f"connections must be at least 1, got {self.connections}")
+        _require(self.per_host >= 1, f"per_host must be at least 1, got {self.per_host}")
+        _require(self.bandwidth is None or self.bandwidth > 0, f"bandwidth must be above 0, got {self.bandwidth}")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to ask again.
+
+    Parameters
+    ----------
+    attempts : int, default 5
+        Tries in a row without progress.
+    base, cap : float, default 0.5 and 30
+        Seconds of the first and of the longest waiting time; each wait is drawn evenly from zero to
+        ``min(cap, base * 2**n)`` ("full jitter").
+    budget : float, default 600
+        Seconds a server's ``Retry-After`` may add up to for one file; beyond it the file fails at once.
+    """
+
+    attempts: int = 5
+    base: float = 0.5
+    cap: float = 30.0
+    budget: float = 600.0
+
+    def __post_init__(self) -> None:
+        _require(self.attempts >= 1, f"attempts must be at least 1, got {self.attempts}")
+        _require(min(self.base, self.cap, self.budget) >= 0, "waiting times cannot be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long silence may last. There is no total timeout: an honest slow link may take its hours.
+
+    Parameters
+    ----------
+    connect : float, default 10
+        Seconds for a connection to one address, TLS included.
+    stall : float, default 30
+        Seconds of silence before the headers are complete, or within a body.
+    minimum_speed : float, default 1024
+        Bytes a second, over `speed_window`, below which a body is given up; 0 for no minimum.
+    speed_window : float, default 30
+        Seconds over which the speed is measured.
+    """
+
+    connect: float = 10.0
+    stall: float = 30.0
+    minimum_speed: float = 1024.0
+    speed_window: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require(min(self.connect, self.stall, self.speed_window) > 0, "timeouts must be above 0 seconds")
+        _require(self.minimum_speed >= 0, f"minimum_speed cannot be negative, got {self.minimum_speed}")
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How one file is fetched.
+
+    Parameters
+    ----------
+    check_content : bool, default True
+        Whether a body must begin as its file's suffix promises (HDF5, gzip, zip, …); a digest that the table
+        states and that matches is believed over this check.
+    max_bytes : int or None, default None
+        Bytes a file of unknown size may have; None for no limit but the disk's.
+    """
+
+    check_content: bool = True
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """Where a table says what. Every option left out is looked for under well-known names.
+
+    Parameters
+    ----------
+    url_column : str, optional
+        Column of URLs; a cell may hold several mirrors. Default: ``wkf``, ``url``, ``file_url``, ``download_url``.
+    url_template : str, optional
+        URL made of a row, as ``"http://host/download/{file_id}"``; wins over a column that is only well known.
+    base_url : str, optional
+        Completes URLs that have no host.
+    path_template : str, optional
+        Path below the version folder made of a row, as ``"{session}/{path}"``; ``{column!q}`` quotes ``/`` too.
+    suffix : str, default ".nwb"
+        Appended to default names that have no extension; empty for none.
+    key_column : str, optional
+        Column that names each file for the manifest; default is its URL without secrets.
+    md5_column, sha256_column : str, optional
+        Columns of expected digests. Default: ``md5``, ``md5sum``, ``md5_checksum``; ``sha256``.
+    digest_column : str, optional
+        Column of expected digests as ``algorithm:hex``.
+    size_column : str, optional
+        Column of expected sizes in bytes. Default: ``size``, ``file_size``.
+    """
+
+    url_column: str | None = None
+    url_template: str | None = None
+    base_url: str | None = None
+    path_template: str | None = None
+    suffix: str = ".nwb"
+    key_column: str | None = None
+    md5_column: str | None = None
+    sha256_column: str | None = None
+    digest_column: str | None = None
+    size_column: str | None = None
+
+    def __post_init__(self) -> None:
+        both = self.url_column is not None and self.url_template is not None
+        _require(not both, "url_column and url_template exclude each other; give one")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that may be turned, in groups.
+
+    Parameters
+    ----------
+    limits : Limits
+        How much at once.
+    retry : RetryPolicy
+        When to ask again.
+    timeouts : Timeouts
+        How long silence may last.
+    transfer : TransferOptions
+        How one file is fetched.
+    verify : {"stat", "hash", "none"}, default "stat"
+        How a file is checked before it is called held: by its size and times, by its digest, or not at all.
+    headers : mapping of str to str
+        Sent to the origins that the table names, and to no other.
+    trust_env : bool, default True
+        Whether proxy variables and ``.netrc`` are honoured.
+    observers : tuple of callable
+        Called with every event, see `framefetch.events`.
+    lock_timeout : float, default 10
+        Seconds to wait for another process that holds the manifest.
+
+    Examples
+    --------
+    >>> Options(limits=Limits(connections=8), verify="hash").limits.connections
+    8
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    transfer: TransferOptions = field(default_factory=TransferOptions)
+    verify: VerifyLevel = "stat"
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    trust_env: bool = True
+    observers: tuple[Observer, ...] = ()
+    lock_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(self.verify in ("stat", "hash", "none"), f"verify is 'stat', 'hash' or 'none', got {self.verify!r}")
+        for name, value in self.headers.items():
+            clean = name and not set(name) & set("\r\n\0: ") and not set(value) & set("\r\n\0")
+            _require(bool(clean), f"header {name!r} has characters that a header cannot hold")

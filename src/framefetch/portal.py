@@ -1,0 +1,78 @@
+"""The private loop thread: where a cache does its work, whoever asks.
+
+One loop for each cache means one pool of connections and one place that knows what is under way, for awaiting tasks
+in any loop, for blocking callers, in a notebook whose own loop is running, and off the main thread. No loop is patched
+and none is blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+__all__ = ["Portal"]
+
+T = TypeVar("T")
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's loop where it is installed: it doubles the rate of requests."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Portal:
+    """A loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = _new_loop()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="framefetch-loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    def submit(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> Future[T]:
+        """Start a coroutine on the loop, from any other thread.
+
+        Raises
+        ------
+        RuntimeError
+            After `close`, in a forked child, or on the loop's own thread.
+        """
+        if self._pid != os.getpid():
+            raise RuntimeError("this cache was opened before a fork; open a new one in each process")
+        if self._closed:
+            raise RuntimeError("this cache is closed")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a cache cannot be used from its own observers")
+        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a plain function on the loop soon; does nothing once it is closed."""
+        if not self._closed:
+            self._loop.call_soon_threadsafe(function)
+
+    def close(self) -> None:
+        """End the loop and its thread; closing twice is fine."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()

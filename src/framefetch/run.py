@@ -1,0 +1,277 @@
+"""One call of `fetch_all`, from its plan to its result: what is held, what others fetch, what is left for the engine.
+
+Runs on the cache's private loop. It knows the rooms but none of their crafts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from framefetch.engine.base import Engine, Tools
+from framefetch.errors import DiskFull, FramefetchError
+from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
+from framefetch.models import Entry, Outcome, Status
+from framefetch.sources.base import Meter, Source
+from framefetch.store.held import HeldCheck
+from framefetch.table.result import FetchResult, Ledger, RunFigures
+
+if TYPE_CHECKING:
+    from framefetch.models import Requests
+    from framefetch.options import Options
+    from framefetch.store.folder import CacheFolder
+    from framefetch.table.plan import PlannedRows
+
+__all__ = ["Claims", "Run"]
+
+TICK_SECONDS = 0.2
+#: Seconds that a stopped engine may take to end its transfers.
+STOP_SECONDS = 2.0
+
+T = TypeVar("T")
+Identity = tuple[str, str, str]
+
+
+class Claims:
+    """Which run of this cache fetches which file, so that overlapping calls ask for each only once."""
+
+    def __init__(self) -> None:
+        self._claimed: dict[Identity, list[asyncio.Future[Outcome | None]]] = {}
+
+    def claim(self, identity: Identity) -> asyncio.Future[Outcome | None] | None:
+        """Claim a file; where another run has it, return a future of that run's outcome."""
+        waiting = self._claimed.get(identity)
+        if waiting is None:
+            self._claimed[identity] = []
+            return None
+        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        return future
+
+    def release(self, identity: Identity, outcome: Outcome | None) -> None:
+        """Tell those who wait what became of a file; None where it was not finished."""
+        for future in self._claimed.pop(identity, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+
+class Run:
+    """One run over a plan.
+
+    Parameters
+    ----------
+    rows : PlannedRows
+        The plan.
+    folder : CacheFolder
+        Where files are held.
+    options : Options
+        Everything that may be turned.
+    """
+
+    def __init__(self, rows: PlannedRows, folder: CacheFolder, options: Options, *, fixed_paths: bool) -> None:
+        self.rows = rows
+        self.folder = folder
+        self.options = options
+        self.ledger = Ledger(len(rows.requests))
+        self.meter = Meter()
+        self.warnings: list[str] = []
+        self._fixed_paths = fixed_paths
+        self._stop = asyncio.Event()
+        self._events = Dispatcher(options.observers)
+        self._loop = asyncio.get_running_loop()
+        self._claims: Claims | None = None
+
+    def stop(self) -> None:
+        """End the run soon: what is finished is committed, the rest is cancelled."""
+        self._stop.set()
+
+    async def finish(self, engine: Engine, sources: Mapping[str, Source], claims: Claims) -> FetchResult:
+        """Run to the end and return the result.
+
+        Raises
+        ------
+        FramefetchError
+            A fatal one; its attribute ``result`` holds what was done until then.
+        """
+        began = time.monotonic()
+        self._claims = claims
+        try:
+            await self._fetch(Tools(sources, self.folder.files, self.options, self.meter), engine)
+        except FramefetchError as error:
+            error.result = self._result(began)
+            raise
+        finally:
+            self._events.emit(RunFinished(time.monotonic() - began))
+        return self._result(began)
+
+    def _result(self, began: float) -> FetchResult:
+        self.warnings += self.folder.files.notices
+        self.folder.files.notices.clear()
+        figures = RunFigures(self.meter.received, self.meter.requests, time.monotonic() - began, self._stop.is_set())
+        return FetchResult(self.rows, self.ledger, self.folder.root, figures)
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, tools: Tools, engine: Engine) -> None:
+        files = self.rows.files
+        used = np.unique(files[files >= 0])
+        missing = await self._in_thread(self._look_up, used)
+        copies = self.rows.requests.copy_of
+        to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
+        self._announce(len(used), to_fetch)
+        if len(missing):
+            await self._in_thread(self._prepare, to_fetch)
+        ticking = self._loop.create_task(self._tick())
+        try:
+            while len(to_fetch) and not self._stop.is_set():
+                to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
+            await self._in_thread(self._copy, [file for file in missing if file in copies])
+        finally:
+            ticking.cancel()
+            if self.folder.writable:
+                await asyncio.shield(self._in_thread(self.folder.manifest.flush))
+
+    def _look_up(self, used: np.ndarray[Any, Any]) -> list[int]:
+        """Record what is held; return the files that are not."""
+        check = HeldCheck(self.folder.files, self.folder.manifest, self.options.verify, fixed_paths=self._fixed_paths)
+        held = np.zeros(len(self.rows.requests), dtype=bool)
+        refreshed = []
+        for finding in check.run(self.rows.requests, used.tolist()):
+            if self._stop.is_set():
+                return []
+            held[finding.index] = True
+            planned = self.rows.requests.path(finding.index)
+            self.ledger.record_held(finding.index, finding.receipt, None if finding.path == planned else finding.path)
+            if finding.entry is not None:
+                refreshed.append(finding.entry)
+        if refreshed and self.folder.writable:
+            self.folder.manifest.commit(refreshed)
+        for path in check.report.ours:
+            self.folder.files.own(path)
+        for file, error in check.report.blocked.items():
+            self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
+            held[file] = True
+        self.warnings += check.report.warnings
+        return [file for file in used.tolist() if not held[file]]
+
+    def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
+        sizes = self.rows.requests.sizes[to_fetch]
+        expected = None if (sizes < 0).any() else int(sizes.sum())
+        self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
+
+    def _prepare(self, to_fetch: np.ndarray[Any, Any]) -> None:
+        """Refuse a batch that cannot be written, or cannot fit, before the first request."""
+        self.folder.prepare()
+        sizes = self.rows.requests.sizes[to_fetch]
+        needed, free = int(sizes[sizes >= 0].sum()), self.folder.free_space()
+        if needed > free:
+            raise DiskFull(
+                f"expected room for {needed:,} bytes in {self.folder.root}, {free:,} are free; "
+                "free some space or fetch fewer rows"
+            )
+
+    async def _fetch_claimed(self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine) -> np.ndarray[Any, Any]:
+        """Fetch what no other run is fetching; return what the others left undone."""
+        assert self._claims is not None
+        mine: list[int] = []
+        others: dict[int, asyncio.Future[Outcome | None]] = {}
+        for file in to_fetch.tolist():
+            future = self._claims.claim(self._identity(file))
+            if future is None:
+                mine.append(file)
+            else:
+                others[file] = future
+        try:
+            if mine:
+                await self._drive(engine, self.rows.requests.select(np.array(mine, dtype=np.int64)), tools)
+        finally:
+            for file in mine:
+                self._claims.release(self._identity(file), None)
+        return await self._wait_for(others)
+
+    async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
+        left = []
+        for file, future in others.items():
+            stopping = self._loop.create_task(self._stop.wait())
+            await asyncio.wait([future, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            outcome = future.result() if future.done() else None
+            if outcome is None:
+                left.append(file)
+            elif outcome.receipt is not None:
+                self.ledger.record_held(file, outcome.receipt)
+            else:
+                self.ledger.record(Outcome(self.rows.requests[file], outcome.status, error=outcome.error))
+        return np.array(left, dtype=np.int64)
+
+    async def _drive(self, engine: Engine, requests: Requests, tools: Tools) -> None:
+        """Run the engine until it ends or the run is stopped."""
+        working = self._loop.create_task(engine.run(requests, tools, self._sink))
+        stopping = self._loop.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait([working], timeout=STOP_SECONDS)
+            # Whatever was published before the end is committed before anyone hears of the end.
+            await asyncio.shield(self._in_thread(self.folder.manifest.flush))
+        if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+            raise error
+
+    def _copy(self, files: Sequence[int]) -> None:
+        """Make the files that are the same as another one, wanted at a second path."""
+        for file in files:
+            request = self.rows.requests[file]
+            first = self.rows.requests.copy_of[file]
+            if self._stop.is_set() or not self.ledger.holds(first):
+                self.ledger.share(first, file)
+                continue
+            source = self.ledger.places.get(first) or self.rows.requests.path(first)
+            try:
+                receipt = self.folder.files.copy(source, request)
+            except FramefetchError as error:
+                self.ledger.record(Outcome(request, Status.FAILED, error=error))
+                continue
+            self.folder.manifest.commit([Entry(request.version, request.key, request.path, receipt, time.time())])
+            self.ledger.share(first, file)
+
+    # -- outcomes -----------------------------------------------------------------------------------------------
+
+    def _sink(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit what was downloaded; it counts only then."""
+        self._record([outcome for outcome in outcomes if outcome.receipt is None])
+        done = [outcome for outcome in outcomes if outcome.receipt is not None]
+        if done:
+            now = time.time()
+            entries = [
+                Entry(outcome.request.version, outcome.request.key, outcome.request.path, outcome.receipt, now)
+                for outcome in done
+                if outcome.receipt is not None
+            ]
+            self.folder.manifest.commit(entries, lambda _: self._loop.call_soon_threadsafe(self._record, done))
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self.ledger.record(outcome)
+            if self._claims is not None:
+                self._claims.release(self._identity(outcome.request.index), outcome)
+            if self._events:
+                self._events.emit(FileFinished(outcome))
+
+    def _identity(self, file: int) -> Identity:
+        requests = self.rows.requests
+        return requests.version, requests.keys[file], requests.names[file]
+
+    async def _tick(self) -> None:
+        while self._events:
+            self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._loop.run_in_executor(None, function, *arguments)

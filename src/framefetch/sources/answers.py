@@ -1,0 +1,123 @@
+"""The gate: which answers may create bytes, and what is wrong with the others. Pure functions on headers.
+
+Only 200 passes (and 206 to a range that was asked for). Everything else is an error of ours with its own words: a
+library's idea of success, or of an error's number, is not relied on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit
+
+from framefetch.errors import EncodingError, PolicyRefused, ProtocolError, RedirectError, StatusError
+from framefetch.urls import redact
+
+__all__ = ["REDIRECTS", "body_length", "check_coding", "redirect_target", "refuse_status", "retry_after"]
+
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+
+_ADVICE = {
+    400: "the server does not understand the request; is the URL right?",
+    401: "the server asks for a login",
+    403: "the server refuses access",
+    404: "no such file on the server; is the URL right?",
+    407: "the proxy asks for a login",
+    410: "the file is gone for good",
+    429: "the server asks for fewer requests",
+    451: "withheld for legal reasons",
+}
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Return the seconds a Retry-After header asks for (RFC 9110 section 10.2.3), None where it cannot be read.
+
+    Examples
+    --------
+    >>> retry_after("120")
+    120.0
+    >>> retry_after("Fri, 31 Dec 1999 23:59:59 GMT", datetime(1999, 12, 31, 23, 59, 57, tzinfo=UTC))
+    2.0
+    """
+    text = (value or "").strip()
+    if re.fullmatch(r"[0-9]+", text):
+        return float(text) if len(text) < 300 else float("inf")
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def refuse_status(status: int, reason: str, headers: Mapping[str, str], *, with_login: bool) -> StatusError:
+    """Return the error for a status that is no file."""
+    advice = _ADVICE.get(status, "")
+    if status in (401, 403):
+        advice += "; credentials were sent" if with_login else "; no credentials were sent"
+    wait = retry_after(headers.get("Retry-After"))
+    told = f" (Retry-After: {wait:g} s)" if wait is not None else ""
+    words = f"expected status 200, got {status} {reason}".rstrip() + told
+    return StatusError(f"{words}: {advice}" if advice else words, status=status, retry_after=wait)
+
+
+def redirect_target(status: int, current: str, locations: list[str]) -> str:
+    """Return where a redirect leads.
+
+    Raises
+    ------
+    RedirectError
+        Where it has no target, or several.
+    PolicyRefused
+        Where it leads to another scheme, or from https to http.
+    """
+    targets = list(dict.fromkeys(location.strip() for location in locations))
+    if len(targets) != 1 or not targets[0]:
+        found = "none" if not targets or not targets[0] else f"{len(targets)} of them"
+        raise RedirectError(f"expected one Location header with status {status}, got {found}")
+    try:
+        target = urljoin(current, targets[0])
+        parts = urlsplit(target)
+        host, scheme = parts.hostname, parts.scheme.lower()
+        _ = parts.port
+    except ValueError as error:
+        raise RedirectError(f"expected a redirect to a URL, got {redact(targets[0])[:200]!r}: {error}") from error
+    if scheme not in ("http", "https"):
+        raise PolicyRefused(f"expected a redirect to http or https, got {redact(target)[:200]!r}; nothing was opened")
+    if not host:
+        raise RedirectError(f"expected a redirect to a host, got {redact(target)[:200]!r}")
+    if urlsplit(current).scheme.lower() == "https" and scheme == "http":
+        raise PolicyRefused(f"a redirect from https to plain http is not followed: {redact(target)[:200]!r}")
+    return target
+
+
+def body_length(headers: Mapping[str, str]) -> int | None:
+    """Return the announced length of the body in bytes, None where there is none.
+
+    Raises
+    ------
+    ProtocolError
+        Where it is no such number, or is larger than any file.
+    """
+    text = headers.get("Content-Length")
+    if text is None or "Transfer-Encoding" in headers:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        raise ProtocolError(f"expected a Content-Length in bytes, got {text[:80]!r}")
+    return int(text)
+
+
+def check_coding(headers: Mapping[str, str]) -> None:
+    """Refuse a content coding: only identity was asked for.
+
+    Raises
+    ------
+    EncodingError
+        Where the server coded the body all the same.
+    """
+    coding = headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity", "none"):
+        raise EncodingError(f"expected the file as it is, got Content-Encoding: {coding[:80]}")

@@ -1,0 +1,68 @@
+"""What every source of bytes gives: an exchange that opens into a body."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Body", "Meter", "Source"]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts what a run costs: requests sent, bytes of bodies received."""
+
+    requests: int = 0
+    received: int = 0
+
+
+class Body(Protocol):
+    """The bytes of one answer that passed the gate.
+
+    Attributes
+    ----------
+    length : int or None
+        Bytes on the wire, None where the server does not say.
+    etag : str or None
+        The entity tag, quotes and all.
+    content_type : str
+        What the server calls it; a hint, not to be believed.
+    """
+
+    @property
+    def length(self) -> int | None: ...  # noqa: D102 - see the class
+
+    @property
+    def etag(self) -> str | None: ...  # noqa: D102 - see the class
+
+    @property
+    def content_type(self) -> str: ...  # noqa: D102 - see the class
+
+    async def read(self) -> bytes:
+        """Return the next bytes, as they come; empty at the end.
+
+        Raises
+        ------
+        TransferError
+            Where the body ends early, stalls, or is not as announced.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Fetches URLs of some schemes."""
+
+    @property
+    def schemes(self) -> Collection[str]:
+        """The URL schemes it can fetch."""
+        ...
+
+    def open(self, url: str, meter: Meter) -> AbstractAsyncContextManager[Body]:
+        """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...

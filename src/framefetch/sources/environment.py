@@ -1,0 +1,98 @@
+"""What the surroundings say about connections: proxies and ``.netrc``, as values.
+
+The environment itself is read at the edge, by the cache; here it is only applied.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from netrc import netrc
+from urllib.parse import SplitResult, urlsplit
+
+from framefetch.urls import credentials_of, redact, wire_url
+
+__all__ = ["Environment", "Proxy", "basic"]
+
+
+def basic(user: str, password: str) -> str:
+    """Return the value of an Authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Proxy:
+    """Where to connect instead, without and with its password."""
+
+    url: str
+    authorization: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Proxy:
+        """Read a proxy variable; a missing scheme means http."""
+        url = text if "://" in text else f"http://{text}"
+        credentials = credentials_of(url)
+        return cls(wire_url(url).rstrip("/"), basic(*credentials) if credentials else None)
+
+    def __repr__(self) -> str:
+        """Show the address without the password."""
+        return f"Proxy({redact(self.url)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Proxies by scheme, hosts that need none, and logins by host.
+
+    Parameters
+    ----------
+    proxies : mapping of str to str
+        As `urllib.request.getproxies` returns it: ``http``, ``https``, ``all``, and ``no`` for the exceptions.
+    logins : netrc or None
+        Logins by host name.
+    """
+
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    logins: netrc | None = None
+
+    def proxy_for(self, url: str) -> Proxy | None:
+        """Return the proxy for a URL, None for a direct connection."""
+        parts = urlsplit(url)
+        text = self.proxies.get(parts.scheme.lower()) or self.proxies.get("all")
+        if not text or self._exempt(parts):
+            return None
+        return Proxy.parse(text)
+
+    def login_for(self, url: str) -> str | None:
+        """Return the Authorization header that ``.netrc`` gives for a URL's host."""
+        host = urlsplit(url).hostname
+        found = self.logins.authenticators(host) if self.logins is not None and host else None
+        if not found:
+            return None
+        user, _, password = found
+        return basic(user, password or "")
+
+    def _exempt(self, parts: SplitResult) -> bool:
+        """Return whether ``no_proxy`` names the host: by name, by domain, by address or network, with or without port."""
+        host = (parts.hostname or "").lower()
+        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+        for rule in (part.strip().lower() for part in self.proxies.get("no", "").split(",")):
+            if rule and (rule == "*" or _matches(rule, host, port)):
+                return True
+        return False
+
+
+def _matches(rule: str, host: str, port: int) -> bool:
+    name, colon, stated = rule.rpartition(":")
+    if colon and stated.isdigit() and "]" not in stated and name.count(":") == 0:
+        if int(stated) != port:
+            return False
+        rule = name
+    if "/" in rule:
+        try:
+            return ipaddress.ip_address(host) in ipaddress.ip_network(rule, strict=False)
+        except ValueError:
+            return False
+    rule = rule.strip("[]").removeprefix("*").lstrip(".")
+    return host == rule or host.endswith("." + rule)

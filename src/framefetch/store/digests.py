@@ -1,0 +1,67 @@
+"""Digests of bytes as they pass, and of files as they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from framefetch.models import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+__all__ = ["Hasher", "algorithms_for", "hash_file"]
+
+BLOCK = 1 << 20
+
+
+class Hasher:
+    """Several digests of the same bytes.
+
+    Parameters
+    ----------
+    algorithms : iterable of str
+        Names as in `framefetch.models.Digest`.
+    """
+
+    __slots__ = ("_hashers", "length")
+
+    def __init__(self, algorithms: Iterable[str]) -> None:
+        self._hashers: list[tuple[str, Any]] = [
+            (name, hashlib.md5(usedforsecurity=False) if name == "md5" else hashlib.new(name)) for name in algorithms
+        ]
+        self.length = 0
+
+    def update(self, block: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes."""
+        for _, hasher in self._hashers:
+            hasher.update(block)
+        self.length += len(block)
+
+    def digests(self) -> tuple[Digest, ...]:
+        """Return the digests of all bytes so far."""
+        return tuple(Digest(name, hasher.hexdigest()) for name, hasher in self._hashers)
+
+
+def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
+    """Return md5, which is always recorded, and what the table states."""
+    if not stated:
+        return ("md5",)
+    return tuple(dict.fromkeys(("md5", *(digest.algorithm for digest in stated))))
+
+
+def hash_file(path: str, algorithms: Iterable[str]) -> tuple[Digest, ...]:
+    """Read a whole file and return its digests.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be read.
+    """
+    hasher = Hasher(algorithms)
+    with open(path, "rb", buffering=0) as file:
+        block = bytearray(BLOCK)
+        view = memoryview(block)
+        while count := file.readinto(block):
+            hasher.update(view[:count])
+    return hasher.digests()

@@ -1,0 +1,74 @@
+"""What a process that died has left: files without rows, and parts that nobody will finish."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from framefetch.store.journal import leftovers, read_journal
+
+if TYPE_CHECKING:
+    from framefetch.models import Entry
+    from framefetch.store.files import FileStore
+    from framefetch.store.manifest import Manifest
+
+__all__ = ["recover"]
+
+LOOKUP_ROWS = 1000
+
+
+def recover(files: FileStore, manifest: Manifest, private: str) -> int:
+    """Adopt by hash the files that dead processes published and did not record; remove their parts.
+
+    Parameters
+    ----------
+    files : FileStore
+        The cache's files.
+    manifest : Manifest
+        Open for writing.
+    private : str
+        The cache's private folder.
+
+    Returns
+    -------
+    int
+        How many files were adopted.
+    """
+    adopted = 0
+    for _, paths in leftovers(private):
+        intents = [entry for path in paths if path.endswith(".journal") for entry in read_journal(path)]
+        for start in range(0, len(intents), LOOKUP_ROWS):
+            found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
+            manifest.commit(found)
+            adopted += len(found)
+        if intents:
+            manifest.flush()  # before the journal goes
+    return adopted
+
+
+def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> list[Entry]:
+    """Return entries for the intents that came true but were not recorded."""
+    by_version: dict[str, set[str]] = {}
+    for intent in intents:
+        by_version.setdefault(intent.version, set()).add(intent.key)
+    recorded = {
+        (entry.version, entry.key, entry.path): entry.receipt.digests
+        for version, keys in by_version.items()
+        for entry in manifest.lookup(version, keys)
+    }
+    latest = {(intent.version, intent.key, intent.path): intent for intent in intents}
+    found = []
+    for identity, intent in latest.items():
+        if recorded.get(identity) == intent.receipt.digests:
+            continue
+        receipt = intent.receipt
+        try:
+            if files.hash(intent.path, [digest.algorithm for digest in receipt.digests]) != receipt.digests:
+                continue
+            receipt = files.receipt(intent.path, receipt.digests, receipt.verified, receipt.etag)
+        except OSError:
+            continue
+        found.append(replace(intent, receipt=receipt, fetched_at=time.time()))
+    return found
+

@@ -1,0 +1,122 @@
+"""The files of a plan as columns: a `Request` is made only when a worker asks for one.
+
+A row costs eight bytes for each column and the text that is its own (a name; a URL where a template made it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from framefetch.models import Digest, Request
+from framefetch.urls import origin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["TableRequests"]
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class TableRequests:
+    """Distinct files, by position.
+
+    Parameters
+    ----------
+    version : str
+        The folder of all of them.
+    keys, urls, names : sequence of str
+        Identity, first mirror, and path below the version folder.
+    mirrors : mapping of int to tuple of str
+        All mirrors of the files that have several.
+    sizes : array of int64
+        Expected bytes, -1 where unknown.
+    digests : mapping of str to array of object
+        For each stated algorithm the hex digits, None where unknown.
+    copy_of : mapping of int to int
+        Files that are the same as an earlier one, wanted at another path too.
+    wanted : array of int64 or None
+        The positions to fetch; None for all.
+    """
+
+    version: str
+    keys: Sequence[str]
+    urls: Sequence[str]
+    names: Sequence[str]
+    mirrors: Mapping[int, tuple[str, ...]]
+    sizes: IntArray
+    digests: Mapping[str, np.ndarray[Any, Any]]
+    copy_of: Mapping[int, int] = field(default_factory=dict)
+    wanted: IntArray | None = None
+
+    def __len__(self) -> int:
+        """Return the number of files, wanted or not."""
+        return len(self.urls)
+
+    def __getitem__(self, index: int, /) -> Request:
+        """Return one file."""
+        size = int(self.sizes[index])
+        return Request(
+            index=index,
+            version=self.version,
+            key=self.keys[index],
+            urls=self.mirrors.get(index) or (self.urls[index],),
+            path=self.path(index),
+            size=None if size < 0 else size,
+            digests=self.stated(index),
+        )
+
+    def path(self, index: int) -> str:
+        """Return the path of one file relative to the cache."""
+        return f"{self.version}/{self.names[index]}"
+
+    def stated(self, index: int) -> tuple[Digest, ...]:
+        """Return what the table states of one file."""
+        if not self.digests:
+            return ()
+        return tuple(
+            Digest(algorithm, digits)
+            for algorithm, column in self.digests.items()
+            if (digits := column[index]) is not None
+        )
+
+    def select(self, wanted: IntArray) -> TableRequests:
+        """Return the same files with only some of them to fetch."""
+        return replace(self, wanted=wanted)
+
+    def queues(self) -> Mapping[str, Iterator[int]]:
+        """Return for each origin the positions to fetch, in the order of the table."""
+        positions = np.arange(len(self)) if self.wanted is None else self.wanted
+        codes, origins = self._origins(positions)
+        if len(origins) == 1:
+            return {origins[0]: iter(_unpacked(positions))}
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(origins) + 1))
+        return {
+            origin: iter(_unpacked(positions[order[bounds[code] : bounds[code + 1]]]))
+            for code, origin in enumerate(origins)
+        }
+
+    def _origins(self, positions: IntArray) -> tuple[np.ndarray[Any, np.dtype[np.int32]], list[str]]:
+        """Return a number for each position that says which origin it has; one look at a URL's head is enough."""
+        known: dict[str, int] = {}
+        origins: dict[str, int] = {}
+        codes = np.empty(len(positions), dtype=np.int32)
+        for at, position in enumerate(positions.tolist()):
+            url = self.urls[position]
+            head = url[: url.find("/", 8)] if url.find("/", 8) > 0 else url
+            code = known.get(head)
+            if code is None:
+                code = known[head] = origins.setdefault(origin_of(url), len(origins))
+            codes[at] = code
+        return codes, list(origins)
+
+
+def _unpacked(positions: IntArray) -> Iterator[int]:
+    """Yield plain integers, a block at a time: a list of a million of them would be 32 MB."""
+    for start in range(0, len(positions), 4096):
+        yield from positions[start : start + 4096].tolist()

@@ -1,0 +1,372 @@
+"""Rows out: what would happen to each row of a table, and what did.
+
+`Plan` and `FetchResult` keep columns over the distinct files and make a DataFrame on the table's own index when one
+is asked for; rows that share a file share what became of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from framefetch.errors import FetchFailed
+from framefetch.models import Outcome, Receipt, Status, Verified
+from framefetch.urls import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from framefetch.table.plan import PlannedRows
+
+__all__ = ["FetchResult", "Ledger", "Plan", "RunFigures"]
+
+_STATUSES = tuple(Status)
+_CODES = {status: code for code, status in enumerate(_STATUSES)}
+_LEVELS = tuple(Verified)
+#: Rows named in an exception's message; the exception holds them all.
+NAMED_FAILURES = 10
+
+
+def _taken(values: np.ndarray[Any, Any], files: np.ndarray[Any, Any], missing: object) -> np.ndarray[Any, Any]:
+    """Return the value of each row's file; `missing` for rows that have none."""
+    if not len(values):
+        return np.full(len(files), missing, dtype=object if missing is None else values.dtype)
+    taken = values[files]
+    if (files < 0).any():
+        taken[files < 0] = missing
+    return taken
+
+
+def _urls(rows: PlannedRows) -> np.ndarray[Any, Any]:
+    """Return each row's URL without secrets; for an invalid row what stood in its cell."""
+    shown = np.array([redact(url) for url in rows.requests.urls], dtype=object)
+    urls = _taken(shown, rows.files, None)
+    for position, text in rows.texts.items():
+        urls[position] = text
+    return urls
+
+
+def _errors(rows: PlannedRows, of_files: dict[int, tuple[str, str]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return each row's error class and message, None where it has none."""
+    kinds = np.full(len(rows.files), None, dtype=object)
+    messages = np.full(len(rows.files), None, dtype=object)
+    if of_files:
+        for position in np.flatnonzero(np.isin(rows.files, list(of_files))).tolist():
+            kinds[position], messages[position] = of_files[rows.files[position]]
+    for position, error in rows.errors.items():
+        kinds[position], messages[position] = type(error).__name__, str(error)
+    return kinds, messages
+
+
+def _html(title: str, figures: dict[str, Any], frame: pd.DataFrame) -> str:
+    cells = "".join(f"<td><b>{value}</b> {name}</td>" for name, value in figures.items() if value is not None)
+    shown: Callable[..., Any] = frame.head(20).to_html
+    more = f"<p>… and {len(frame) - 20:,} more rows in <code>.frame</code></p>" if len(frame) > 20 else ""
+    return f"<div><p><b>{title}</b></p><table><tr>{cells}</tr></table>{shown(max_cols=12, notebook=True)}{more}</div>"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would happen; nothing has been sent.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        Which columns were found by their well-known names.
+
+    Examples
+    --------
+    >>> plan = cache.plan(cache.dataframe.head(3))  # doctest: +SKIP
+    >>> plan.summary()["to_fetch"]  # doctest: +SKIP
+    3
+    """
+
+    rows: PlannedRows
+    held: np.ndarray[Any, np.dtype[np.bool_]]
+    free_space: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which columns were found by their well-known names."""
+        return self.rows.notes
+
+    @cached_property
+    def used(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """For each file whether a valid row asks for it."""
+        used = np.zeros(len(self.held), dtype=bool)
+        used[self.rows.files[self.rows.files >= 0]] = True
+        return used
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each row of the table, on its index: status, url, path, size, error.
+
+        ``status`` is ``to_fetch``, ``held`` or ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes,
+        missing where the table states none.
+        """
+        rows = self.rows
+        codes = np.where(self.held, _CODES[Status.HELD], _CODES[Status.TO_FETCH])
+        status = _taken(codes, rows.files, _CODES[Status.INVALID])
+        paths = np.array([rows.requests.path(file) for file in range(len(rows.requests))], dtype=object)
+        sizes = _taken(rows.requests.sizes, rows.files, -1)
+        return pd.DataFrame(
+            {
+                "status": np.array(_STATUSES, dtype=object)[status.astype(np.intp)],
+                "url": _urls(rows),
+                "path": _taken(paths, rows.files, None),
+                "size": pd.array(sizes.astype(np.int64), dtype="Int64")
+                if not (sizes < 0).any()
+                else pd.Series(sizes.astype(np.int64), dtype="Int64").mask(sizes < 0).array,
+                "error": _errors(rows, {})[1],
+            },
+            index=rows.index,
+        )
+
+    def summary(self) -> dict[str, int]:
+        """Return figures: rows and distinct files, rows by status, bytes to come as far as they are known.
+
+        Returns
+        -------
+        dict
+            ``rows``, ``files`` (distinct), ``to_fetch``, ``held``, ``invalid`` (rows each), ``bytes`` (of the files
+            to fetch, as stated), ``unknown_sizes`` (files to fetch of unstated size), ``free_space`` (bytes).
+        """
+        rows = self.rows
+        to_fetch = self.used & ~self.held
+        sizes = rows.requests.sizes[to_fetch]
+        row_held = _taken(self.held, rows.files, missing=False)
+        return {
+            "rows": len(rows.files),
+            "files": int(self.used.sum()),
+            "to_fetch": int(len(rows.files) - row_held.sum() - len(rows.errors)),
+            "held": int(row_held.sum()),
+            "invalid": len(rows.errors),
+            "bytes": int(sizes[sizes >= 0].sum()),
+            "unknown_sizes": int((sizes < 0).sum()),
+            "free_space": self.free_space,
+        }
+
+    def _repr_html_(self) -> str:
+        return _html("framefetch plan", self.summary(), self.frame)
+
+
+class Ledger:
+    """What became of each file, in columns.
+
+    Parameters
+    ----------
+    files : int
+        How many there are.
+    """
+
+    def __init__(self, files: int) -> None:
+        self.status = np.full(files, _CODES[Status.CANCELLED], dtype=np.uint8)
+        self.size = np.full(files, -1, dtype=np.int64)
+        self.md5 = np.full(files, None, dtype=object)
+        self.verified = np.full(files, len(_LEVELS), dtype=np.uint8)
+        self.attempts = np.zeros(files, dtype=np.int32)
+        self.seconds = np.zeros(files, dtype=np.float32)
+        self.errors: dict[int, tuple[str, str]] = {}
+        #: Files that are held elsewhere than planned.
+        self.places: dict[int, str] = {}
+
+    def record(self, outcome: Outcome) -> None:
+        """Note one outcome."""
+        file = outcome.request.index
+        self.status[file] = _CODES[outcome.status]
+        self.attempts[file] = outcome.attempts
+        self.seconds[file] = outcome.seconds
+        if outcome.receipt is not None:
+            self._note(file, outcome.receipt)
+        if outcome.error is not None:
+            self.errors[file] = (type(outcome.error).__name__, str(outcome.error))
+
+    def record_held(self, file: int, receipt: Receipt, place: str | None = None) -> None:
+        """Note a file that was held already, and where if that is not where it was planned."""
+        self.status[file] = _CODES[Status.CACHED]
+        if place is not None:
+            self.places[file] = place
+        self._note(file, receipt)
+
+    def holds(self, file: int) -> bool:
+        """Return whether a file is held."""
+        return int(self.status[file]) in (_CODES[Status.CACHED], _CODES[Status.DOWNLOADED])
+
+    def share(self, first: int, file: int) -> None:
+        """Let a file have the outcome of another with the same bytes."""
+        for column in (self.status, self.size, self.md5, self.verified, self.attempts, self.seconds):
+            column[file] = column[first]
+        if first in self.errors:
+            self.errors[file] = self.errors[first]
+
+    def _note(self, file: int, receipt: Receipt) -> None:
+        self.size[file] = receipt.size
+        self.verified[file] = _LEVELS.index(receipt.verified)
+        for digest in receipt.digests:
+            if digest.algorithm == "md5":
+                self.md5[file] = digest.hex
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """What a run cost: bytes of bodies received, HTTP requests sent, seconds from start to end."""
+
+    bytes: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+class FetchResult:
+    """What became of each row.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        On the index of the table that was asked for, one row for each of its rows.
+    ok : Series of bool
+        Whether the row's file is held: ``df[~result.ok]`` is what to fetch again.
+    paths : Series of str
+        Absolute paths of the files that are held, missing elsewhere.
+    failed : DataFrame
+        The failed and invalid rows of `frame`.
+
+    Examples
+    --------
+    >>> result = await cache.fetch_all(df)  # doctest: +SKIP
+    >>> again = await cache.fetch_all(df[~result.ok])  # doctest: +SKIP
+    """
+
+    def __init__(self, rows: PlannedRows, ledger: Ledger, root: str, figures: RunFigures) -> None:
+        self._rows = rows
+        self._ledger = ledger
+        self._root = root
+        self.figures = figures
+
+    @cached_property
+    def _status(self) -> np.ndarray[Any, Any]:
+        codes = _taken(self._ledger.status, self._rows.files, _CODES[Status.INVALID])
+        return codes.astype(np.uint8)
+
+    @cached_property
+    def _ok(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return np.asarray(np.isin(self._status, (_CODES[Status.CACHED], _CODES[Status.DOWNLOADED])))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row for each row of the table, on its index.
+
+        Columns: ``status`` (cached, downloaded, failed, invalid, cancelled), ``path`` (absolute; missing where no
+        file is held), ``url`` (without secrets), ``version``, ``md5``, ``size`` (bytes), ``verified`` (digest,
+        length, none), ``attempts``, ``seconds``, ``error_type``, ``error``.
+        """
+        ledger, files = self._ledger, self._rows.files
+        kinds, messages = _errors(self._rows, ledger.errors)
+        sizes = _taken(ledger.size, files, -1).astype(np.int64)
+        levels = _taken(ledger.verified, files, len(_LEVELS)).astype(np.intp)
+        return pd.DataFrame(
+            {
+                "status": np.array(_STATUSES, dtype=object)[self._status],
+                "path": self._paths(),
+                "url": _urls(self._rows),
+                "version": self._rows.requests.version,
+                "md5": _taken(ledger.md5, files, None),
+                "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
+                "verified": np.array([*_LEVELS, None], dtype=object)[levels],
+                "attempts": _taken(ledger.attempts, files, 0).astype(np.int64),
+                "seconds": _taken(ledger.seconds, files, 0.0).astype(np.float64),
+                "error_type": kinds,
+                "error": messages,
+            },
+            index=self._rows.index,
+        )
+
+    def _paths(self) -> np.ndarray[Any, Any]:
+        paths = np.full(len(self._rows.files), None, dtype=object)
+        prefix = f"{self._root}/{self._rows.requests.version}/"
+        names: Sequence[str] = self._rows.requests.names
+        held = np.flatnonzero(self._ok)
+        places = self._ledger.places
+        paths[held] = [
+            f"{self._root}/{places[file]}" if file in places else prefix + names[file]
+            for file in self._rows.files[held].tolist()
+        ]
+        return paths
+
+    @property
+    def ok(self) -> pd.Series[bool]:
+        """Whether each row's file is held, on the table's index."""
+        return pd.Series(self._ok, index=self._rows.index, name="ok")
+
+    @property
+    def paths(self) -> pd.Series[str]:
+        """Absolute path of each row's file, missing where it is not held."""
+        return pd.Series(self._paths(), index=self._rows.index, name="path")
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The failed and invalid rows of `frame`."""
+        return self.frame[np.isin(self._status, (_CODES[Status.FAILED], _CODES[Status.INVALID]))]
+
+    def by_url(self) -> dict[str, Path]:
+        """Return where each held file is, by its URL as the table gives it."""
+        requests, files = self._rows.requests, self._rows.files
+        held = np.flatnonzero(self._ok)
+        paths = self._paths()
+        return {requests.urls[files[row]]: Path(paths[row]) for row in held.tolist()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return figures of the run.
+
+        Returns
+        -------
+        dict
+            ``rows``, ``files`` (distinct), ``downloaded``, ``cached``, ``failed``, ``invalid``, ``cancelled`` (rows
+            each), ``bytes`` (received), ``requests`` (HTTP requests sent), ``seconds``.
+        """
+        files = self._rows.files
+        counts = np.bincount(self._status, minlength=len(_STATUSES))
+        return {
+            "rows": len(files),
+            "files": int(len(np.unique(files[files >= 0]))),
+            **{
+                status.value: int(counts[_CODES[status]])
+                for status in (Status.DOWNLOADED, Status.CACHED, Status.FAILED, Status.INVALID, Status.CANCELLED)
+            },
+            "bytes": self.figures.bytes,
+            "requests": self.figures.requests,
+            "seconds": round(self.figures.seconds, 3),
+        }
+
+    def raise_for_failures(self) -> None:
+        """Raise where rows failed or were invalid.
+
+        Raises
+        ------
+        FetchFailed
+            Naming the first of them; its attribute ``frame`` holds all.
+        """
+        failed = self.failed
+        if failed.empty:
+            return
+        lines = [
+            f"  row {label!r}: {row.error_type}: {row.error}"
+            for label, row in zip(failed.index[:NAMED_FAILURES], failed.head(NAMED_FAILURES).itertuples(), strict=True)
+        ]
+        if len(failed) > NAMED_FAILURES:
+            lines.append(f"  … and {len(failed) - NAMED_FAILURES} more")
+        head = f"{len(failed)} of {len(self._rows.files)} rows could not be fetched:"
+        raise FetchFailed("\n".join([head, *lines]), frame=failed)
+
+    def __repr__(self) -> str:
+        """Return the figures that matter on one line."""
+        figures = ", ".join(f"{name}={value}" for name, value in self.summary().items() if value)
+        return f"FetchResult({figures})"
+
+    def _repr_html_(self) -> str:
+        return _html("framefetch result", self.summary(), self.frame)

@@ -1,0 +1,121 @@
+"""Progress on the screen: a live display on a terminal, a line every few seconds elsewhere.
+
+It only listens. Its output goes to stderr, and an output that fails is given up, never the download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from framefetch.events import BytesReceived, Event, FileFinished, RunFinished, RunStarted
+from framefetch.models import Status
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = ["Progress", "bytes_text"]
+
+LINE_SECONDS = 5.0
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes for people, in decimal units.
+
+    Examples
+    --------
+    >>> bytes_text(999), bytes_text(1_234_567)
+    ('999 B', '1.2 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+class Progress:
+    """An observer that shows how a run gets on.
+
+    Parameters
+    ----------
+    stream : text stream, optional
+        Where to write; default is stderr.
+
+    Examples
+    --------
+    >>> from framefetch import MetadataCache, Options
+    >>> cache = MetadataCache("table.csv", options=Options(observers=(Progress(),)))  # doctest: +SKIP
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._begin(RunStarted(0, 0, 0, 0, None))
+
+    def _begin(self, started: RunStarted) -> None:
+        self._started = started
+        self._began = self._last_line = time.monotonic()
+        self._done = self._failed = self._bytes = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        match event:
+            case RunStarted():
+                self._begin(event)
+                self._open()
+            case BytesReceived():
+                self._bytes = event.total
+            case FileFinished():
+                self._done += event.outcome.status is Status.DOWNLOADED
+                self._failed += event.outcome.status is Status.FAILED
+                return
+            case RunFinished():
+                self._close()
+                return
+        self._show()
+
+    def _open(self) -> None:
+        if not self._started.to_fetch or not self._stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("framefetch"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(file=self._stream),
+            transient=True,
+        )
+        self._task = self._bar.add_task("files", total=self._started.to_fetch, rate="")
+        self._bar.start()
+
+    def _text(self) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        expected = self._started.expected_bytes
+        of = f" of {bytes_text(expected)}" if expected else ""
+        return f"{bytes_text(self._bytes)}{of}, {bytes_text(self._bytes / seconds)}/s{failed}"
+
+    def _show(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done + self._failed, rate=self._text())
+        elif self._started.to_fetch and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            done = self._done + self._failed
+            print(f"framefetch: {done:,} of {self._started.to_fetch:,} files, {self._text()}", file=self._stream, flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._show()
+                self._bar.stop()
+            self._bar = None

@@ -1,0 +1,61 @@
+"""Reports: the result's table as a file, index first, rows in input order."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from framefetch.errors import PlanError, StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]
+
+REPORT_SUFFIXES = (".csv", ".parquet", ".json")
+
+
+def check_report(path: str) -> str:
+    """Return the path if a report can be written there in a format its suffix names.
+
+    Raises
+    ------
+    PlanError
+        Where it cannot.
+    """
+    if not path.lower().endswith(REPORT_SUFFIXES):
+        raise PlanError(f"--report {path}: expected a file ending in {', '.join(REPORT_SUFFIXES)}")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise PlanError(f"--report {path}: there is no folder {folder}")
+    return path
+
+
+def write_report(frame: pd.DataFrame, path: str) -> None:
+    """Write a frame atomically.
+
+    Raises
+    ------
+    StorageError
+        Where it cannot be written.
+    """
+    index = [name if name is not None else f"index_{level}" for level, name in enumerate(frame.index.names)]
+    if frame.index.nlevels == 1 and frame.index.name is None:
+        index = ["index"]
+    table = frame.reset_index(names=index)
+    part = f"{path}.{secrets.token_hex(4)}"
+    try:
+        if path.lower().endswith(".csv"):
+            table.to_csv(part, index=False)
+        elif path.lower().endswith(".json"):
+            table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
+        else:
+            table.to_parquet(part, index=False)
+        os.replace(part, path)
+    except ImportError as error:
+        raise StorageError(f"writing {path}: Parquet needs pyarrow: pip install 'framefetch[parquet]'") from error
+    except OSError as error:
+        if os.path.lexists(part):
+            os.unlink(part)
+        raise StorageError(f"writing {path}: {error.strerror or error}") from error

@@ -1,0 +1,141 @@
+"""What the text of a URL says: where it leads, what in it is secret, how it goes on the wire.
+
+Pure functions on text. A URL is never rebuilt from its parts, because a signed URL is only valid byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+__all__ = ["MASK", "connection_url", "credentials_of", "invisible_character", "origin_of", "redact", "wire_url"]
+
+MASK: Final = "***"
+
+_SECRETS: Final = frozenset(
+    "signature sig token access_token id_token api_key apikey secret password auth credential".split()
+)
+_SECRET_PREFIXES: Final = ("x-amz-", "x-goog-")
+_SIGNATURES: Final = frozenset(("signature", "sig", "x-amz-signature", "x-goog-signature"))
+# They say nothing alone, but change with every signature: a link signed anew must still be the same file.
+_COMPANIONS: Final = frozenset("expires se sp st sv policy key-pair-id awsaccesskeyid googleaccessid".split())
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+# What RFC 3986 section 2 lets stand in a request target; everything else is percent-encoded on the way out.
+_LEGAL = "!#$%&'()*+,/:;=?@[]~-._"
+
+
+def _port(parts: SplitResult) -> int | None:
+    return parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
+
+
+def origin_of(url: str) -> str:
+    """Return ``scheme://host:port`` of a URL (RFC 6454 section 4), lower case, without credentials.
+
+    Examples
+    --------
+    >>> origin_of("HTTP://user@Warehouse/api?x=1")
+    'http://warehouse:80'
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    host = f"[{host}]" if ":" in host else host
+    port = _port(parts)
+    return f"{parts.scheme.lower()}://{host}" + (f":{port}" if port else "")
+
+
+def redact(url: str) -> str:
+    """Return the URL without userinfo and fragment, and with ``***`` for each credential in its query.
+
+    What remains names the file: it is the key of the manifest, and what logs and messages show.
+
+    Examples
+    --------
+    >>> redact("https://me:pw@host/a.nwb?id=7&token=abc")
+    'https://host/a.nwb?id=7&token=***'
+    """
+    if "@" in url:
+        url = _USERINFO.sub(r"\1", url)
+    url = url.partition("#")[0]
+    head, mark, query = url.partition("?")
+    if not mark:
+        return url
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    names = [unquote(name).lower() for name, _, _ in pairs]
+    signed = not _SIGNATURES.isdisjoint(names)
+    shown = (
+        f"{pair[0]}={MASK}" if pair[1] and _is_secret(name, signed=signed) else "".join(pair)
+        for pair, name in zip(pairs, names, strict=True)
+    )
+    return head + mark + "&".join(shown)
+
+
+def _is_secret(name: str, *, signed: bool) -> bool:
+    return name in _SECRETS or name.startswith(_SECRET_PREFIXES) or (signed and name in _COMPANIONS)
+
+
+def credentials_of(url: str) -> tuple[str, str] | None:
+    """Return user and password that stand in the URL itself, percent-decoded."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None
+    return unquote(parts.username), unquote(parts.password or "")
+
+
+def wire_url(url: str) -> str:
+    """Return the URL as it is sent: no userinfo, no fragment, and only what cannot be sent percent-encoded.
+
+    Existing escapes, ``+`` and the case of letters stay as they are.
+    """
+    bare = _USERINFO.sub(r"\1", url).partition("#")[0]
+    if not bare.isascii():
+        scheme, _, rest = bare.partition("://")
+        netloc, slash, tail = rest.partition("/")
+        bare = f"{scheme}://{_ascii_host(netloc)}{slash}{tail}"
+    return quote(bare, safe=_LEGAL)
+
+
+def _ascii_host(netloc: str) -> str:
+    """Return the host in its ASCII form (RFC 3490), the port kept."""
+    host, colon, port = netloc.partition(":")
+    return host.encode("idna").decode("ascii") + colon + port
+
+
+def connection_url(url: str, host_map: Mapping[str, str]) -> str:
+    """Return the URL to connect to: ``host_map`` replaces ``host:port``, or a host on any port.
+
+    Examples
+    --------
+    >>> connection_url("http://testwarehouse:9000/api/1", {"testwarehouse:9000": "localhost:8080"})
+    'http://localhost:8080/api/1'
+    """
+    if not host_map:
+        return url
+    scheme, _, rest = url.partition("://")
+    end = re.search(r"[/?#]|$", rest)
+    cut = end.start() if end else len(rest)
+    target = _mapped_netloc(scheme.lower(), rest[:cut].rpartition("@")[2], tuple(host_map.items()))
+    return url if target is None else f"{scheme}://{target}{rest[cut:]}"
+
+
+@lru_cache(maxsize=1024)
+def _mapped_netloc(scheme: str, netloc: str, host_map: tuple[tuple[str, str], ...]) -> str | None:
+    table = {old.lower(): new for old, new in host_map}
+    parts = urlsplit(f"{scheme}://{netloc}")
+    host = (parts.hostname or "").lower()
+    return table.get(f"{host}:{_port(parts)}") or table.get(host)
+
+
+def invisible_character(text: str) -> str | None:
+    """Return the name of the first control, format or separator character that cannot be seen, if there is one."""
+    if text.isascii() and text.isprintable():
+        return None
+    for character in text:
+        if character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
+            return unicodedata.name(character, f"U+{ord(character):04X}")
+    return None

@@ -1,0 +1,178 @@
+"""What a cache has open, and the calls it has under way.
+
+The folder, the private loop and the sources are made when they are first needed and ended together. The environment
+is read here, at the edge, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import netrc
+import os
+import threading
+import urllib.request
+import warnings
+from typing import TYPE_CHECKING
+
+from framefetch.options import Options, TableOptions
+from framefetch.portal import Portal
+from framefetch.run import Claims, Run
+from framefetch.sources.environment import Environment
+from framefetch.sources.http import HttpSource
+from framefetch.store.exchange import ImportReport, import_manifest
+from framefetch.store.folder import CacheFolder
+from framefetch.table.addresses import basename
+from framefetch.table.naming import check_version, default_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
+    from framefetch.engine.base import Engine
+    from framefetch.sources.base import Source
+    from framefetch.table.plan import PlannedRows
+    from framefetch.table.result import FetchResult
+
+__all__ = ["Job", "Works"]
+
+
+def _read_environment() -> Environment:
+    """Read proxy variables and ``.netrc``, once."""
+    try:
+        logins: netrc.netrc | None = netrc.netrc(os.environ.get("NETRC"))
+    except FileNotFoundError:
+        logins = None
+    except (OSError, netrc.NetrcParseError) as error:
+        warnings.warn(f"the .netrc file cannot be used: {error.__class__.__name__}", stacklevel=2)
+        logins = None
+    return Environment(urllib.request.getproxies(), logins)
+
+
+class Works:
+    """What a cache has open: its folder, its loop, its sources; made when first needed, ended together."""
+
+    def __init__(self, cache_dir: str | os.PathLike[str], options: Options, host_map: Mapping[str, str]) -> None:
+        self.options = options
+        self.host_map = dict(host_map)
+        self.claims = Claims()
+        self.sources: dict[str, Source] = {}
+        self._cache_dir = cache_dir
+        self._folder: CacheFolder | None = None
+        self._portal: Portal | None = None
+        self._guard = threading.RLock()
+        self._closed = False
+
+    @property
+    def portal(self) -> Portal:
+        """The private loop."""
+        with self._guard:
+            self._check_open()
+            if self._portal is None:
+                self._portal = Portal()
+            return self._portal
+
+    @property
+    def folder(self) -> CacheFolder:
+        """The open cache folder; a prototype's manifest found in it without ours is taken over."""
+        with self._guard:
+            self._check_open()
+            if self._folder is None:
+                self._folder = CacheFolder(self._cache_dir, lock_timeout=self.options.lock_timeout)
+                older = os.path.join(self._folder.root, "manifest.json")
+                if self._folder.fresh and self._folder.writable and os.path.exists(older):
+                    report = self.import_manifest(older)
+                    for url, reason in report.skipped:
+                        warnings.warn(f"not taken over from {older}: {url}: {reason}", stacklevel=4)
+            return self._folder
+
+    def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
+        """Take over the files of a prototype's manifest."""
+        folder = self.folder
+        folder.prepare()
+        return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_path)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this cache is closed")
+
+    async def open_sources(self) -> None:
+        """Make the sources; on the private loop, which they belong to."""
+        if not self.sources:
+            environment = _read_environment() if self.options.trust_env else Environment()
+            http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment)
+            self.sources = dict.fromkeys(http.schemes, http)
+
+    async def _close_sources(self) -> None:
+        for source in set(self.sources.values()):
+            await source.close()
+
+    def close(self) -> None:
+        """End everything."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            if self._portal is not None:
+                self._portal.submit(self._close_sources).result()
+                self._portal.close()
+            if self._folder is not None:
+                self._folder.close()
+
+
+def _imported_path(version: str, url: str) -> str:
+    return f"{check_version(version)}/{default_name(basename(url), TableOptions().suffix)}"
+
+
+class Job:
+    """One call: planned, then run on the private loop.
+
+    Parameters
+    ----------
+    works : Works
+        What the cache has open.
+    engine : Engine
+        What fetches many files at once.
+    plan : callable
+        Makes the plan; called in a thread.
+    fixed_paths : bool
+        Whether a file must be where the plan says, even if it is held elsewhere.
+
+    Attributes
+    ----------
+    future : Future of FetchResult
+        Done when the run has ended, also after `stop`.
+    """
+
+    def __init__(
+        self, works: Works, engine: Engine, plan: Callable[[], PlannedRows], *, fixed_paths: bool
+    ) -> None:
+        self._works = works
+        self._engine = engine
+        self._plan = plan
+        self._fixed_paths = fixed_paths
+        self._run: Run | None = None
+        self._stopped = False
+        self.future: Future[FetchResult] = works.portal.submit(self._go)
+
+    async def _go(self) -> FetchResult:
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(None, self._plan)
+        folder = await loop.run_in_executor(None, lambda: self._works.folder)
+        await self._works.open_sources()
+        self._run = Run(rows, folder, self._works.options, fixed_paths=self._fixed_paths)
+        if self._stopped:
+            self._run.stop()
+        return await self._run.finish(self._engine, self._works.sources, self._works.claims)
+
+    def stop(self) -> None:
+        """End the run soon; what is finished is committed."""
+        self._stopped = True
+        if self._run is not None:
+            self._works.portal.call(self._run.stop)
+
+    def ended(self, result: FetchResult) -> FetchResult:
+        """Return the result, after warning the caller of what was found on the way."""
+        if self._run is not None:
+            for message in self._run.warnings:
+                warnings.warn(message, stacklevel=4)
+        return result

@@ -1,6 +1,7 @@
 """`MetadataCache`: the one place that puts the pieces together.
 
-Each call becomes a plan and a `Job` on the cache's private loop (see `framefetch.works`). Awaitable verbs and their blocking twins are the same call, waited for in two ways.
+Each call becomes a plan and a `Job` on the cache's private loop (see `framefetch.works`).
+Awaitable verbs and their blocking twins are the same call, waited for in two ways.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class MetadataCache:
     >>> result.frame[["status", "path", "md5"]]  # doctest: +SKIP
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the prototype's constructor, and five groups beside it
         self,
         metadata_file: str | os.PathLike[str] | pd.DataFrame,
         cache_dir: str | os.PathLike[str] = "data/cache",

@@ -136,7 +136,7 @@ class StatusError(TransferError):
         Seconds the server asked to wait.
     """
 
-    # RFC 9110 section 15, RFC 6585 section 4 (429); 408 and 425 ask for a repeat; 52x are a proxy's "the server is away".
+    # RFC 9110 section 15, RFC 6585 section 4 (429). 408 and 425 ask for a repeat; 52x are a proxy's "server is away".
     TRANSIENT: ClassVar[frozenset[int]] = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 
     def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from framefetch.models import Outcome
+if TYPE_CHECKING:
+    from framefetch.models import Outcome
 
 __all__ = ["BytesReceived", "Dispatcher", "Event", "FileFinished", "Observer", "RunFinished", "RunStarted"]
 

@@ -6,18 +6,25 @@ They hold facts, not behaviour: nothing here touches the disk, the network or a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from framefetch.errors import FramefetchError
 
 __all__ = ["Digest", "Entry", "Outcome", "Receipt", "Request", "Requests", "Status", "Verified"]
 
 #: Hex digits of each digest a table may state.
-DIGEST_LENGTHS: Final[Mapping[str, int]] = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "blake2b": 128}
+DIGEST_LENGTHS: Final[Mapping[str, int]] = {
+    "md5": 32,
+    "sha1": 40,
+    "sha256": 64,
+    "sha512": 128,
+    "blake2b": 128,
+}
 
 _HEX = re.compile(r"[0-9a-f]+")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from framefetch.errors import PlanError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from framefetch.events import Observer
 
 __all__ = ["Limits", "Options", "RetryPolicy", "TableOptions", "Timeouts", "TransferOptions", "VerifyLevel"]
@@ -18,7 +19,7 @@ __all__ = ["Limits", "Options", "RetryPolicy", "TableOptions", "Timeouts", "Tran
 VerifyLevel = Literal["stat", "hash", "none"]
 
 
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - an assertion's shape
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
     if not condition:
         raise PlanError(message)
 
@@ -199,7 +200,10 @@ class Options:
     lock_timeout: float = 10.0
 
     def __post_init__(self) -> None:
-        _require(self.verify in ("stat", "hash", "none"), f"verify is 'stat', 'hash' or 'none', got {self.verify!r}")
+        _require(
+            self.verify in ("stat", "hash", "none"),
+            f"verify is 'stat', 'hash' or 'none', got {self.verify!r}",
+        )
         for name, value in self.headers.items():
             clean = name and not set(name) & set("\r\n\0: ") and not set(value) & set("\r\n\0")
             _require(bool(clean), f"header {name!r} has characters that a header cannot hold")

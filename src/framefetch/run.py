@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,6 +20,8 @@ from framefetch.store.held import HeldCheck
 from framefetch.table.result import FetchResult, Ledger, RunFigures
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.store.folder import CacheFolder
@@ -174,7 +175,9 @@ class Run:
                 "free some space or fetch fewer rows"
             )
 
-    async def _fetch_claimed(self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine) -> np.ndarray[Any, Any]:
+    async def _fetch_claimed(
+        self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine
+    ) -> np.ndarray[Any, Any]:
         """Fetch what no other run is fetching; return what the others left undone."""
         assert self._claims is not None
         mine: list[int] = []
@@ -197,7 +200,7 @@ class Run:
         left = []
         for file, future in others.items():
             stopping = self._loop.create_task(self._stop.wait())
-            await asyncio.wait([future, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((asyncio.ensure_future(future), stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             outcome = future.result() if future.done() else None
             if outcome is None:
@@ -254,7 +257,11 @@ class Run:
                 for outcome in done
                 if outcome.receipt is not None
             ]
-            self.folder.manifest.commit(entries, lambda _: self._loop.call_soon_threadsafe(self._record, done))
+
+            def committed(_: Sequence[Entry]) -> None:
+                self._loop.call_soon_threadsafe(self._record, done)
+
+            self.folder.manifest.commit(entries, committed)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

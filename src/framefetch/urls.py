@@ -7,22 +7,46 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-__all__ = ["MASK", "connection_url", "credentials_of", "invisible_character", "origin_of", "redact", "wire_url"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "MASK",
+    "connection_url",
+    "credentials_of",
+    "invisible_character",
+    "origin_of",
+    "redact",
+    "wire_url",
+]
 
 MASK: Final = "***"
 
 _SECRETS: Final = frozenset(
-    "signature sig token access_token id_token api_key apikey secret password auth credential".split()
+    (
+        "signature",
+        "sig",
+        "token",
+        "access_token",
+        "id_token",
+        "api_key",
+        "apikey",
+        "secret",
+        "password",
+        "auth",
+        "credential",
+    )
 )
 _SECRET_PREFIXES: Final = ("x-amz-", "x-goog-")
 _SIGNATURES: Final = frozenset(("signature", "sig", "x-amz-signature", "x-goog-signature"))
 # They say nothing alone, but change with every signature: a link signed anew must still be the same file.
-_COMPANIONS: Final = frozenset("expires se sp st sv policy key-pair-id awsaccesskeyid googleaccessid".split())
+_COMPANIONS: Final = frozenset(
+    ("expires", "se", "sp", "st", "sv", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid")
+)
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")

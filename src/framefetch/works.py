@@ -143,9 +143,7 @@ class Job:
         Done when the run has ended, also after `stop`.
     """
 
-    def __init__(
-        self, works: Works, engine: Engine, plan: Callable[[], PlannedRows], *, fixed_paths: bool
-    ) -> None:
+    def __init__(self, works: Works, engine: Engine, plan: Callable[[], PlannedRows], *, fixed_paths: bool) -> None:
         self._works = works
         self._engine = engine
         self._plan = plan

@@ -63,7 +63,9 @@ def describe_start(head: bytes) -> str:
         return "nothing"
     if _PAGE.match(head):
         title = _TITLE.search(head)
-        named = " (title " + repr(" ".join(title.group(1).decode("utf-8", "replace").split())[:80]) + ")" if title else ""
+        named = (
+            " (title " + repr(" ".join(title.group(1).decode("utf-8", "replace").split())[:80]) + ")" if title else ""
+        )
         return f"HTML{named}; is a login needed?"
     start = head[:60].lstrip()
     kind = {b"{": "JSON ", b"[": "JSON ", b"<": "XML "}.get(start[:1], "")
@@ -74,8 +76,9 @@ def describe_start(head: bytes) -> str:
 
 def _is_nifti(head: bytes) -> bool:
     """NIfTI-1 and -2 state their header's size first, in either byte order, and a magic text at its end."""
-    if head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
-        return head[344:347] in (b"ni1", b"n+1") or len(head) < 348 or head[344:348] == b"\0\0\0\0"
+    if head[:4] in {b"\x5c\x01\0\0", b"\0\0\x01\x5c"}:
+        # All zero is ANALYZE 7.5, the same header without the magic, which tools read as NIfTI.
+        return head[344:347] in (b"ni1", b"n+1", b"\0\0\0")
     return head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:7] in (b"ni2", b"n+2")
 
 
@@ -110,8 +113,9 @@ class ContentCheck:
             self.head += bytes(block[: _HEAD - len(self.head)])
         if self._found:
             return
-        self._look(block)
-        if not self._found and len(self.head) == _HEAD and (self._suffix not in _BEGINS_LATE or _PAGE.match(self.head)):
+        self._found = self._look(block)
+        hopeless = self._suffix not in _BEGINS_LATE or _PAGE.match(self.head)
+        if not self._found and len(self.head) == _HEAD and hopeless:
             raise self._mismatch()
 
     def finish(self) -> None:
@@ -125,15 +129,14 @@ class ContentCheck:
         if not self._found:
             raise self._mismatch()
 
-    def _look(self, block: bytes) -> None:
+    def _look(self, block: bytes) -> bool:
         """Search the offsets at which the format may begin.
 
         HDF5 may be preceded by a user block: its superblock is at 0, 512, 1024, 2048 and so on, doubling (HDF5 File
         Format Specification 3.0, section II.A).
         """
         if self._suffix == ".nii":
-            self._found = len(self.head) >= 348 and _is_nifti(self.head)
-            return
+            return len(self.head) >= 348 and _is_nifti(self.head)
         assert self._signatures is not None
         window = self._tail + block
         start = self._seen - len(self._tail)
@@ -141,13 +144,13 @@ class ContentCheck:
         while offset < start + len(window):
             at = offset - start
             if at >= 0 and window.startswith(self._signatures, at):
-                self._found = True
-                return
+                return True
             if self._suffix not in _BEGINS_LATE:
                 break
             offset = offset * 2 if offset else 512
         self._seen += len(block)
         self._tail = window[-16:]
+        return False
 
     def _mismatch(self) -> ContentMismatch:
         return ContentMismatch(

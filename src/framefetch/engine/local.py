@@ -130,7 +130,10 @@ class _Run:
                 done.append(self._outcome(job, result))
                 continue
             try:
-                self._failed(job, with_start(result, small.body[:512]) if isinstance(result, DigestMismatch) else result)
+                self._failed(
+                    job,
+                    with_start(result, small.body[:512]) if isinstance(result, DigestMismatch) else result,
+                )
             except FramefetchError as error:
                 fatal = fatal or error
         self._sink(done)
@@ -190,7 +193,5 @@ def _next_mirror(job: Job) -> int | None:
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the error that ended the run: the first fatal one, else the first that is a fault of ours."""
-    flat: list[BaseException] = []
-    for failure in failures.exceptions:
-        flat.append(_first(failure) if isinstance(failure, BaseExceptionGroup) else failure)
+    flat = [_first(failure) if isinstance(failure, BaseExceptionGroup) else failure for failure in failures.exceptions]
     return next((error for error in flat if isinstance(error, FramefetchError)), flat[0])

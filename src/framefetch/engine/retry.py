@@ -104,7 +104,10 @@ class RetryRule:
         if error.retry_after is None:
             return Decision(float(self._retrying.wait(state)))
         if attempts.waited + error.retry_after > self._policy.budget:
-            return Decision(None, f"the server asks to wait {_duration(error.retry_after)}; the budget is {self._policy.budget:g} s")
+            return Decision(
+                None,
+                f"the server asks to wait {_duration(error.retry_after)}; the budget is {self._policy.budget:g} s",
+            )
         attempts.waited += error.retry_after
         return Decision(error.retry_after)
 

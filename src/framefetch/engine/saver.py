@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from framefetch.engine.schedule import Job
     from framefetch.errors import FramefetchError
     from framefetch.models import Receipt
@@ -73,7 +74,7 @@ class Saver:
             self._room.set()
             if batch:
                 # Shielded: what is in the thread is published, cancelled or not, so its outcome must be told.
-                saving = asyncio.ensure_future(self._files.save([body for _, body in batch]))
+                saving = asyncio.create_task(self._files.save([body for _, body in batch]))  # noqa: RUF006 - held here
                 try:
                     results = await asyncio.shield(saving)
                 except asyncio.CancelledError:
@@ -83,8 +84,6 @@ class Saver:
             elif self._over:
                 return
 
-    def _tell(
-        self, batch: Sequence[tuple[Job, SmallBody]], results: Sequence[Receipt | FramefetchError]
-    ) -> None:
+    def _tell(self, batch: Sequence[tuple[Job, SmallBody]], results: Sequence[Receipt | FramefetchError]) -> None:
         self._pending -= len(batch)
         self._saved(batch, results)

@@ -7,13 +7,16 @@ library's idea of success, or of an error's number, is not relied on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from framefetch.errors import EncodingError, PolicyRefused, ProtocolError, RedirectError, StatusError
 from framefetch.urls import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["REDIRECTS", "body_length", "check_coding", "redirect_target", "refuse_status", "retry_after"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from contextlib import AbstractAsyncContextManager
 
 __all__ = ["Body", "Meter", "Source"]
 
@@ -27,18 +29,17 @@ class Body(Protocol):
         Bytes on the wire, None where the server does not say.
     etag : str or None
         The entity tag, quotes and all.
-    content_type : str
-        What the server calls it; a hint, not to be believed.
     """
 
     @property
-    def length(self) -> int | None: ...  # noqa: D102 - see the class
+    def length(self) -> int | None:
+        """Bytes on the wire."""
+        ...
 
     @property
-    def etag(self) -> str | None: ...  # noqa: D102 - see the class
-
-    @property
-    def content_type(self) -> str: ...  # noqa: D102 - see the class
+    def etag(self) -> str | None:
+        """The entity tag."""
+        ...
 
     async def read(self) -> bytes:
         """Return the next bytes, as they come; empty at the end.

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from netrc import netrc
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from framefetch.urls import credentials_of, redact, wire_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from netrc import netrc
 
 __all__ = ["Environment", "Proxy", "basic"]
 
@@ -74,7 +77,7 @@ class Environment:
         return basic(user, password or "")
 
     def _exempt(self, parts: SplitResult) -> bool:
-        """Return whether ``no_proxy`` names the host: by name, by domain, by address or network, with or without port."""
+        """Return whether ``no_proxy`` names the host: by name, domain, address or network, with or without port."""
         host = (parts.hostname or "").lower()
         port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
         for rule in (part.strip().lower() for part in self.proxies.get("no", "").split(",")):

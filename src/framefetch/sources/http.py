@@ -35,6 +35,7 @@ from framefetch.urls import connection_url, credentials_of, origin_of, redact, w
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
+    from typing import Self
 
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
@@ -57,7 +58,12 @@ class _GuardedConnector(aiohttp.TCPConnector):
     take them for its answer (aio-libs/aiohttp#13656).
     """
 
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
@@ -201,9 +207,8 @@ class _Exchange:
         self._left: int | None = None
         self.length: int | None = None
         self.etag: str | None = None
-        self.content_type = ""
 
-    async def __aenter__(self) -> _Exchange:
+    async def __aenter__(self) -> Self:
         token = _watching.set(self._watch)
         try:
             async with AsyncExitStack() as stack:
@@ -255,7 +260,10 @@ class _Exchange:
             extra["server_hostname"] = urlsplit(url).hostname
         with _translated(target, proxy):
             return await source.session.get(
-                URL(wire_url(target), encoded=True), headers=self._headers(url, target), allow_redirects=False, **extra
+                URL(wire_url(target), encoded=True),
+                headers=self._headers(url, target),
+                allow_redirects=False,
+                **extra,
             )
 
     def _headers(self, url: str, target: str) -> dict[str, str]:
@@ -291,7 +299,6 @@ class _Exchange:
         check_coding(headers)
         self.length = self._left = body_length(headers)
         self.etag = headers.get("ETag")
-        self.content_type = headers.get("Content-Type", "")
         self._watch.enter("body")
         self._watch.pause()
 

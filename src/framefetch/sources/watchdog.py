@@ -15,6 +15,7 @@ from framefetch.errors import Stalled, TooSlow
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
     from framefetch.options import Timeouts
 
@@ -70,7 +71,7 @@ class Watch:
         self.verdict = verdict
         self._timeout.reschedule(self._dog.now())
 
-    async def __aenter__(self) -> Watch:
+    async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
         self._dog.add(self)
         return self
@@ -102,7 +103,9 @@ def late(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | TooSlow | No
         samples.popleft()
     span, count = clock - samples[0][0], watch.bytes - samples[0][1]
     if span >= timeouts.speed_window and count < timeouts.minimum_speed * span:
-        return TooSlow(f"{count / span:,.0f} bytes/s over {span:.1f} s; the minimum is {timeouts.minimum_speed:,.0f} bytes/s")
+        return TooSlow(
+            f"{count / span:,.0f} bytes/s over {span:.1f} s; the minimum is {timeouts.minimum_speed:,.0f} bytes/s"
+        )
     return None
 
 

@@ -145,7 +145,9 @@ def _read(source: str) -> list[_Stated]:
     except OSError as error:
         raise ManifestError(f"{source}: {error.strerror or error}") from error
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ManifestError(f"{source} is no manifest of the prototype: {expected}; got {type(error).__name__}: {error}") from error
+        raise ManifestError(
+            f"{source} is no manifest of the prototype: {expected}; got {type(error).__name__}: {error}"
+        ) from error
 
 
 def _take_over(files: FileStore, stated: _Stated, beside: str, back: Mapping[str, str], name_for: NameFor) -> Entry:

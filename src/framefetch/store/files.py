@@ -16,20 +16,27 @@ import asyncio
 import errno
 import io
 import os
-import secrets
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles.threadpool import wrap
 
-from framefetch.errors import DigestMismatch, DiskFull, FramefetchError, ResourceChanged, StorageError, TargetBlocked, UnsafePath
+from framefetch.errors import (
+    DigestMismatch,
+    DiskFull,
+    FramefetchError,
+    ResourceChanged,
+    StorageError,
+    TargetBlocked,
+    UnsafePath,
+)
 from framefetch.models import Digest, Receipt, Request, Verified
 from framefetch.store.digests import Hasher, algorithms_for, hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
@@ -37,10 +44,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "translate_oserror", "verdict"]
 
+T = TypeVar("T")
+
 #: Where everything lives that is not the user's.
 PRIVATE = ".framefetch"
 
-_OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_NEW = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 
 def translate_oserror(error: OSError, doing: str) -> StorageError:
@@ -66,7 +82,9 @@ def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_kn
         Where a digest differs.
     """
     if request.size is not None and size != request.size:
-        raise ResourceChanged(f"expected {request.size:,} bytes as the table states, got {size:,}; is the table out of date?")
+        raise ResourceChanged(
+            f"expected {request.size:,} bytes as the table states, got {size:,}; is the table out of date?"
+        )
     if not request.digests:
         return Verified.LENGTH if length_known or request.size is not None else Verified.NONE
     got = {digest.algorithm: digest for digest in digests}
@@ -137,7 +155,7 @@ class Part:
         """
         return await self._store.run(self._publish, length_known, etag)
 
-    def _publish(self, length_known: bool, etag: str | None) -> Receipt:  # noqa: FBT001 - crosses an executor
+    def _publish(self, length_known: bool, etag: str | None) -> Receipt:  # noqa: FBT001 - crosses to a thread
         hasher = self._raw.hasher
         digests = hasher.digests()
         verified = verdict(self._request, hasher.length, digests, length_known=length_known)
@@ -181,7 +199,7 @@ class FileStore:
         self.root = root
         self._journal = journal
         self._parts = os.path.join(root, PRIVATE, "parts")
-        self._token = secrets.token_hex(4) if journal.token is None else journal.token
+        self._token = journal.token
         self._count = 0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
         self._folders: set[str] = set()
@@ -203,7 +221,11 @@ class FileStore:
             os.close(os.open(probe, _OPEN_NEW, 0o666))
             os.unlink(probe)
         except OSError as error:
-            failure = error if isinstance(error, StorageError) else translate_oserror(error, f"writing to the cache {self.root}")
+            failure = (
+                error
+                if isinstance(error, StorageError)
+                else translate_oserror(error, f"writing to the cache {self.root}")
+            )
             failure.fatal = True
             raise failure from error
 
@@ -211,10 +233,10 @@ class FileStore:
         """Let the file at this path be replaced: the manifest knows it as ours."""
         self._ours.add(path)
 
-    async def run(self, function: object, *arguments: object) -> object:
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread of the store."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)  # type: ignore[arg-type]
+        return await loop.run_in_executor(self._executor, function, *arguments)
 
     async def create(self, request: Request) -> Part:
         """Open a new part file for one request."""
@@ -223,7 +245,6 @@ class FileStore:
             raw = await self.run(_DigestingFile, path, algorithms_for(request.digests))
         except OSError as error:
             raise translate_oserror(error, f"opening a part for {request.path}") from error
-        assert isinstance(raw, _DigestingFile)
         return Part(self, request, path, wrap(raw, executor=self._executor), raw)
 
     async def save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
@@ -234,9 +255,7 @@ class FileStore:
         list
             For each body its receipt, or why it could not be kept.
         """
-        saved = await self.run(self._save, bodies)
-        assert isinstance(saved, list)
-        return saved
+        return await self.run(self._save, bodies)
 
     def _save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
         results: list[Receipt | FramefetchError | None] = [None] * len(bodies)
@@ -249,7 +268,9 @@ class FileStore:
             except OSError as error:
                 results[at] = translate_oserror(error, f"writing {small.request.path}")
         try:
-            self._journal.intend([(bodies[at].request, digests, verified, bodies[at].etag) for at, _, digests, verified in ready])
+            self._journal.intend(
+                [(bodies[at].request, digests, verified, bodies[at].etag) for at, _, digests, verified in ready]
+            )
         except OSError as error:
             failure = translate_oserror(error, "writing the journal")
             return [failure if result is None else result for result in results]
@@ -280,7 +301,9 @@ class FileStore:
         os.close(handle)
         return part, digests, verified
 
-    def put(self, part: str, request: Request, digests: tuple[Digest, ...], verified: Verified, etag: str | None) -> Receipt:
+    def put(
+        self, part: str, request: Request, digests: tuple[Digest, ...], verified: Verified, etag: str | None
+    ) -> Receipt:
         """Publish a finished part of this store; blocking."""
         self._journal.intend([(request, digests, verified, etag)])
         return self._rename(part, request.path, digests, verified, etag)
@@ -295,7 +318,10 @@ class FileStore:
         """
         part = self._new_path()
         try:
-            with open(os.path.join(self.root, source), "rb") as old, _DigestingFile(part, algorithms_for(request.digests)) as new:
+            with (
+                open(os.path.join(self.root, source), "rb") as old,
+                _DigestingFile(part, algorithms_for(request.digests)) as new,
+            ):
                 while block := old.read(1 << 20):
                     new.write(block)
             digests = new.hasher.digests()
@@ -327,7 +353,9 @@ class FileStore:
         """Digest the file at a path."""
         return hash_file(self.absolute(path), algorithms)
 
-    def _rename(self, part: str, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None) -> Receipt:
+    def _rename(
+        self, part: str, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None
+    ) -> Receipt:
         target = self.absolute(path)
         self._ensure_folder(path.rpartition("/")[0])
         self._make_way(path, target)
@@ -357,7 +385,9 @@ class FileStore:
                 if os.path.lexists(kept):
                     continue
                 os.rename(target, kept)
-            self.notices.append(f"{path} was there before and is not in the manifest; it was kept as {path}.kept-{number}")
+            self.notices.append(
+                f"{path} was there before and is not in the manifest; it was kept as {path}.kept-{number}"
+            )
             return
         raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
 
@@ -379,7 +409,9 @@ class FileStore:
                 found = None
         if found is not None and not stat.S_ISDIR(found.st_mode):
             what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-            raise UnsafePath(f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it")
+            raise UnsafePath(
+                f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
+            )
         self._folders.add(folder)
 
     def _new_path(self) -> str:

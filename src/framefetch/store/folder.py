@@ -76,7 +76,11 @@ class CacheFolder:
                 failure = translate_oserror(error, f"making the cache folder {self.root}")
                 failure.fatal = True
                 raise failure from error
-            obstacle = error if isinstance(error, StorageError) else translate_oserror(error, f"writing to the cache {self.root}")
+            obstacle = (
+                error
+                if isinstance(error, StorageError)
+                else translate_oserror(error, f"writing to the cache {self.root}")
+            )
             obstacle.fatal = True
             return obstacle
         return None

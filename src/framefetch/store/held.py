@@ -215,16 +215,12 @@ class HeldCheck:
 
     def _refreshed(self, request: Request, entry: Entry | None, path: str, receipt: Receipt) -> Finding:
         """Return a finding whose entry the manifest must learn; at another fixed path the file is copied there."""
-        if request.digests:
-            level = Verified.DIGEST
-        else:
-            level = Verified.NONE if entry is None else entry.receipt.verified
+        level = Verified.NONE if entry is None else entry.receipt.verified
+        level = Verified.DIGEST if request.digests else level
         etag = None if entry is None else entry.receipt.etag
         receipt = replace(receipt, verified=level, etag=etag)
         if self._fixed_paths and path != request.path:
             receipt = replace(self._files.copy(path, request), verified=level, etag=etag)
             path = request.path
         fetched_at = time.time() if entry is None else entry.fetched_at
-        return Finding(
-            request.index, path, receipt, Entry(request.version, request.key, path, receipt, fetched_at)
-        )
+        return Finding(request.index, path, receipt, Entry(request.version, request.key, path, receipt, fetched_at))

@@ -82,7 +82,9 @@ class Manifest:
             writer = connect(self._path, timeout=timeout, writable=writable)
             self._reader = connect(self._path, timeout=timeout, writable=False) if writable else writer
         self._reading = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[Sequence[Entry], Committed | None] | Future[None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Sequence[Entry], Committed | None] | Future[None] | None] = (
+            queue.SimpleQueue()
+        )
         self._failure: ManifestError | None = None
         self._thread: threading.Thread | None = None
         if writable:
@@ -109,7 +111,7 @@ class Manifest:
         """Yield all entries, or those of one version, ordered by version and key."""
         where = "" if version is None else " WHERE version = ?"
         parameters = () if version is None else (version,)
-        return self._select(f"SELECT {_COLUMNS} FROM entries{where} ORDER BY version, key, path", parameters)  # noqa: S608 - fixed text
+        return self._select(f"SELECT {_COLUMNS} FROM entries{where} ORDER BY version, key, path", parameters)
 
     def _select(self, query: str, parameters: tuple[str, ...]) -> Iterator[Entry]:
         if self._empty:

@@ -71,4 +71,3 @@ def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> lis
             continue
         found.append(replace(intent, receipt=receipt, fetched_at=time.time()))
     return found
-

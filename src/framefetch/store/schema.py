@@ -121,7 +121,13 @@ def _opened(path: str, parameters: str, timeout: float) -> sqlite3.Connection:
         if parameters != "mode=ro":
             raise
         # A WAL database on a read-only disk can be read only as one that nobody changes.
-        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            f"{uri}?mode=ro&immutable=1",
+            uri=True,
+            timeout=timeout,
+            isolation_level=None,
+            check_same_thread=False,
+        )
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error:
         connection.close()
@@ -133,7 +139,9 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
     """Return SQLite's error as one of ours, with what to do."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return ManifestError(f"{path} is locked by another process for longer than the lock timeout; try again ({name})")
+        return ManifestError(
+            f"{path} is locked by another process for longer than the lock timeout; try again ({name})"
+        )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return ManifestError(f"{path} is damaged ({error}); it was left as it is. Move it away to begin a new one")
     if name == "SQLITE_FULL":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["sync_files"]
 
@@ -14,7 +17,7 @@ __all__ = ["sync_files"]
 def _syncfs() -> ctypes._NamedFuncPointer | None:
     """Return the C library's syncfs (Linux, glibc 2.14 and musl), None elsewhere."""
     try:
-        return ctypes.CDLL(None, use_errno=True).syncfs  # type: ignore[no-any-return]
+        return ctypes.CDLL(None, use_errno=True).syncfs
     except (AttributeError, OSError, TypeError):
         return None
 

@@ -131,7 +131,9 @@ def _hex_digits(digits: str, algorithm: str) -> str:
     raise InvalidRow(f"expected the {length} hex digits of a {algorithm} digest, got {digits[:80]!r}")
 
 
-def read_digests(values: np.ndarray[Any, Any], algorithm: str) -> Iterator[tuple[int, str, str] | tuple[int, InvalidRow]]:
+def read_digests(
+    values: np.ndarray[Any, Any], algorithm: str
+) -> Iterator[tuple[int, str, str] | tuple[int, InvalidRow]]:
     """Yield position, algorithm and hex digits of each cell that states a digest, or position and error."""
     length = DIGEST_LENGTHS.get(algorithm, 0)
     for position, cell in enumerate(values.tolist()):

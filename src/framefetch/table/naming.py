@@ -110,7 +110,11 @@ def safe_path(path: str) -> str:
 
 def fold(path: str) -> str:
     """Return what two paths share when some file system would take them for the same one."""
-    return path.casefold() if path.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+    return (
+        path.casefold()
+        if path.isascii()
+        else unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+    )
 
 
 def check_version(version: str) -> str:

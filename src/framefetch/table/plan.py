@@ -15,10 +15,10 @@ import pandas as pd
 
 from framefetch.errors import InvalidRow, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
-from framefetch.table.columns import Columns, choose_columns, column_values, read_digests, read_sizes
+from framefetch.table.columns import Columns, choose_columns, read_digests, read_sizes
 from framefetch.table.naming import check_version, default_name, fold, safe_path
 from framefetch.table.requests import TableRequests
-from framefetch.table.template import Template, texts
+from framefetch.table.template import Template, column_values, texts
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class _Planner:
             return  # no file has two rows
         rows = np.flatnonzero(files >= 0)
         for algorithm, stated in self.digests.items():
-            said = rows[np.not_equal(stated[rows], None)]
+            said = rows[pd.notna(stated[rows])]
             joined = np.full(len(first), None, dtype=object)
             joined[files[said][::-1]] = stated[said][::-1]
             bad = np.unique(files[said[np.not_equal(stated[said], joined[files[said]])]])
@@ -286,9 +286,11 @@ class _Planner:
         whole = len(first) == len(keys)
         rows = first.tolist() if not whole else None
         file_keys = keys if rows is None else [keys[row] for row in rows]
-        mirrors = self.mirrors if rows is None else {
-            file: self.mirrors[row] for file, row in enumerate(rows) if row in self.mirrors
-        }
+        mirrors = (
+            self.mirrors
+            if rows is None
+            else {file: self.mirrors[row] for file, row in enumerate(rows) if row in self.mirrors}
+        )
         return TableRequests(
             version=self.version,
             keys=file_keys,

@@ -84,7 +84,12 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         raise PlanError(f"{path}: no such file; expected a table of files to fetch") from error
     except PlanError:
         raise
-    except (OSError, ValueError, EOFError, KeyError) as error:  # pandas' and arrow's parser errors are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+    ) as error:  # pandas' and arrow's parser errors are ValueErrors
         reason = " ".join(str(error).split())
         raise PlanError(f"{path}: cannot be read as {suffixes[-1]}: {reason}") from error
 
@@ -104,5 +109,5 @@ def query_table(table: pd.DataFrame, query: str) -> pd.DataFrame:
             f"the query {query!r} cannot be used: {error}; columns are: {', '.join(map(str, table.columns))}"
         ) from error
     if not isinstance(selected, pd.DataFrame):
-        raise PlanError(f"the query {query!r} gives no rows; expected a condition such as \"age_in_days > 90\"")
+        raise PlanError(f'the query {query!r} gives no rows; expected a condition such as "age_in_days > 90"')
     return selected

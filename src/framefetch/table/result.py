@@ -36,7 +36,7 @@ def _taken(values: np.ndarray[Any, Any], files: np.ndarray[Any, Any], missing: o
     """Return the value of each row's file; `missing` for rows that have none."""
     if not len(values):
         return np.full(len(files), missing, dtype=object if missing is None else values.dtype)
-    taken = values[files]
+    taken: np.ndarray[Any, Any] = values[files]
     if (files < 0).any():
         taken[files < 0] = missing
     return taken
@@ -51,7 +51,9 @@ def _urls(rows: PlannedRows) -> np.ndarray[Any, Any]:
     return urls
 
 
-def _errors(rows: PlannedRows, of_files: dict[int, tuple[str, str]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _errors(
+    rows: PlannedRows, of_files: dict[int, tuple[str, str]]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return each row's error class and message, None where it has none."""
     kinds = np.full(len(rows.files), None, dtype=object)
     messages = np.full(len(rows.files), None, dtype=object)
@@ -333,10 +335,16 @@ class FetchResult:
         counts = np.bincount(self._status, minlength=len(_STATUSES))
         return {
             "rows": len(files),
-            "files": int(len(np.unique(files[files >= 0]))),
+            "files": len(np.unique(files[files >= 0])),
             **{
                 status.value: int(counts[_CODES[status]])
-                for status in (Status.DOWNLOADED, Status.CACHED, Status.FAILED, Status.INVALID, Status.CANCELLED)
+                for status in (
+                    Status.DOWNLOADED,
+                    Status.CACHED,
+                    Status.FAILED,
+                    Status.INVALID,
+                    Status.CANCELLED,
+                )
             },
             "bytes": self.figures.bytes,
             "requests": self.figures.requests,

@@ -64,10 +64,9 @@ def texts(values: Sequence[Any] | np.ndarray[Any, Any]) -> list[str | None]:
 def column_values(table: pd.DataFrame, column: str) -> np.ndarray[Any, Any] | None:
     """Return a column's values, or those of an index level of that name; None where there is neither."""
     if column in table.columns:
-        series = table[column]
-        if isinstance(series, pd.DataFrame):
-            raise PlanError(f"the table has {series.shape[1]} columns named {column!r}; expected one")
-        source: pd.Series[Any] | pd.Index[Any] = series
+        if (count := list(table.columns).count(column)) > 1:
+            raise PlanError(f"the table has {count} columns named {column!r}; expected one")
+        source: pd.Series[Any] | pd.Index[Any] = table[column]
     elif column in table.index.names:
         source = table.index.get_level_values(column)
     else:
@@ -153,7 +152,9 @@ class Template:
 
     def apply(self, table: pd.DataFrame) -> tuple[list[str | None], dict[int, str]]:
         """Return the text for each row, None where a cell is missing, and for those rows the column's name."""
-        columns = [field.apply(values) for field in self._fields if (values := column_values(table, field.column)) is not None]
+        columns = [
+            field.apply(values) for field in self._fields if (values := column_values(table, field.column)) is not None
+        ]
         missing: dict[int, str] = {}
         for field, column in zip(self._fields, columns, strict=True):
             if None in column:
@@ -177,7 +178,9 @@ def _parse(text: str, *, for_url: bool) -> tuple[str, list[_Field]]:
         if column is None:
             continue
         if not column or conversion not in (None, "q"):
-            raise PlanError(f"the template {text!r} has a field without a column's name, or with !{conversion}; only !q is known")
+            raise PlanError(
+                f"the template {text!r} has a field without a column's name, or with !{conversion}; only !q is known"
+            )
         fields.append(_Field(column, spec or "", _quoting(pattern, for_url=for_url, whole=conversion == "q")))
         pattern += "{}"
     return pattern, fields

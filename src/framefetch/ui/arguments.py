@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 
 import typer
 
 from framefetch.errors import PlanError
 from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, VerifyLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MirrorArguments", "command_of", "parse_amount", "parse_host_map"]
 
@@ -50,7 +52,7 @@ def command_of(arguments: type[T], run: Callable[[T], None]) -> Callable[..., No
 
 
 def parse_amount(text: str, option: str) -> float:
-    """Return a number of bytes: ``50M`` is 50 × 1024 × 1024.
+    """Return a number of bytes: ``50M`` is 50 * 1024 * 1024.
 
     Raises
     ------
@@ -96,29 +98,72 @@ class MirrorArguments:
 
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or Parquet, also .gz.")]
     cache_dir: Annotated[str, typer.Argument(help="Where the files are held.")]
-    where: Annotated[str | None, typer.Option(help="Only rows for which this pandas query holds.", rich_help_panel=_SOURCE)] = None
+    where: Annotated[
+        str | None, typer.Option(help="Only rows for which this pandas query holds.", rich_help_panel=_SOURCE)
+    ] = None
     limit: Annotated[int | None, typer.Option(min=0, help="Only the first N of them.", rich_help_panel=_SOURCE)] = None
-    url_column: Annotated[str | None, typer.Option(help="Column of URLs. [default: wkf, url, file_url, download_url]", rich_help_panel=_SOURCE)] = None
-    url_template: Annotated[str | None, typer.Option(help="URL made of a row: 'http://host/{file_id}'.", rich_help_panel=_SOURCE)] = None
+    url_column: Annotated[
+        str | None,
+        typer.Option(help="Column of URLs. [default: wkf, url, file_url, download_url]", rich_help_panel=_SOURCE),
+    ] = None
+    url_template: Annotated[
+        str | None, typer.Option(help="URL made of a row: 'http://host/{file_id}'.", rich_help_panel=_SOURCE)
+    ] = None
     base_url: Annotated[str | None, typer.Option(help="Completes URLs without a host.", rich_help_panel=_SOURCE)] = None
-    path_template: Annotated[str | None, typer.Option(help="Path below the version made of a row; {column!q} quotes '/'.", rich_help_panel=_SOURCE)] = None
-    suffix: Annotated[str, typer.Option(help="Appended to names without an extension.", rich_help_panel=_SOURCE)] = ".nwb"
-    version: Annotated[str, typer.Option(help="Label of the release: a folder below the cache.", rich_help_panel=_SOURCE)] = "v0"
-    host_map: Annotated[list[str] | None, typer.Option(help="Connect elsewhere: OLD=NEW. Repeatable.", rich_help_panel=_SOURCE)] = None
-    header: Annotated[list[str] | None, typer.Option(help="Sent to the table's own hosts: 'K: V'. Repeatable.", rich_help_panel=_SOURCE)] = None
-    md5_column: Annotated[str | None, typer.Option(help="[default: md5, md5sum, md5_checksum]", rich_help_panel=_CHECKS)] = None
+    path_template: Annotated[
+        str | None,
+        typer.Option(help="Path below the version made of a row; {column!q} quotes '/'.", rich_help_panel=_SOURCE),
+    ] = None
+    suffix: Annotated[str, typer.Option(help="Appended to names without an extension.", rich_help_panel=_SOURCE)] = (
+        ".nwb"
+    )
+    version: Annotated[
+        str, typer.Option(help="Label of the release: a folder below the cache.", rich_help_panel=_SOURCE)
+    ] = "v0"
+    host_map: Annotated[
+        list[str] | None,
+        typer.Option(help="Connect elsewhere: OLD=NEW. Repeatable.", rich_help_panel=_SOURCE),
+    ] = None
+    header: Annotated[
+        list[str] | None,
+        typer.Option(help="Sent to the table's own hosts: 'K: V'. Repeatable.", rich_help_panel=_SOURCE),
+    ] = None
+    md5_column: Annotated[
+        str | None, typer.Option(help="[default: md5, md5sum, md5_checksum]", rich_help_panel=_CHECKS)
+    ] = None
     sha256_column: Annotated[str | None, typer.Option(help="[default: sha256]", rich_help_panel=_CHECKS)] = None
     size_column: Annotated[str | None, typer.Option(help="[default: size, file_size]", rich_help_panel=_CHECKS)] = None
-    verify: Annotated[str, typer.Option(help="How held files are checked: stat, hash or none.", rich_help_panel=_CHECKS)] = "stat"
-    max_connections: Annotated[int, typer.Option(min=1, help="Requests at once in all.", rich_help_panel=_LIMITS)] = Limits().connections
-    per_host: Annotated[int, typer.Option(min=1, help="Requests at once to one host.", rich_help_panel=_LIMITS)] = Limits().per_host
-    bandwidth: Annotated[str | None, typer.Option(help="Bytes a second in all, such as 50M.", rich_help_panel=_LIMITS)] = None
-    attempts: Annotated[int, typer.Option(min=1, help="Tries in a row without progress.", rich_help_panel=_LIMITS)] = RetryPolicy().attempts
-    stall_timeout: Annotated[float, typer.Option(help="Seconds of silence.", rich_help_panel=_LIMITS)] = Timeouts().stall
-    min_speed: Annotated[str, typer.Option(help="Bytes a second over 30 s; 0 for none.", rich_help_panel=_LIMITS)] = "1K"
-    lock_timeout: Annotated[float, typer.Option(help="Seconds to wait for another process.", rich_help_panel=_LIMITS)] = 10.0
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)] = False
-    report: Annotated[list[str] | None, typer.Option(help="Write the result as .csv, .parquet or .json. Repeatable.", rich_help_panel=_OUTPUT)] = None
+    verify: Annotated[
+        str, typer.Option(help="How held files are checked: stat, hash or none.", rich_help_panel=_CHECKS)
+    ] = "stat"
+    max_connections: Annotated[int, typer.Option(min=1, help="Requests at once in all.", rich_help_panel=_LIMITS)] = (
+        Limits().connections
+    )
+    per_host: Annotated[int, typer.Option(min=1, help="Requests at once to one host.", rich_help_panel=_LIMITS)] = (
+        Limits().per_host
+    )
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Bytes a second in all, such as 50M.", rich_help_panel=_LIMITS)
+    ] = None
+    attempts: Annotated[int, typer.Option(min=1, help="Tries in a row without progress.", rich_help_panel=_LIMITS)] = (
+        RetryPolicy().attempts
+    )
+    stall_timeout: Annotated[float, typer.Option(help="Seconds of silence.", rich_help_panel=_LIMITS)] = (
+        Timeouts().stall
+    )
+    min_speed: Annotated[str, typer.Option(help="Bytes a second over 30 s; 0 for none.", rich_help_panel=_LIMITS)] = (
+        "1K"
+    )
+    lock_timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for another process.", rich_help_panel=_LIMITS)
+    ] = 10.0
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)] = (
+        False
+    )
+    report: Annotated[
+        list[str] | None,
+        typer.Option(help="Write the result as .csv, .parquet or .json. Repeatable.", rich_help_panel=_OUTPUT),
+    ] = None
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.", rich_help_panel=_OUTPUT)] = False
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False
 

@@ -11,11 +11,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import typer
 
@@ -23,6 +21,9 @@ from framefetch.errors import FramefetchError, PlanError
 from framefetch.ui.arguments import MirrorArguments, command_of, parse_host_map
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
     from framefetch.table.result import FetchResult
 
 __all__ = ["app", "main"]
@@ -109,7 +110,11 @@ def _mirror(arguments: MirrorArguments) -> None:
         ) as cache:
             rows = cache.dataframe if arguments.where is None else query_table(cache.dataframe, arguments.where)
             rows = rows if arguments.limit is None else rows.head(arguments.limit)
-            code = _dry_run(cache.plan(rows), arguments, reports) if arguments.dry_run else _fetch(cache, rows, arguments, reports)
+            code = (
+                _dry_run(cache.plan(rows), arguments, reports)
+                if arguments.dry_run
+                else _fetch(cache, rows, arguments, reports)
+            )
     raise typer.Exit(code)
 
 
@@ -138,7 +143,7 @@ def _dry_run(plan: Any, arguments: MirrorArguments, reports: list[str]) -> int:
 class _Signals:
     """The first signal ends the run in good order, the second at once."""
 
-    CODES = {
+    CODES: ClassVar[dict[int, int]] = {
         getattr(signal, name): 128 + getattr(signal, name)
         for name in ("SIGINT", "SIGTERM", "SIGHUP")
         if hasattr(signal, name)
@@ -147,7 +152,7 @@ class _Signals:
     def __init__(self) -> None:
         self.code: int | None = None
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._take) for number in self.CODES}
         return self
 
@@ -191,7 +196,11 @@ def _tell(result: Any, arguments: MirrorArguments, reports: list[str]) -> int:
     if arguments.json:
         print(json.dumps(summary), flush=True)
     if not arguments.quiet:
-        parts = [f"{summary[name]:,} {name}" for name in ("downloaded", "cached", "failed", "invalid", "cancelled") if summary[name]]
+        parts = [
+            f"{summary[name]:,} {name}"
+            for name in ("downloaded", "cached", "failed", "invalid", "cancelled")
+            if summary[name]
+        ]
         _say(
             f"{summary['rows']:,} rows: {', '.join(parts) or 'nothing to do'}; {bytes_text(summary['bytes'])} "
             f"in {summary['requests']:,} requests, {summary['seconds']:.1f} s"
@@ -255,7 +264,8 @@ def verify(
 
 @app.command("export")
 def export_command(
-    cache_dir: CacheDir, target: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="The file to write.")]
+    cache_dir: CacheDir,
+    target: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="The file to write.")],
 ) -> None:
     """Write the manifest as JSON in the notebook prototype's layout."""
     from framefetch.store.exchange import export_manifest

@@ -111,7 +111,11 @@ class Progress:
         elif self._started.to_fetch and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             done = self._done + self._failed
-            print(f"framefetch: {done:,} of {self._started.to_fetch:,} files, {self._text()}", file=self._stream, flush=True)
+            print(
+                f"framefetch: {done:,} of {self._started.to_fetch:,} files, {self._text()}",
+                file=self._stream,
+                flush=True,
+            )
 
     def _close(self) -> None:
         if self._bar is not None:

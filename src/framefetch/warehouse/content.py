@@ -5,11 +5,24 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["OLD_DATE", "Content", "Repeated", "StoredFile", "bomb", "deflated", "endless", "gzipped", "pieces", "size_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "OLD_DATE",
+    "Content",
+    "Repeated",
+    "StoredFile",
+    "bomb",
+    "deflated",
+    "endless",
+    "gzipped",
+    "pieces",
+    "size_of",
+]
 
 #: Last-Modified of a file unless another is given: long before any Date, so a strong validator.
 OLD_DATE: Final = "Mon, 01 Jan 2024 00:00:00 GMT"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 from framefetch.warehouse.answers import Answer, Pace, Stop
 from framefetch.warehouse.listener import reset
 from framefetch.warehouse.wire import Message, Piece, Send, steps
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 __all__ = ["Delivery"]
 

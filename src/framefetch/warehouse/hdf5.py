@@ -94,14 +94,17 @@ def hdf5_content(size: int, seed: int = 0) -> Repeated:
 @lru_cache(maxsize=64)
 def _block(seed: int, *, large: bool) -> bytes:
     """Draw one period, laid out four times for large files so that a write is not cut every 64 KiB."""
-    period = random.Random(seed).randbytes(_PERIOD)  # noqa: S311 - filler, no secret
+    period = random.Random(seed).randbytes(_PERIOD)
     return period * 4 if large else period
 
 
 def _head(size: int) -> bytes:
     parts = (
         (0, _superblock(size)),
-        (_ROOT_HEADER, _object_header([(0x0011, struct.pack("<QQ", _BTREE, _HEAP))])),  # IV.A.2.r symbol table
+        (
+            _ROOT_HEADER,
+            _object_header([(0x0011, struct.pack("<QQ", _BTREE, _HEAP))]),
+        ),  # IV.A.2.r symbol table
         (_BTREE, _btree()),
         (_HEAP, _heap()),
         (_HEAP_DATA, bytes(8) + b"data".ljust(8, b"\0")),
@@ -146,9 +149,18 @@ def _symbols() -> bytes:
 def _dataset_header(length: int) -> bytes:
     return _object_header(
         [
-            (0x0001, struct.pack("<BBB5xQ", 1, 1, 0, length)),  # IV.A.2.b dataspace 1: one dimension, no maximum
-            (0x0003, struct.pack("<B3xIHH", 0x10, 1, 0, 8)),  # IV.A.2.d datatype 1: fixed point, unsigned, 8 bits
-            (0x0005, struct.pack("<BBBB", 2, 1, 0, 0)),  # IV.A.2.f fill value 2: space allocated early, none defined
+            (
+                0x0001,
+                struct.pack("<BBB5xQ", 1, 1, 0, length),
+            ),  # IV.A.2.b dataspace 1: one dimension, no maximum
+            (
+                0x0003,
+                struct.pack("<B3xIHH", 0x10, 1, 0, 8),
+            ),  # IV.A.2.d datatype 1: fixed point, unsigned, 8 bits
+            (
+                0x0005,
+                struct.pack("<BBBB", 2, 1, 0, 0),
+            ),  # IV.A.2.f fill value 2: space allocated early, none defined
             (0x0008, struct.pack("<BBQQ", 3, 1, _DATA_AT, length)),  # IV.A.2.i layout 3: contiguous
         ]
     )

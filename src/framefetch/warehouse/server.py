@@ -13,7 +13,6 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import quote, urlsplit
 
@@ -30,6 +29,7 @@ from framefetch.warehouse.wire import Asked, compose, reply_bytes
 
 if TYPE_CHECKING:
     import ssl
+    from types import TracebackType
 
 __all__ = ["FILES", "Warehouse"]
 
@@ -44,7 +44,7 @@ class _Sent(web.StreamResponse):
         super().__init__()
         self._keep_alive = keep
 
-    async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002
+    async def prepare(self, request: web.BaseRequest) -> None:
         """Send nothing."""
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -303,7 +303,7 @@ class Warehouse:
         return _Sent(keep=keep)
 
     def _receive(self, request: web.BaseRequest) -> RequestRecord:
-        message = request._message  # noqa: SLF001 - the target as sent: `path_qs` is a normalised one
+        message = request._message
         path = _path_of(message.path)
         self._numbers[path] += 1
         return RequestRecord(
@@ -322,7 +322,7 @@ class Warehouse:
             try:
                 made = scripted(record)
                 scripted = await made if inspect.isawaitable(made) else made
-            except Exception as error:  # noqa: BLE001 - kept, and raised on leaving
+            except Exception as error:
                 self._errors.append(error)
                 return Reply(500, b"the scripted function raised\n")
         elif record.method not in {"GET", "HEAD"}:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from framefetch.warehouse.answers import Answer, Scripted
 from framefetch.warehouse.content import OLD_DATE, Content, StoredFile
-from framefetch.warehouse.listener import ConnectionAnswer
-from framefetch.warehouse.record import Event, RequestRecord
 from framefetch.warehouse.server import Warehouse
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Coroutine
+    from types import TracebackType
+
+    from framefetch.warehouse.answers import Answer, Scripted
+    from framefetch.warehouse.listener import ConnectionAnswer
+    from framefetch.warehouse.record import Event, RequestRecord
 
 __all__ = ["WarehouseThread"]
 
@@ -113,9 +114,7 @@ class WarehouseThread:
     ) -> str:
         """As `Warehouse.add`."""
         # Made on the caller's thread: a storing of one entry needs no loop, and hashing would hold up the server.
-        return self._warehouse.add(
-            key, content, etag=etag, last_modified=last_modified, content_type=content_type
-        )
+        return self._warehouse.add(key, content, etag=etag, last_modified=last_modified, content_type=content_type)
 
     def remove(self, key: int | str) -> None:
         """As `Warehouse.remove`."""

@@ -6,16 +6,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from framefetch.warehouse.answers import CONTENT_RANGE, Answer, Chunked, End, Headers, Pace, Raw, Reply, Serve, Stop
+from framefetch.warehouse.answers import (
+    CONTENT_RANGE,
+    Answer,
+    Chunked,
+    End,
+    Headers,
+    Pace,
+    Raw,
+    Reply,
+    Serve,
+    Stop,
+)
 from framefetch.warehouse.content import Content, StoredFile, etag_of, pieces, size_of
 from framefetch.warehouse.ranges import parse_range, same_version
 from framefetch.warehouse.record import RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Asked", "Message", "Piece", "Send", "compose", "reply_bytes", "steps"]
 
@@ -211,7 +224,11 @@ def _reply(asked: Asked, answer: Reply) -> Message:
 def _serve(asked: Asked, answer: Serve) -> Message:
     file = _presented(asked.file, answer)
     content = file.content
-    fields: _Fields = [("Content-Type", file.content_type), ("ETag", file.etag), ("Last-Modified", file.last_modified)]
+    fields: _Fields = [
+        ("Content-Type", file.content_type),
+        ("ETag", file.etag),
+        ("Last-Modified", file.last_modified),
+    ]
     if answer.ranges != "ignore":
         fields.append(("Accept-Ranges", "bytes"))
     said = _Said(200, fields, _Part(content, 0, size_of(content)))
@@ -373,7 +390,7 @@ _date: tuple[int, str] = (0, "")
 
 def _now() -> str:
     """The date, made once a second: benchmarks ask for it thousands of times."""
-    global _date  # noqa: PLW0603 - a cache of one value
+    global _date
     second = int(time.time())
     if _date[0] != second:
         _date = (second, formatdate(second, usegmt=True))

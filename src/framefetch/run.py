@@ -43,6 +43,10 @@ class Claims:
     def __init__(self) -> None:
         self._claimed: dict[Identity, list[asyncio.Future[Outcome | None]]] = {}
 
+    def __len__(self) -> int:
+        """Return how many files are under way."""
+        return len(self._claimed)
+
     def claim(self, identity: Identity) -> asyncio.Future[Outcome | None] | None:
         """Claim a file; where another run has it, return a future of that run's outcome."""
         waiting = self._claimed.get(identity)
@@ -101,7 +105,7 @@ class Run:
         began = time.monotonic()
         self._claims = claims
         try:
-            await self._fetch(Tools(sources, self.folder.files, self.options, self.meter), engine)
+            await self._fetch(Tools(sources, self.folder.files, self.options, self.meter), engine, claims)
         except FramefetchError as error:
             error.result = self._result(began)
             raise
@@ -117,7 +121,7 @@ class Run:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, tools: Tools, engine: Engine) -> None:
+    async def _fetch(self, tools: Tools, engine: Engine, claims: Claims) -> None:
         files = self.rows.files
         used = np.unique(files[files >= 0])
         missing = await self._in_thread(self._look_up, used)
@@ -135,6 +139,8 @@ class Run:
             ticking.cancel()
             if self.folder.writable:
                 await asyncio.shield(self._in_thread(self.folder.manifest.flush))
+                if not claims:
+                    self.folder.journal.settle()  # nothing is under way, and everything is recorded
 
     def _look_up(self, used: np.ndarray[Any, Any]) -> list[int]:
         """Record what is held; return the files that are not."""
@@ -160,15 +166,14 @@ class Run:
         return [file for file in used.tolist() if not held[file]]
 
     def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
-        sizes = self.rows.requests.sizes[to_fetch]
-        expected = None if (sizes < 0).any() else int(sizes.sum())
+        known, unknown = self.rows.requests.total_bytes(to_fetch)
+        expected = None if unknown else known
         self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
 
     def _prepare(self, to_fetch: np.ndarray[Any, Any]) -> None:
         """Refuse a batch that cannot be written, or cannot fit, before the first request."""
         self.folder.prepare()
-        sizes = self.rows.requests.sizes[to_fetch]
-        needed, free = int(sizes[sizes >= 0].sum()), self.folder.free_space()
+        (needed, _), free = self.rows.requests.total_bytes(to_fetch), self.folder.free_space()
         if needed > free:
             raise DiskFull(
                 f"expected room for {needed:,} bytes in {self.folder.root}, {free:,} are free; "

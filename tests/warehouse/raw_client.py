@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from framefetch.warehouse import Warehouse
+if TYPE_CHECKING:
+    from framefetch.warehouse import Warehouse
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ def test_too_small_is_refused():
         hdf5_file(512)
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, 1), (500, 600), (511, 513), (512, 70_000), (65_000, 300_000), (299_999, 300_000)])
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 1), (500, 600), (511, 513), (512, 70_000), (65_000, 300_000), (299_999, 300_000)]
+)
 def test_slices_are_those_of_the_whole(start, stop):
     content = hdf5_content(300_000, 5)
     assert b"".join(pieces(content, start, stop)) == hdf5_file(300_000, 5)[start:stop]

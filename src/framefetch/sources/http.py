@@ -7,6 +7,7 @@ codings and the question which answers count are ours: see `framefetch.sources.a
 
 from __future__ import annotations
 
+import select
 import ssl
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
@@ -66,14 +67,31 @@ class _GuardedConnector(aiohttp.TCPConnector):
     ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
+            if not _has_unread(connection):
                 break
             connection.close()
         watch = _watching.get()
         if watch is not None:
             watch.enter("headers")
         return connection
+
+
+def _has_unread(connection: Connection) -> bool:
+    """Return whether bytes wait on an idle connection, in the parser or still in the kernel."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or protocol.should_close:
+        return True
+    socket = None if transport is None else transport.get_extra_info("socket")
+    return socket is not None and _readable(socket.fileno())
+
+
+def _readable(handle: int) -> bool:
+    """Return whether a read would not wait: bytes, an end or an error are there."""
+    if hasattr(select, "poll"):
+        poll = select.poll()  # select() knows no handles above 1,023
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([handle], [], [], 0)[0])
 
 
 @contextmanager
@@ -251,17 +269,20 @@ class _Exchange:
         self._proxy = proxy = source.proxy_for(target)
         self._watch.enter("connection")
         self._meter.requests += 1
+        headers = self._headers(url, target)
         extra: dict[str, Any] = {}
         if proxy is not None:
             extra = {"proxy": proxy.url}
             if proxy.authorization:
-                extra["proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
+                # A tunnel to https takes it in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
+                where = extra.setdefault("proxy_headers", {}) if target.startswith("https") else headers
+                where["Proxy-Authorization"] = proxy.authorization
         if target is not url and url.startswith("https"):
             extra["server_hostname"] = urlsplit(url).hostname
         with _translated(target, proxy):
             return await source.session.get(
                 URL(wire_url(target), encoded=True),
-                headers=self._headers(url, target),
+                headers=headers,
                 allow_redirects=False,
                 **extra,
             )

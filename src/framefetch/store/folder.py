@@ -105,7 +105,7 @@ class CacheFolder:
         """Commit, sync and close everything; closing twice is fine."""
         self.files.close()
         self.manifest.close()
-        self.journal.close()
+        self.journal.close(keep=self.manifest.failed)
 
     def __enter__(self) -> Self:
         """Return the folder."""

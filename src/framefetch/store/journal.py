@@ -42,7 +42,9 @@ class Journal:
     def __init__(self, private: str) -> None:
         self.token = secrets.token_hex(4)
         self._path = f"{private}/parts/{self.token}.journal"
-        self._lock = FileLock(f"{private}/locks/{self.token}.lock")
+        self._lock = FileLock(
+            f"{private}/locks/{self.token}.lock", thread_local=False
+        )  # taken and released by any thread
         self._handle: int | None = None
         self._guard = threading.Lock()
 
@@ -77,14 +79,15 @@ class Journal:
             if self._handle is not None:
                 os.ftruncate(self._handle, 0)
 
-    def close(self) -> None:
-        """Remove the journal, and the lock with it."""
+    def close(self, *, keep: bool = False) -> None:
+        """Remove the journal, unless it is still needed, and give up the lock."""
         with self._guard:
             if self._handle is None:
                 return
             os.close(self._handle)
             self._handle = None
-        os.unlink(self._path)
+        if not keep:
+            os.unlink(self._path)
         self._lock.release()
         _remove(self._lock.lock_file)
 

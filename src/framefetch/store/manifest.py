@@ -258,6 +258,11 @@ class Manifest:
             connection.executemany("DELETE FROM windows WHERE window = ?", [(window,) for window in windows])
         windows.clear()
 
+    @property
+    def failed(self) -> bool:
+        """Whether a commit failed: what was handed in may not be recorded."""
+        return self._failure is not None
+
     def close(self) -> None:
         """Commit what was handed in, sync, and close; closing twice is fine."""
         if self._reader is not None:

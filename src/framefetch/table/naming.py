@@ -12,7 +12,7 @@ import unicodedata
 from posixpath import splitext
 from urllib.parse import unquote
 
-from framefetch.errors import UnsafePath
+from framefetch.errors import PlanError, UnsafePath
 
 __all__ = ["check_version", "default_name", "fold", "safe_component", "safe_path"]
 
@@ -122,9 +122,9 @@ def check_version(version: str) -> str:
 
     Raises
     ------
-    UnsafePath
+    PlanError
         Where it cannot.
     """
     if not version or safe_component(version) != version or version.startswith(".") or "manifest" in version[:8]:
-        raise UnsafePath(f"expected a version that can name a folder, such as 'v0', got {version!r}")
+        raise PlanError(f"expected a version that can name a folder, such as 'v0', got {version!r}")
     return version

@@ -134,7 +134,8 @@ class _Planner:
         """Record why a row cannot be used: the message names row, column and value."""
         if position in self.errors:
             return
-        where = f"row {self.table.index[position]!r}"
+        label = self.table.index[position]
+        where = f"row {label.item() if isinstance(label, np.generic) else label!r}"
         where += f", column {column!r}" if column else ""
         kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
         self.errors[position] = kind(f"{where}: {reason}")

@@ -84,6 +84,14 @@ class TableRequests:
             if (digits := column[index]) is not None
         )
 
+    def total_bytes(self, positions: IntArray | np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[int, int]:
+        """Return the stated bytes of some files, and how many of them state none."""
+        sizes = self.sizes[positions]
+        stated = sizes[sizes >= 0]
+        # In two halves: a wrong table can state more than 64 bits in all.
+        known = (int((stated >> 32).sum()) << 32) + int((stated & 0xFFFF_FFFF).sum())
+        return known, len(sizes) - len(stated)
+
     def select(self, wanted: IntArray) -> TableRequests:
         """Return the same files with only some of them to fetch."""
         return replace(self, wanted=wanted)

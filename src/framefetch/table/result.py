@@ -140,7 +140,7 @@ class Plan:
         """
         rows = self.rows
         to_fetch = self.used & ~self.held
-        sizes = rows.requests.sizes[to_fetch]
+        expected, unknown = rows.requests.total_bytes(to_fetch)
         row_held = _taken(self.held, rows.files, missing=False)
         return {
             "rows": len(rows.files),
@@ -148,8 +148,8 @@ class Plan:
             "to_fetch": int(len(rows.files) - row_held.sum() - len(rows.errors)),
             "held": int(row_held.sum()),
             "invalid": len(rows.errors),
-            "bytes": int(sizes[sizes >= 0].sum()),
-            "unknown_sizes": int((sizes < 0).sum()),
+            "bytes": expected,
+            "unknown_sizes": unknown,
             "free_space": self.free_space,
         }
 

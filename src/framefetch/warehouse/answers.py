@@ -6,28 +6,42 @@ byte and no further, with bytes before or after it, over a connection that then 
 
 The faults are products of the two, by example:
 
-==========================================  ==========================================================
-fault                                       answer
-==========================================  ==========================================================
-short body, FIN / RST                       ``Serve(stop=Stop(10240))`` / ``Serve(stop=Stop(10240, "reset"))``
-no length, clean FIN / RST / no close_notify  ``Serve(framing="close")``, with ``end="reset"`` / ``end="abort"``
-chunked, cut inside / between / at the end  ``Serve(framing=Chunked(1000), stop=Stop(1500))`` / ``Stop(2000)`` / ``Chunked(last=b"")``
-bad chunk line, trailer flood               ``Chunked(line=b"ZZ\\r\\n")``, ``Chunked(last=b"0\\r\\n" + b"X: y\\r\\n" * 9999 + b"\\r\\n")``
-lying length; two; with chunked             ``Serve(headers={"Content-Length": "7"})``; ``["7", "8"]``; ``framing="chunked"`` too
-bytes after the body, at once / later       ``Serve(after=b"x")`` / ``Serve(push=Push(b"x", 0.1))``
-a second response on the idle connection    ``Serve(push=Push(Reply(200, b"other")))``
-a body without end                          ``Serve(content=endless())``
-Range ignored, refused, as multipart        ``Serve(ranges="ignore")``, ``"refuse"``, ``"multipart"``
-206 from elsewhere; a lying Content-Range   ``Serve(shift=-904)``; ``Serve(content_range="bytes {first}-{last}/9")``, ``None``
-other, weak or no ETag                      ``Serve(headers={"ETag": '"b"'})``, ``'W/"a"'``, ``None``
-gzip nobody asked for                       ``Serve(transform=gzipped, headers={"Content-Encoding": "gzip"})``
-too busy                                    ``Reply(503, headers={"Retry-After": "2"})``
-redirects                                   ``Reply(302, headers={"Location": ["a", "b"]})``
-silence before, in, after the headers       ``Serve(stop=Stop(0, "hang", of="wire"))``, ``Stop(40, ...)``, ``Stop(0, "hang")``
-drip of headers, of the body                ``Serve(head_pace=Pace(1, 0.1))``, ``Serve(pace=Pace(1, 0.1))``
-interim answers, some / for ever            ``Serve(before=CONTINUE * 50)`` / ``Raw(CONTINUE, repeat=None, pace=Pace(25, 0.01))``
-no HTTP at all                              ``Raw(b"SSH-2.0-OpenSSH_9.6\\r\\n")``
-==========================================  ==========================================================
+short body, FIN or RST
+    ``Serve(stop=Stop(10240))``, ``Serve(stop=Stop(10240, "reset"))``
+no length, clean FIN; RST; no close_notify
+    ``Serve(framing="close")``, with ``end="reset"``, with ``end="abort"``
+chunked, cut inside a chunk; between two; without the last
+    ``Serve(framing=Chunked(1000), stop=Stop(1500))``, ``stop=Stop(2000)``, ``framing=Chunked(last=b"")``
+bad chunk line; trailer flood
+    ``Chunked(line=b"ZZ\\r\\n")``, ``Chunked(last=b"0\\r\\n" + b"X: y\\r\\n" * 9999 + b"\\r\\n")``
+lying length; two of them; with chunked
+    ``Serve(headers={"Content-Length": "7"})``, ``["7", "8"]``, ``framing="chunked"`` beside it
+bytes after the body, at once or later
+    ``Serve(after=b"x")``, ``Serve(push=Push(b"x", 0.1))``
+a second response on the idle connection
+    ``Serve(push=Push(Reply(200, b"other")))``
+a body without end
+    ``Serve(content=endless())``
+Range ignored, refused, answered as multipart
+    ``Serve(ranges="ignore")``, ``"refuse"``, ``"multipart"``
+206 from elsewhere; with a lying Content-Range; with none
+    ``Serve(shift=-904)``, ``Serve(content_range="bytes {first}-{last}/9")``, ``Serve(content_range=None)``
+other, weak or no ETag
+    ``Serve(headers={"ETag": '"b"'})``, ``'W/"a"'``, ``None``
+gzip nobody asked for; cut; with a bad checksum
+    ``Serve(transform=gzipped, headers={"Content-Encoding": "gzip"})``, ``Serve(content=gzipped(data)[:-20], ...)``
+too busy
+    ``Reply(503, headers={"Retry-After": "2"})``
+redirects
+    ``Reply(302, headers={"Location": ["a", "b"]})``
+silence before, within, after the head
+    ``Serve(stop=Stop(0, "hang", of="wire"))``, ``Stop(40, "hang", of="wire")``, ``Stop(0, "hang")``
+drip of the head, of the body; a bandwidth
+    ``Serve(head_pace=Pace(1, 0.1))``, ``Serve(pace=Pace(1, 0.1))``, ``Serve(pace=rate(20e6))``
+interim answers, some or for ever
+    ``Serve(before=CONTINUE * 50)``, ``Raw(CONTINUE, repeat=None, pace=Pace(25, 0.01))``
+no HTTP at all
+    ``Raw(b"SSH-2.0-OpenSSH_9.6\\r\\n")``
 """
 
 from __future__ import annotations

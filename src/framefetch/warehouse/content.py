@@ -95,8 +95,8 @@ def pieces(content: Content, start: int, stop: int | None, size: int = _PIECE) -
 
 
 def endless(block: bytes = bytes(65536)) -> Repeated:
-    """Make a content that never ends."""
-    return Repeated(b"", block, None)
+    """Make a content that repeats `block` and never ends."""
+    return Repeated(b"", block * max(1, 65536 // len(block)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
@@ -75,7 +76,6 @@ class Delivery:
                 await self._write()
                 if item.then != "hold":
                     return await self._end(item.then)
-                await self._flush()
                 self._on_held()
                 await self._gate(item.seconds)
             elif item.pace is None:
@@ -90,16 +90,20 @@ class Delivery:
         self._waiting_body += piece.body
         if self._waiting_size >= _JOIN:
             await self._write()
+            # A client that keeps up never fills the buffer, and draining an empty one does not let others run.
+            await asyncio.sleep(0)
 
     async def _drip(self, piece: Piece, pace: Pace) -> None:
-        await self._write()
         if self._clock is None or self._clock.pace is not pace:
+            await self._write()
             self._clock = _Clock(pace)
         at = 0
         while at < len(piece.data):
-            took = await self._clock.take(len(piece.data) - at)
+            if self._clock.spent:
+                await self._write()
+                await self._clock.tick()
+            took = self._clock.take(len(piece.data) - at)
             await self._add(piece.part(at, at + took))
-            await self._write()
             at += took
 
     async def _write(self) -> None:
@@ -122,19 +126,10 @@ class Delivery:
             raise ConnectionResetError("the client has gone")
         return transport
 
-    async def _flush(self) -> None:
-        """Return when the operating system has everything."""
-        transport = self._transport()
-        low, high = transport.get_write_buffer_limits()
-        transport.set_write_buffer_limits(high=0)
-        await self._request.writer.drain()
-        transport.set_write_buffer_limits(high=high, low=low)
-
     async def _end(self, how: str) -> bool:
         """Do with the connection what was asked for; tell whether it is kept."""
         if how in {"keep", "close"}:
             return how == "keep"  # aiohttp closes, flushing first
-        await self._flush()
         transport = self._transport()
         if how in {"abort", "reset"}:
             await _acknowledged(transport)
@@ -161,13 +156,19 @@ class _Clock:
         self._next = self._loop.time()
         self._left = pace.size
 
-    async def take(self, wanted: int) -> int:
-        """Wait until some of the wanted bytes may go; return how many."""
-        if self._left == 0:
-            self._next += self.pace.every
-            self._left = self.pace.size
-            # Waits shorter than the clock's grain only cost; zero lets others run.
-            await asyncio.sleep(max(0.0, self._next - self._loop.time()))
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more may go before the next tick."""
+        return self._left == 0
+
+    async def tick(self) -> None:
+        """Wait for the next tick."""
+        self._next += self.pace.every
+        self._left = self.pace.size
+        await asyncio.sleep(max(0.0, self._next - self._loop.time()))
+
+    def take(self, wanted: int) -> int:
+        """Return how many of the wanted bytes may go now."""
         took = min(wanted, self._left)
         self._left -= took
         return took
@@ -178,7 +179,8 @@ async def _acknowledged(transport: asyncio.Transport) -> None:
     # Under TLS the buffer that counts is that of the transport below, which asyncio has no public name for.
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
     connection = transport.get_extra_info("socket")
-    while not transport.is_closing() and (below.get_write_buffer_size() or _unsent(connection)):
+    # The kernel has no event for it either.
+    while not transport.is_closing() and (below.get_write_buffer_size() or _unsent(connection)):  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 
@@ -194,6 +196,6 @@ if sys.platform == "linux":
 
 else:
 
-    def _unsent(connection: socket.socket) -> int:
+    def _unsent(connection: socket.socket) -> int:  # noqa: ARG001 - as above
         """Unknown here: on loopback it is close to none."""
         return 0

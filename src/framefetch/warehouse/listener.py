@@ -28,7 +28,7 @@ ConnectionAnswer = Literal["serve", "close", "reset", "hang"]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 #: aiohttp reports what clients do wrong here; nobody listens, as clients do wrong on purpose.
-_SILENT: Final = logging.Logger("framefetch.warehouse")
+_SILENT: Final = logging.Logger("framefetch.warehouse")  # noqa: LOG001 - of its own, so that no handler hears it
 _SILENT.addHandler(logging.NullHandler())
 
 #: Longest request line and header field, in bytes: what is tested are the client's limits, not the server's.
@@ -83,7 +83,7 @@ class Listener:
     def __init__(self, handler: Handler, address: tuple[str, int], ssl_context: ssl.SSLContext | None) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.create_server(address, family=family, backlog=4096)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._ssl = ssl_context
         self._protocols = _Protocols(handler)
         self._connecting: set[asyncio.Task[None]] = set()
@@ -121,7 +121,7 @@ class Listener:
             parked.close()
         self.drop("close")
         # Each abort cancels its connection's task within the next rounds of the loop.
-        while self._protocols.connections or self._protocols.transports:
+        while self._protocols.connections or self._protocols.transports:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0)
 
     async def _accept(self) -> None:

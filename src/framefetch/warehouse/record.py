@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -86,10 +87,10 @@ class RequestLog:
         self.note("received", record.path)
         return self._next
 
-    def close(self, serial: int, *, status: int, body_bytes: int, answered_at: float) -> None:
+    def close(self, serial: int, status: int, body_bytes: int) -> None:
         """Complete the record of a request whose answer has ended."""
         if record := self._records.get(serial):  # it may have been cleared meanwhile
-            done = replace(record, status=status, body_bytes=body_bytes, answered_at=answered_at)
+            done = replace(record, status=status, body_bytes=body_bytes, answered_at=time.monotonic())
             self._records[serial] = done
             self.note("answered", record.path)
 

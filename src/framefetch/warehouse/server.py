@@ -11,7 +11,7 @@ import inspect
 import time
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -25,7 +25,7 @@ from framefetch.warehouse.hdf5 import hdf5_content
 from framefetch.warehouse.listener import ConnectionAnswer, Listener
 from framefetch.warehouse.record import Event, Gates, RequestLog, RequestRecord
 from framefetch.warehouse.scripts import Scripts
-from framefetch.warehouse.wire import Asked, compose, reply_bytes
+from framefetch.warehouse.wire import Asked, Message, compose, reply_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +35,9 @@ __all__ = ["FILES", "Warehouse"]
 
 #: Where a file lives whose id alone is given.
 FILES: Final = "/api/v2/well_known_file_download/"
+
+
+_NOT_ALLOWED: Final = Reply(405, headers={"Allow": "GET, HEAD"})
 
 
 class _Sent(web.StreamResponse):
@@ -274,36 +277,38 @@ class Warehouse:
         self._active += 1
         self._admitted += not refused
         self._peak = max(self._peak, self._active)
-        delivery = Delivery(
-            request,
-            partial(self._gates.wait, record.path, record.number),
-            partial(self._log.note, "held", record.path),
-        )
+        held = partial(self._log.note, "held", record.path)
+        delivery = Delivery(request, partial(self._gates.wait, record.path, record.number), held)
         status, keep = 0, False
         try:
-            answer = self._limit.answer if self._limit and refused else await self._answer(record)
-            message = compose(Asked(record, self._files.get(record.path), request.keep_alive), answer)
+            answer = self._limit.answer if self._limit and refused else None
+            answer, message = await self._prepare(Asked(record, None, request.keep_alive), answer)
             status = message.status
             keep = await delivery.send(message, answer)
             if answer.push is not None:
-                task = asyncio.get_running_loop().create_task(self._push(request, record, answer.push))
-                self._pushes.add(task)
-                task.add_done_callback(self._pushes.discard)
+                self._push_later(request, record, answer.push)
         except ConnectionError:
             pass  # the client has gone
         finally:
             self._active -= 1
             self._admitted -= not refused
-            self._log.close(
-                serial,
-                status=status if delivery.started else 0,
-                body_bytes=delivery.body_bytes,
-                answered_at=time.monotonic(),
-            )
+            said = status if delivery.started else 0
+            self._log.close(serial, said, delivery.body_bytes)
         return _Sent(keep=keep)
 
+    async def _prepare(self, asked: Asked, answer: Answer | None) -> tuple[Answer, Message]:
+        """Find the answer, if none is given, and make its message; what a test got wrong is kept for leaving."""
+        try:
+            answer = answer or await self._scripted(asked.record)
+            # Looked up now: a scripted function may have stored another file.
+            return answer, compose(replace(asked, file=self._files.get(asked.record.path)), answer)
+        except Exception as error:  # noqa: BLE001 - raised on leaving
+            self._errors.append(error)
+            answer = Reply(500, b"the script is wrong\n")
+            return answer, compose(asked, answer)
+
     def _receive(self, request: web.BaseRequest) -> RequestRecord:
-        message = request._message
+        message = request._message  # noqa: SLF001 - the target as sent; all public forms of it are normalised
         path = _path_of(message.path)
         self._numbers[path] += 1
         return RequestRecord(
@@ -316,18 +321,17 @@ class Warehouse:
             number=self._numbers[path],
         )
 
-    async def _answer(self, record: RequestRecord) -> Answer:
+    async def _scripted(self, record: RequestRecord) -> Answer:
         scripted = self._scripts.next(record.path)
-        if not isinstance(scripted, Answer):
-            try:
-                made = scripted(record)
-                scripted = await made if inspect.isawaitable(made) else made
-            except Exception as error:
-                self._errors.append(error)
-                return Reply(500, b"the scripted function raised\n")
-        elif record.method not in {"GET", "HEAD"}:
-            return Reply(405, headers={"Allow": "GET, HEAD"})
-        return scripted
+        if isinstance(scripted, Answer):
+            return scripted if record.method in {"GET", "HEAD"} else _NOT_ALLOWED
+        made = scripted(record)
+        return await made if inspect.isawaitable(made) else made
+
+    def _push_later(self, request: web.BaseRequest, record: RequestRecord, push: Push) -> None:
+        task = asyncio.get_running_loop().create_task(self._push(request, record, push))
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
 
     async def _push(self, request: web.BaseRequest, record: RequestRecord, push: Push) -> None:
         if push.delay is None:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -202,13 +204,14 @@ def _raw(answer: Raw) -> Message:
 
 
 def _repeated(answer: Raw, cut: int) -> Iterator[Piece]:
-    rest, whole = answer.data[cut:], answer.data
-    if rest:
-        yield Piece(rest, 0, len(rest))
-    sent = 1
-    while answer.repeat is None or sent < answer.repeat:
-        yield Piece(whole, 0, len(whole))
-        sent += 1
+    whole, rest = answer.data, answer.data[cut:]
+    yield Piece(rest, 0, len(rest))
+    left = math.inf if answer.repeat is None else answer.repeat - 1
+    at_once = max(1, 65536 // max(1, len(whole)))
+    while whole and left > 0:
+        times = int(min(left, at_once))
+        yield Piece(whole * times, 0, len(whole) * times)
+        left -= times
 
 
 def _reply(asked: Asked, answer: Reply) -> Message:
@@ -385,13 +388,11 @@ def _head(status: int, reason: str | None, fields: _Fields) -> bytes:
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-_date: tuple[int, str] = (0, "")
-
-
 def _now() -> str:
-    """The date, made once a second: benchmarks ask for it thousands of times."""
-    global _date
-    second = int(time.time())
-    if _date[0] != second:
-        _date = (second, formatdate(second, usegmt=True))
-    return _date[1]
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """Format a date; once a second, since benchmarks ask for it thousands of times."""
+    return formatdate(second, usegmt=True)

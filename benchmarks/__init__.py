@@ -1,0 +1,1 @@
+"""framefetch side by side with its peers: ``python -m benchmarks``; see README.md in this folder."""

@@ -1,0 +1,111 @@
+"""How long a whole process took, and runs that take turns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "launch.py")
+#: A peer that takes longer has failed; nothing here takes minutes.
+TIMEOUT_SECONDS = 900.0
+
+
+class ProcessFailed(Exception):
+    """A process ended badly or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process and those it waited for took: seconds, CPU seconds, bytes of the largest of them."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return both, one after the other."""
+        return Usage(self.wall + other.wall, self.cpu + other.cpu, max(self.peak, other.peak))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median and between what it lies."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return the spread of at least one value."""
+        known = sorted(values)
+        return cls(statistics.median(known), known[0], known[-1])
+
+
+def run_process(command: Sequence[str], scratch: str, timeout: float = TIMEOUT_SECONDS) -> tuple[Usage, str]:
+    """Run a command to its end and return what it used and what it said.
+
+    Raises
+    ------
+    ProcessFailed
+        Where it did not end, or not with 0.
+    """
+    record, log = os.path.join(scratch, "usage"), os.path.join(scratch, "log")
+    launch = [sys.executable, "-I", "-S", LAUNCHER, record, *command]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            launch, cwd=scratch, env=_environment(), stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(f"did not end within {timeout:.0f} s") from None
+        finally:
+            _end_group(process)
+    said = _read(log)
+    if process.returncode != 0:
+        raise ProcessFailed(f"could not be started: {_last_line(said)}")
+    code, wall, cpu, peak = _read(record).split()
+    if code != "0":
+        raise ProcessFailed(f"exit code {code}: {_last_line(said)}")
+    return Usage(float(wall), float(cpu), int(peak)), said
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without proxies: loopback is what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher and what it started, where they still run."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+def take_turns(contenders: Sequence[T], rounds: int, run: Callable[[T, int], R]) -> Iterator[R]:
+    """Run A B C A B C …, so that a slow minute of the machine falls on all of them."""
+    for number in range(rounds):
+        for contender in contenders:
+            yield run(contender, number)

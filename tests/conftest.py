@@ -1,0 +1,86 @@
+"""What tests of all rooms share: the places of real data and tools, a warehouse, a cache."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch.warehouse import WarehouseThread, hdf5_file
+from tests.nginx import Nginx
+
+REPOSITORY = Path(__file__).parents[1]
+#: No waiting between attempts, short silences: what a test asserts is what was asked, not how long it took.
+EAGER = Options(retry=RetryPolicy(base=0.0, cap=0.0), timeouts=Timeouts(connect=2.0, stall=0.5, speed_window=0.5))
+
+
+def _needed(found: bool, what: str) -> None:
+    """Skip where something is missing on somebody's machine; in CI it must be there."""
+    if found:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must have {what}")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real tables and NWB files: $FRAMEFETCH_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("FRAMEFETCH_DATA") or REPOSITORY.parent / "shared" / "data")
+    _needed(folder.is_dir(), "the real tables and NWB files (set FRAMEFETCH_DATA to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixture_data() -> Path:
+    """Return the small real files that the repository carries."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
+    """Give a function that starts a real nginx on a folder."""
+    _needed(shutil.which("nginx") is not None, "nginx")
+    started: list[Nginx] = []
+
+    def start(root: Path, server: str = "", http: str = "") -> Nginx:
+        started.append(Nginx(root, tmp_path / f"nginx-{len(started)}", server=server, http=http))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def warehouse() -> Iterator[WarehouseThread]:
+    """Give a running warehouse, empty."""
+    with WarehouseThread() as running:
+        yield running
+
+
+@pytest.fixture
+def stocked(warehouse: WarehouseThread) -> tuple[WarehouseThread, pd.DataFrame, dict[str, bytes]]:
+    """Give a warehouse with eight files, the table that names them, and their bytes by URL."""
+    contents = {
+        warehouse.add(str(100 + at), hdf5_file(3000 + at, seed=at)): hdf5_file(3000 + at, seed=at) for at in range(8)
+    }
+    return warehouse, pd.DataFrame({"name": [f"file {at}" for at in range(8)], "wkf": list(contents)}), contents
+
+
+@pytest.fixture
+def open_cache(tmp_path: Path) -> Iterator[Callable[..., MetadataCache]]:
+    """Give a function that opens a cache in a folder of the test, with eager options."""
+    opened: list[MetadataCache] = []
+
+    def make(frame: pd.DataFrame, /, folder: str = "cache", **options: object) -> MetadataCache:
+        options.setdefault("options", EAGER)
+        opened.append(MetadataCache(frame, tmp_path / folder, **options))
+        return opened[-1]
+
+    yield make
+    for cache in opened:
+        cache.close()

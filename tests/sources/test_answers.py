@@ -1,0 +1,81 @@
+"""The gate for answers, without a socket."""
+
+from datetime import UTC, datetime
+
+import pytest
+from multidict import CIMultiDict
+
+from framefetch.errors import PolicyRefused, ProtocolError, RedirectError
+from framefetch.sources.answers import body_length, redirect_target, refuse_status, retry_after
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("Sat, 21 Nov 2026 12:00:05 GMT", 5.0),
+        ("Saturday, 21-Nov-26 12:00:05 GMT", 5.0),
+        ("Sat Nov 21 12:00:05 2026", 5.0),
+        ("Sat, 21 Nov 2026 11:00:00 GMT", 0.0),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("1" * 400, float("inf")),
+    ],
+)
+def test_retry_after_in_every_legal_form(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+def test_a_refused_status_says_what_to_do() -> None:
+    denied = refuse_status(403, "Forbidden", {}, with_login=False)
+    assert str(denied) == "expected status 200, got 403 Forbidden: the server refuses access; no credentials were sent"
+    assert (denied.status, denied.retryable) == (403, False)
+    busy = refuse_status(503, "", CIMultiDict({"retry-after": "7"}), with_login=False)
+    assert (busy.retry_after, busy.retryable) == (7.0, True)
+
+
+@pytest.mark.parametrize("locations", [[], [""], ["  "], ["/a", "/b"]])
+def test_a_redirect_needs_one_target(locations: list[str]) -> None:
+    with pytest.raises(RedirectError, match="expected one Location header with status 302"):
+        redirect_target(302, "http://h/x", locations)
+
+
+@pytest.mark.parametrize(
+    ("current", "location", "target"),
+    [
+        ("http://h/a/b", "c?sig=ab%2Fcd%3D", "http://h/a/c?sig=ab%2Fcd%3D"),
+        ("http://h/a", "//other/x", "http://other/x"),
+        ("http://h/a", "https://h:8443/%7Ex+y", "https://h:8443/%7Ex+y"),
+        ("https://h/a", "https://h/a?q=1", "https://h/a?q=1"),
+    ],
+)
+def test_redirect_targets_stay_byte_for_byte(current: str, location: str, target: str) -> None:
+    assert redirect_target(302, current, [location]) == target
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://h/x", "data:,x", "gopher://h", "javascript:1"])
+def test_a_redirect_elsewhere_is_refused(location: str) -> None:
+    with pytest.raises(PolicyRefused, match="nothing was opened"):
+        redirect_target(302, "http://h/a", [location])
+
+
+def test_a_downgrade_is_refused_and_shows_no_secret() -> None:
+    with pytest.raises(PolicyRefused, match=r"from https to plain http is not followed: 'http://h/x\?token=\*\*\*'"):
+        redirect_target(302, "https://h/a", ["http://u:canary@h/x?token=canary"])
+
+
+@pytest.mark.parametrize(("value", "length"), [("0", 0), ("7", 7), ("9" * 18, int("9" * 18)), (None, None)])
+def test_length(value: str | None, length: int | None) -> None:
+    assert body_length({} if value is None else {"Content-Length": value}) == length
+
+
+@pytest.mark.parametrize("value", ["-1", "7 8", "0x10", "1e5", "9" * 23, "", "+7"])
+def test_a_length_that_is_none(value: str) -> None:
+    with pytest.raises(ProtocolError, match="expected a Content-Length in bytes"):
+        body_length({"Content-Length": value})

@@ -1,0 +1,210 @@
+"""The HTTP source against a scripted server: what it sends, to whom, and what it lets through."""
+
+from collections.abc import AsyncIterator
+from netrc import netrc
+
+import pytest
+
+from framefetch import Timeouts
+from framefetch.errors import (
+    BodyTooLong,
+    ConnectFailed,
+    ConnectionLost,
+    EncodingError,
+    FramefetchError,
+    IncompleteBody,
+    NameNotResolved,
+    ProtocolError,
+    RedirectError,
+    Stalled,
+    StatusError,
+    TooSlow,
+)
+from framefetch.sources.base import Meter
+from framefetch.sources.environment import Environment, basic
+from framefetch.sources.http import HttpSource
+from framefetch.warehouse import CONTINUE, Pace, Push, Raw, Reply, Serve, Stop, Warehouse
+
+BODY = b"0123456789" * 1000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Warehouse]:
+    async with Warehouse() as running:
+        running.add("/f", BODY)
+        yield running
+
+
+async def read(url: str, **changes: object) -> bytes:
+    settings = {
+        "timeouts": Timeouts(connect=2, stall=0.3, speed_window=0.3),
+        "headers": {},
+        "host_map": {},
+        "environment": Environment(),
+    }
+    source = HttpSource(**(settings | changes))
+    try:
+        return await _read(source, url)
+    finally:
+        await source.close()
+
+
+async def _read(source: HttpSource, url: str) -> bytes:
+    blocks = []
+    async with source.open(url, Meter()) as body:
+        while block := await body.read():
+            blocks.append(block)
+    return b"".join(blocks)
+
+
+async def test_a_file(server: Warehouse) -> None:
+    assert await read(server.url("/f")) == BODY
+    record = server.requests()[0]
+    assert record.header("Accept-Encoding") == "identity"
+    assert record.header("Authorization") is None
+
+
+@pytest.mark.parametrize(
+    "target", ["/a?sig=ab%2Fcd%3D", "/%7Ex+y/%3A?x=%41+b", "//api//v2", "/@@download/a'b(c)", "/a%"]
+)
+async def test_the_target_goes_out_byte_for_byte(server: Warehouse, target: str) -> None:
+    server.script_all(Serve(content=b"x"))
+    assert await read(server.base_url + target) == b"x"
+    assert server.log[0].target == target
+    server.script_all(Reply(302, headers={"Location": server.base_url + target}), Serve(content=b"y"))
+    assert await read(server.base_url + "/start") == b"y"
+    assert server.log[-1].target == target
+
+
+async def test_what_cannot_be_sent_is_encoded(server: Warehouse) -> None:
+    server.script_all(Serve(content=b"x"))
+    await read(server.base_url + "/a b/ü#fragment")
+    assert server.log[0].target == "/a%20b/%C3%BC"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Reply(204), StatusError),
+        (Reply(206, b"x"), StatusError),
+        (Reply(404, b"x"), StatusError),
+        (Reply(999, b"x"), StatusError),
+        (Reply(304), StatusError),
+        (Reply(302), RedirectError),
+        (Reply(300, b"x", headers={"Location": "/f"}), StatusError),
+        (Serve(stop=Stop(100)), IncompleteBody),
+        (Serve(stop=Stop(100, "reset")), FramefetchError),
+        (Serve(framing="chunked", stop=Stop(100)), IncompleteBody),
+        (Serve(headers={"Content-Length": "-5"}), ProtocolError),
+        (Serve(headers={"Content-Length": ["7", "8"]}), ProtocolError),
+        (Serve(headers={"Content-Encoding": "gzip"}), EncodingError),
+        (Raw(b"SSH-2.0-OpenSSH_9.6\r\n"), ProtocolError),
+        (Raw(b"", end="close"), ConnectionLost),
+        (Serve(stop=Stop(0, "hang", of="wire")), Stalled),
+        (Serve(stop=Stop(30, "hang", of="wire")), Stalled),
+        (Serve(stop=Stop(100, "hang")), Stalled),
+        (Raw(CONTINUE, repeat=None, pace=Pace(25, 0.01)), Stalled),
+        (Serve(pace=Pace(1, 0.02)), TooSlow),
+        (Serve(head_pace=Pace(1, 0.05)), Stalled),
+    ],
+    ids=str,
+)
+async def test_what_is_not_let_through(server: Warehouse, answer: object, error: type[Exception]) -> None:
+    server.script("/f", answer)
+    with pytest.raises(error) as failure:
+        await read(server.url("/f"))
+    assert str(failure.value)
+
+
+async def test_ten_redirects_work_and_the_eleventh_fails(server: Warehouse) -> None:
+    for hop in range(11):
+        server.script(f"/{hop}", Reply(302, headers={"Location": f"/{hop - 1}" if hop else "/f"}))
+    assert await read(server.base_url + "/9") == BODY
+    with pytest.raises(RedirectError, match="more than 10 redirects"):
+        await read(server.base_url + "/10")
+
+
+async def test_a_loop_is_named(server: Warehouse) -> None:
+    server.script("/a", Reply(302, headers={"Location": "/b"}))
+    server.script("/b", Reply(302, headers={"Location": "/a"}))
+    with pytest.raises(RedirectError, match="a loop: .*/a -> .*/b -> .*/a"):
+        await read(server.base_url + "/a")
+
+
+async def test_secrets_stay_with_their_origin(server: Warehouse, tmp_path) -> None:
+    async with Warehouse() as other:
+        other.add("/f", b"data")
+        server.script("/go", Reply(302, headers={"Location": other.url("/f"), "Set-Cookie": "session=canary"}))
+        file = tmp_path / "netrc"
+        file.write_text("default login me password canary\n")
+        body = await read(
+            server.base_url + "/go",
+            headers={"X-Api-Key": "canary", "Cookie": "a=canary"},
+            environment=Environment(logins=netrc(str(file))),
+        )
+        assert body == b"data"
+        assert server.log[0].header("X-Api-Key") == "canary"
+        assert server.log[0].header("Authorization") == basic("me", "canary")
+        assert "canary" not in str(other.log[0].headers)
+
+
+async def test_cookies_go_back_to_their_origin(server: Warehouse) -> None:
+    server.script("/login", Reply(302, headers={"Location": "/f", "Set-Cookie": "session=1; Path=/; HttpOnly"}))
+    assert await read(server.base_url + "/login") == BODY
+    assert server.requests("/f")[0].header("Cookie") == "session=1"
+
+
+async def test_credentials_in_the_url_are_sent_as_a_header(server: Warehouse) -> None:
+    url = server.url("/f").replace("http://", "http://me:p%40ss@")
+    assert await read(url) == BODY
+    assert server.log[0].header("Authorization") == basic("me", "p@ss")
+    server.script("/f", Reply(401))
+    with pytest.raises(StatusError, match="credentials were sent") as failure:
+        await read(url)
+    assert "p%40ss" not in str(failure.value)
+
+
+async def test_bytes_of_another_answer_are_never_taken(server: Warehouse) -> None:
+    """An unsolicited second response on an idle connection is not the answer to the next request."""
+    server.add("/g", b"right")
+    server.script("/f", Serve(push=Push(Reply(200, b"wrong"), 0.0)))
+    source = HttpSource(Timeouts(), {}, {}, Environment())
+    for _ in range(20):
+        assert await _read(source, server.url("/f")) == BODY
+        await server.wait_for("/f", len(server.requests("/f")), "pushed")
+        assert await _read(source, server.url("/g")) == b"right"
+    await source.close()
+
+
+async def test_connections_are_used_again(server: Warehouse) -> None:
+    source = HttpSource(Timeouts(), {}, {}, Environment())
+    for _ in range(5):
+        await _read(source, server.url("/f"))
+    await source.close()
+    assert server.connections == 1
+
+
+async def test_a_refused_port_and_an_unknown_name() -> None:
+    with pytest.raises(ConnectFailed, match=r"no connection to http://127.0.0.1:1: .*Connect call failed"):
+        await read("http://127.0.0.1:1/x")
+    with pytest.raises(NameNotResolved, match="the name of http://no-such-host.invalid:80 cannot be resolved"):
+        await read("http://no-such-host.invalid/x")
+
+
+async def test_a_proxy_is_used_and_named_without_its_password(server: Warehouse) -> None:
+    environment = Environment({"http": f"http://me:canary@127.0.0.1:{server.port}"})
+    server.script_all(Serve(content=b"through"))
+    assert await read("http://far.example/x", environment=environment) == b"through"
+    assert server.log[0].header("Proxy-Authorization") == basic("me", "canary")
+    with pytest.raises(ConnectFailed, match=r"via proxy http://127.0.0.1:1") as failure:
+        await read("http://far.example/x", environment=Environment({"http": "http://me:canary@127.0.0.1:1"}))
+    assert "canary" not in repr(failure.value)
+
+
+async def test_more_than_announced(server: Warehouse) -> None:
+    server.script("/f", Serve(headers={"Content-Length": "10"}))
+    try:
+        body = await read(server.url("/f"))
+    except (BodyTooLong, ProtocolError):
+        return  # the surplus came with the rest
+    assert body == BODY[:10]

@@ -1,0 +1,508 @@
+"""MetadataCache from outside: a table in, a table out on the same index, in every way it can be called."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from framefetch import (
+    FetchFailed,
+    Limits,
+    MetadataCache,
+    Options,
+    PlanError,
+    RetryPolicy,
+    TableOptions,
+    TransferOptions,
+)
+from framefetch.errors import DiskFull, StorageError
+from framefetch.events import FileFinished, RunFinished, RunStarted
+from framefetch.warehouse import Reply, Serve, hdf5_file, hold
+from tests.conftest import EAGER
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+async def test_table_in_table_out_on_the_same_index(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    table.index = [7, 7, "a", None, 3.5, (1, 2), "b", 0]
+    subset = table.iloc[[5, 0, 3, 0]]
+    result = await open_cache(table).fetch_all(subset)
+    assert result.frame.index.equals(subset.index)
+    assert result.frame["status"].tolist() == ["downloaded"] * 4
+    assert result.frame["url"].tolist() == subset["wkf"].tolist()
+    assert result.frame["md5"].tolist() == [md5(contents[url]) for url in subset["wkf"]]
+    for path, url in zip(result.paths, subset["wkf"], strict=True):
+        assert Path(path).is_absolute()
+        assert Path(path).read_bytes() == contents[url]
+    assert warehouse.count() == 3  # one of the four rows is there twice
+
+
+async def test_second_run_asks_nothing(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    await cache.fetch_all(table)
+    warehouse.clear_log()
+    result = await cache.fetch_all(table)
+    assert result.frame["status"].unique().tolist() == ["cached"]
+    assert result.ok.all()
+    assert warehouse.count() == 0
+    assert result.summary() == result.summary() | {
+        "rows": 8,
+        "files": 8,
+        "cached": 8,
+        "downloaded": 0,
+        "requests": 0,
+        "bytes": 0,
+    }
+
+
+def test_second_process_would_find_them_too(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    open_cache(table).mirror(table)
+    warehouse.clear_log()
+    assert open_cache(table).mirror(table).summary()["cached"] == 8
+    assert warehouse.count() == 0
+
+
+async def test_failed_rows_are_fetched_again_with_one_mask(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("103", Reply(404), then=Serve())
+    bad = pd.concat([table, pd.DataFrame({"name": ["x", "y"], "wkf": ["file for probe not found", np.nan]})])
+    cache = open_cache(table)
+    result = await cache.fetch_all(bad)
+    assert result.frame["status"].tolist() == ["downloaded"] * 3 + ["failed"] + ["downloaded"] * 4 + ["invalid"] * 2
+    assert result.failed["error_type"].tolist() == ["StatusError", "InvalidRow", "InvalidRow"]
+    assert "404" in result.failed["error"].iloc[0]
+    assert result.paths.isna().sum() == 3
+    again = await cache.fetch_all(bad[~result.ok])
+    assert again.frame["status"].tolist() == ["downloaded", "invalid", "invalid"]
+    with pytest.raises(
+        FetchFailed, match=r"2 of 3 rows could not be fetched:\n  row 0: InvalidRow: row 0, column 'wkf'"
+    ):
+        again.raise_for_failures()
+
+
+@pytest.mark.parametrize("index", [[], [3], pd.MultiIndex.from_tuples([("a", 1), ("a", 1)], names=["x", "y"])], ids=str)
+async def test_any_index(stocked, open_cache, index) -> None:
+    _, table, _ = stocked
+    subset = table.head(len(index)).set_axis(index, axis=0)
+    result = await open_cache(table).fetch_all(subset)
+    assert result.frame.index.equals(subset.index)
+    assert result.ok.tolist() == [True] * len(index)
+    assert result.summary()["rows"] == len(index)
+
+
+def test_a_table_without_urls_is_a_plan_error(open_cache, warehouse) -> None:
+    cache = open_cache(pd.DataFrame({"a": [1]}))
+    with pytest.raises(PlanError, match="expected one named wkf or url"):
+        cache.mirror(cache.dataframe)
+    assert warehouse.count() == 0
+
+
+def test_the_prototypes_names(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    table["full_genotype"] = ["a/wt", "b/wt"] * 4
+    cache = open_cache(table)
+    assert cache.get_all_genotypes() == {"a/wt", "b/wt"}
+    assert cache.get_all_targeted_structures() is None
+    assert cache.get_all("name") == set(table["name"])
+    url = table["wkf"].iloc[2]
+    path = cache.get_file(url, "v0")
+    assert path == cache.cache_dir.resolve() / "v0" / "102.nwb"
+    assert path.read_bytes() == contents[url]
+    files = cache.get_all_files(table.query("full_genotype == 'a/wt'"), "v1")
+    assert {name: file.read_bytes() for name, file in files.items()} == {u: contents[u] for u in table["wkf"][::2]}
+    assert {file.parent.name for file in files.values()} == {"v1"}
+
+
+def test_get_all_files_runs_to_its_end_and_then_raises(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("100", Reply(410))
+    cache = open_cache(table)
+    with pytest.raises(FetchFailed, match="row 0: StatusError: expected status 200, got 410") as failure:
+        cache.get_all_files(table)
+    assert failure.value.frame.index.tolist() == [0]
+    assert cache.status().files == 7
+
+
+async def test_blocking_verbs_work_inside_a_running_loop_and_off_the_main_thread(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table)
+    assert len(cache.get_all_files(table.head(2))) == 2  # this very test runs in a loop
+    found: list[Path] = []
+    thread = threading.Thread(target=lambda: found.append(cache.get_file(table["wkf"].iloc[5])))
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    assert found[0].read_bytes() == contents[table["wkf"].iloc[5]]
+
+
+async def test_overlapping_calls_fetch_each_url_once(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("100", hold())
+    cache = open_cache(table, options=Options())
+    calls = [asyncio.create_task(cache.fetch_all(table.iloc[:5])) for _ in range(3)]
+    calls.append(asyncio.create_task(cache.fetch_all(table.iloc[::-1])))
+    threads = [asyncio.create_task(asyncio.to_thread(cache.get_file, table["wkf"].iloc[0])) for _ in range(2)]
+    await asyncio.to_thread(warehouse.wait_for, "100")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    warehouse.release("100")
+    results = await asyncio.gather(*calls)
+    paths = await asyncio.gather(*threads)
+    assert all(result.ok.all() for result in results)
+    assert len({str(path) for path in paths}) == 1
+    assert warehouse.count() == 8
+
+
+async def test_overlapping_calls_share_a_failure(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("100", hold(Reply(404)), then=Reply(404))  # whoever comes too late asks for itself
+    cache = open_cache(table, options=Options())
+    calls = [asyncio.create_task(cache.fetch_all(table.head(1))) for _ in range(3)]
+    await asyncio.to_thread(warehouse.wait_for, "100")
+    warehouse.release("100")
+    results = await asyncio.gather(*calls)
+    assert [result.frame["error_type"].iloc[0] for result in results] == ["StatusError"] * 3
+    assert 1 <= warehouse.count() <= 3
+
+
+async def test_cancelling_commits_what_is_finished_and_the_cache_goes_on(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("107", hold())
+    finished = threading.Semaphore(0)
+
+    def observe(event: object) -> None:
+        if isinstance(event, FileFinished):
+            finished.release()
+
+    cache = open_cache(table, options=Options(observers=(observe,)))
+    call = asyncio.create_task(cache.fetch_all(table))
+    for _ in range(7):
+        await asyncio.to_thread(finished.acquire)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(call, 2.5)
+    assert cache.status().files == 7
+    warehouse.script("107", Serve())
+    warehouse.clear_log()
+    result = await cache.fetch_all(table)
+    assert result.frame["status"].tolist() == ["cached"] * 7 + ["downloaded"]
+    assert warehouse.count() == 1
+
+
+async def test_a_timeout_around_the_call_ends_it(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script_all(Reply(503, headers={"Retry-After": "60"}))
+    cache = open_cache(table)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(cache.fetch_all(table), 0.3)
+    assert warehouse.count() <= 8  # no attempt was made after the cancellation
+
+
+def test_plan_sends_nothing_and_says_what_would_happen(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    cache.mirror(table.head(3))
+    warehouse.clear_log()
+    table["size"] = [3000 + at for at in range(8)]
+    table.loc[7, "wkf"] = "nonsense"
+    plan = cache.plan(table)
+    assert plan.frame["status"].tolist() == ["held"] * 3 + ["to_fetch"] * 4 + ["invalid"]
+    assert plan.frame["path"].iloc[4] == "v0/104.nwb"
+    assert plan.summary() == plan.summary() | {
+        "rows": 8, "files": 7, "held": 3, "to_fetch": 4, "invalid": 1, "bytes": 3003 + 3004 + 3005 + 3006, "unknown_sizes": 0,
+    }  # fmt: skip
+    assert plan.notes == ("URLs from column 'wkf'", "sizes from column 'size'")
+    assert "to_fetch" in plan._repr_html_()
+    assert warehouse.count() == 0
+
+
+async def test_host_map_rewrites_only_the_connection(warehouse, open_cache) -> None:
+    warehouse.add("1085755199", hdf5_file(2500))
+    url = "http://testwarehouse:9000/api/v2/well_known_file_download/1085755199"
+    table = pd.DataFrame({"wkf": [url]})
+    first = open_cache(table, host_map={"testwarehouse:9000": f"127.0.0.1:{warehouse.port}"})
+    result = await first.fetch_all(table)
+    assert result.frame["url"].tolist() == [url]
+    assert warehouse.requests()[0].header("Host") == "testwarehouse:9000"
+    other = open_cache(table, host_map={"testwarehouse:9000": "127.0.0.1:1"})  # another tunnel tomorrow
+    assert (await other.fetch_all(table)).frame["status"].tolist() == ["cached"]
+    assert other.get_all_files(table).keys() == {url}
+
+
+async def test_expected_digests_decide(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    table["md5"] = [md5(content).upper() for content in contents.values()]
+    table["sha256"] = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+    table.loc[2, "md5"] = "0" * 32
+    result = await open_cache(table).fetch_all(table)
+    assert result.frame["verified"].fillna("").tolist() == ["digest"] * 2 + [""] + ["digest"] * 5
+    assert result.failed["error_type"].tolist() == ["DigestMismatch"]
+    assert "expected md5:" + "0" * 32 in result.failed["error"].iloc[0]
+    assert warehouse.count("102") == 2  # asked once more, then believed
+    assert not (open_cache(table).cache_dir / "v0" / "102.nwb").exists()
+
+
+async def test_a_changed_expected_digest_makes_the_entry_stale(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    await cache.fetch_all(table)
+    new = hdf5_file(5000, seed=99)
+    warehouse.add("100", new)
+    table["md5"] = [md5(new)] + [None] * 7
+    result = await cache.fetch_all(table)
+    assert result.frame["status"].tolist() == ["downloaded"] + ["cached"] * 7
+    assert Path(result.paths.iloc[0]).read_bytes() == new
+
+
+async def test_an_edited_file_is_noticed_warned_of_and_fetched_anew(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table)
+    path = Path((await cache.fetch_all(table)).paths.iloc[0])
+    before = path.stat()
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as rsync or a restore would
+    with pytest.warns(UserWarning, match="checksum changed: v0/100.nwb"):
+        result = await cache.fetch_all(table)
+    assert result.frame["status"].tolist() == ["downloaded"] + ["cached"] * 7
+    assert path.read_bytes() == contents[table["wkf"].iloc[0]]
+
+
+async def test_a_touched_file_is_hashed_once_and_believed(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    path = (await cache.fetch_all(table)).paths.iloc[0]
+    os.utime(path, (1, 1))
+    warehouse.clear_log()
+    assert (await cache.fetch_all(table)).ok.all()
+    assert cache.verify("stat") == []
+    assert warehouse.count() == 0
+
+
+async def test_a_foreign_file_at_the_target_is_set_aside(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table)
+    mine = cache.cache_dir / "v0" / "100.nwb"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("my notes")
+    with pytest.warns(UserWarning, match=r"kept as v0/100.nwb.kept-1"):
+        result = await cache.fetch_all(table.head(1))
+    assert Path(result.paths.iloc[0]).read_bytes() == contents[table["wkf"].iloc[0]]
+    assert (mine.parent / "100.nwb.kept-1").read_text() == "my notes"
+
+
+async def test_a_right_file_at_the_target_is_adopted_where_the_table_states_its_digest(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    table["md5"] = [md5(content) for content in contents.values()]
+    cache = open_cache(table)
+    target = cache.cache_dir / "v0" / "100.nwb"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(contents[table["wkf"].iloc[0]])
+    result = await cache.fetch_all(table.head(1))
+    assert result.frame[["status", "verified"]].values.tolist() == [["cached", "digest"]]
+    assert warehouse.count() == 0
+
+
+def test_two_urls_of_one_name_in_two_calls_do_not_replace_each_other(warehouse, open_cache) -> None:
+    one = warehouse.add("/a/1.nwb", hdf5_file(2100, seed=1))
+    two = warehouse.add("/b/1.nwb", hdf5_file(2100, seed=2))
+    cache = open_cache(pd.DataFrame({"url": []}))
+    path = cache.get_file(one)
+    with pytest.raises(FetchFailed, match="TargetBlocked: v0/1.nwb is held for another URL"):
+        cache.get_file(two)
+    assert path.read_bytes() == hdf5_file(2100, seed=1)
+    assert cache.get_file(two, "v1").read_bytes() == hdf5_file(2100, seed=2)
+
+
+async def test_one_url_wanted_at_two_paths_is_fetched_once(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    both = pd.concat([table.head(1).assign(folder="x"), table.head(1).assign(folder="y/z")], ignore_index=True)
+    cache = open_cache(both, table=TableOptions(path_template="{folder}/{name}.nwb"))
+    result = await cache.fetch_all(both)
+    assert [Path(path).relative_to(cache.cache_dir.resolve()).as_posix() for path in result.paths] == [
+        "v0/x/file 0.nwb",
+        "v0/y/z/file 0.nwb",
+    ]
+    assert {Path(path).read_bytes() for path in result.paths} == {contents[table["wkf"].iloc[0]]}
+    assert warehouse.count() == 1
+    assert (await cache.fetch_all(both)).frame["status"].tolist() == ["cached"] * 2
+    assert cache.verify("hash") == []
+
+
+async def test_a_file_held_elsewhere_moves_no_bytes_when_names_change(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    await open_cache(table).fetch_all(table)
+    warehouse.clear_log()
+    renamed = open_cache(table, table=TableOptions(path_template="by-name/{name}.nwb"))
+    result = await renamed.fetch_all(table)
+    assert result.frame["status"].tolist() == ["cached"] * 8
+    assert [Path(path).name for path in result.paths] == [f"file {at}.nwb" for at in range(8)]
+    assert Path(result.paths.iloc[3]).read_bytes() == contents[table["wkf"].iloc[3]]
+    assert warehouse.count() == 0
+
+
+async def test_a_login_page_is_no_nwb_file(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    page = b"<!DOCTYPE html><html><head><title>Please log in</title></head></html>"
+    warehouse.script("100", Reply(200, page))
+    result = await open_cache(table).fetch_all(table.head(1))
+    assert result.frame["error_type"].tolist() == ["ContentMismatch"]
+    assert "HTML (title 'Please log in'); is a login needed?" in result.frame["error"].iloc[0]
+    assert warehouse.count() == 1
+    careless = open_cache(table, options=Options(transfer=TransferOptions(check_content=False)))
+    assert Path((await careless.fetch_all(table.head(1))).paths.iloc[0]).read_bytes() == page
+
+
+async def test_mirrors_take_over(warehouse, open_cache) -> None:
+    good = warehouse.add("/good/1.nwb", hdf5_file(4000))
+    bad = warehouse.url("/bad/1.nwb")
+    table = pd.DataFrame({"url": [f"{bad} {good}", [bad, "http://127.0.0.1:1/1.nwb"]]}, index=["x", "y"])
+    table = table.iloc[:1]
+    result = await open_cache(table).fetch_all(table)
+    assert result.frame[["status", "attempts"]].values.tolist() == [["downloaded", 2]]
+    assert warehouse.count("/bad/1.nwb") == 1
+    gone = pd.DataFrame({"url": [[bad, bad + "?2"]]})
+    assert (await open_cache(gone, "other").fetch_all(gone)).frame["error_type"].tolist() == ["StatusError"]
+
+
+async def test_transient_statuses_are_asked_again_and_permanent_ones_are_not(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("100", Reply(503), Reply(500), then=Serve())
+    warehouse.script("101", Reply(503))
+    warehouse.script("102", Reply(404))
+    result = await open_cache(table).fetch_all(table.head(3))
+    assert result.frame["status"].tolist() == ["downloaded", "failed", "failed"]
+    assert result.frame["attempts"].tolist() == [3, 5, 1]
+    assert "after 5 attempts" in result.frame["error"].iloc[1]
+    assert [warehouse.count(name) for name in ("100", "101", "102")] == [3, 5, 1]
+
+
+async def test_retry_after_holds_the_host_and_the_budget_ends_it(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("100", Reply(429, headers={"Retry-After": "1"}), then=Serve())
+    options = Options(retry=RetryPolicy(base=0, cap=0), limits=Limits(connections=1))
+    result = await open_cache(table, options=options).fetch_all(table.head(3))
+    assert result.ok.all()
+    times = [record.received_at for record in warehouse.requests()]
+    assert times[1] - times[0] >= 1.0  # nothing at all was asked of this host meanwhile
+    warehouse.script("104", Reply(503, headers={"Retry-After": "99999999999"}))
+    failed = await open_cache(table, options=EAGER).fetch_all(table.iloc[[4]])
+    assert "the server asks to wait 3,169 years; the budget is 600 s" in failed.frame["error"].iloc[0]
+    assert warehouse.count("104") == 1
+
+
+async def test_large_files_are_streamed(warehouse, open_cache) -> None:
+    content = hdf5_file(9_000_001, seed=5)
+    table = pd.DataFrame({"url": [warehouse.add("7", content), warehouse.add("8", content)]})
+    warehouse.script("8", Serve(framing="chunked"))
+    result = await open_cache(table).fetch_all(table)
+    assert [Path(path).read_bytes() == content for path in result.paths] == [True, True]
+    assert result.frame["verified"].tolist() == ["length", "none"]
+    assert result.figures.bytes == 2 * len(content)
+
+
+async def test_a_batch_that_cannot_fit_is_refused_before_the_first_request(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    table["size"] = 2**60
+    with pytest.raises(DiskFull, match="expected room for") as failure:
+        await open_cache(table).fetch_all(table)
+    assert failure.value.result.frame["status"].tolist() == ["cancelled"] * 8
+    assert warehouse.count() == 0
+
+
+def test_a_cache_folder_that_is_a_file_is_one_clear_error(stocked, tmp_path) -> None:
+    warehouse, table, _ = stocked
+    (tmp_path / "file").write_text("x")
+    with MetadataCache(table, tmp_path / "file") as cache, pytest.raises(StorageError, match="making the cache folder"):
+        cache.mirror(table)
+    assert warehouse.count() == 0
+
+
+async def test_events_tell_the_story_and_a_broken_observer_stops_nothing(stocked, open_cache, caplog) -> None:
+    _, table, _ = stocked
+    events: list[object] = []
+
+    def broken(event: object) -> None:
+        raise RuntimeError("the screen is on fire")
+
+    cache = open_cache(table, options=Options(observers=(broken, events.append)))
+    assert (await cache.fetch_all(table)).ok.all()
+    assert events[0] == RunStarted(rows=8, files=8, held=0, to_fetch=8, expected_bytes=None)
+    assert isinstance(events[-1], RunFinished)
+    assert sum(isinstance(event, FileFinished) for event in events) == 8
+    assert [record.message.count("is no longer called") for record in caplog.records] == [1]
+
+
+def test_update_manifest_has_the_prototypes_layout(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table)
+    cache.mirror(table.head(1))
+    url = table["wkf"].iloc[0]
+    expected = {"v0": {url: {"file_path": "v0/100.nwb", "md5_checksum": md5(contents[url])}}}
+    assert pd.read_json(cache.update_manifest(), typ="series").to_dict() == expected
+
+
+def test_a_prototypes_cache_is_taken_over_without_a_request(stocked, open_cache, tmp_path) -> None:
+    warehouse, table, contents = stocked
+    table["wkf"] = table["wkf"].str.replace(f"127.0.0.1:{warehouse.port}", "testwarehouse:9000")
+    folder = tmp_path / "cache"
+    (folder / "v0").mkdir(parents=True)
+    entries = {}
+    for url, content in contents.items():
+        path = folder / "v0" / (url.rpartition("/")[2] + ".nwb")
+        path.write_bytes(content)
+        entries[url.replace(f"127.0.0.1:{warehouse.port}", "localhost:8080")] = {
+            "file_path": str(path), "md5_checksum": md5(content),
+        }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps({"v0": entries}))
+    cache = open_cache(table, host_map={"testwarehouse:9000": "localhost:8080"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = cache.mirror(table)
+    assert result.frame["status"].tolist() == ["cached"] * 8
+    assert warehouse.count() == 0
+
+
+def test_a_closed_cache_says_so_and_closing_twice_is_fine(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    cache.mirror(table)
+    cache.close()
+    cache.close()
+    with pytest.raises(RuntimeError, match="this cache is closed"):
+        cache.mirror(table)
+
+
+def open_files() -> list[str]:
+    """Return what this process has open besides sockets (the warehouse's own are among those)."""
+    if not os.path.isdir("/proc/self/fd"):
+        return []
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sorted(target for target in found if not target.startswith("socket:") and "/fd" not in target)
+
+
+def test_nothing_is_left_running_after_close(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    threads, files = {thread.ident for thread in threading.enumerate()}, open_files()
+    with MetadataCache(table, tmp_path / "c") as cache:
+        cache.mirror(table)
+    assert {thread.ident for thread in threading.enumerate()} <= threads
+    assert open_files() == files
+    assert sorted(os.listdir(tmp_path / "c")) == [".framefetch", "manifest.sqlite", "v0"]
+    assert os.listdir(tmp_path / "c" / ".framefetch" / "parts") == []

@@ -1,0 +1,275 @@
+"""The command line as a user runs it: a process, its exit code, its two streams."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from framefetch.ui.arguments import parse_amount
+from framefetch.warehouse import Reply, Serve, WarehouseThread, hold
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def table(stocked, tmp_path: Path) -> tuple[WarehouseThread, Path, dict[str, bytes]]:
+    warehouse, frame, contents = stocked
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False)
+    return warehouse, path, contents
+
+
+def framefetch(*words: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "framefetch", *map(str, words)], capture_output=True, text=True, timeout=50, **settings
+    )
+
+
+def test_mirror_holds_everything_and_the_second_run_asks_nothing(table, tmp_path) -> None:
+    warehouse, path, contents = table
+    done = framefetch("mirror", path, tmp_path / "c")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "8 rows: 8 downloaded" in done.stderr
+    assert {file.read_bytes() for file in (tmp_path / "c" / "v0").iterdir()} == set(contents.values())
+    again = framefetch("mirror", path, tmp_path / "c", "--json", "--quiet")
+    assert again.returncode == 0
+    assert again.stderr == ""
+    figures = json.loads(again.stdout)
+    assert figures.pop("seconds") < 30
+    assert figures == {
+        "rows": 8, "files": 8, "downloaded": 0, "cached": 8, "failed": 0, "invalid": 0, "cancelled": 0, "bytes": 0, "requests": 0,
+    }  # fmt: skip
+    assert warehouse.count() == 8
+
+
+def test_options_reach_their_rooms(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    frame = pd.read_csv(path)
+    frame["id"] = [100.0, 101.0, None, 103.0, 104.0, 105.0, 106.0, 107.0]
+    frame["wkf"] = "not a URL"
+    frame.to_csv(path, index=False)
+    report = tmp_path / "report.csv"
+    done = framefetch(
+        "mirror", path, tmp_path / "c", "--json", "--version", "v7",
+        "--url-template", "http://testwarehouse:9000/api/v2/well_known_file_download/{id}",
+        "--host-map", f"testwarehouse:9000=127.0.0.1:{warehouse.port}",
+        "--header", "X-Lab: seven", "--path-template", "{name}.h5", "--where", "name != 'file 1'", "--limit", "3",
+        "--max-connections", "2", "--per-host", "1", "--bandwidth", "50M", "--attempts", "2", "--stall-timeout", "5",
+        "--min-speed", "2K", "--lock-timeout", "3", "--verify", "hash", "--report", report, "--report", tmp_path / "r.json",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["downloaded"] == 2
+    assert sorted(file.name for file in (tmp_path / "c" / "v7").iterdir()) == ["file 0.h5", "file 3.h5"]
+    assert {record.header("X-Lab") for record in warehouse.requests()} == {"seven"}
+    assert warehouse.peak_concurrency == 1
+    written = pd.read_csv(report)
+    assert written["index"].tolist() == [0, 2, 3]
+    assert written["status"].tolist() == ["downloaded", "invalid", "downloaded"]
+    assert "row 2, column 'id'" in written["error"][1]
+    assert written["url"][0] == "http://testwarehouse:9000/api/v2/well_known_file_download/100"
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 3
+
+
+def test_dry_run_sends_nothing(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    done = framefetch("mirror", path, tmp_path / "c", "--dry-run", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout).keys() == {
+        "rows", "files", "to_fetch", "held", "invalid", "bytes", "unknown_sizes", "free_space",
+    }  # fmt: skip
+    assert "8 rows to fetch" in framefetch("mirror", path, tmp_path / "c", "--dry-run").stdout
+    assert warehouse.count() == 0
+
+
+def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    warehouse.script("100", Reply(404))
+    done = framefetch("mirror", path, tmp_path / "c")
+    assert done.returncode == 1
+    assert "8 rows: 7 downloaded, 1 failed" in done.stderr
+    assert "expected status 200, got 404" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--url-column", "nope"], "the table has no column 'nope'; it has: name, wkf"),
+        (["--where", "nope > 3"], "the query 'nope > 3' cannot be used"),
+        (["--host-map", "x"], "expected OLD=NEW"),
+        (["--bandwidth", "fast"], "expected bytes such as 500K"),
+        (["--report", "r.doc"], "expected a file ending in .csv"),
+        (["--verify", "maybe"], "expected stat, hash or none"),
+        (["--version", "../x"], "expected a version that can name a folder"),
+        (["--header", "no colon"], "expected 'Name: value'"),
+        (["--header", "A: b\r\nc: d"], "characters that a header cannot hold"),
+        (["--max-connections", "0"], "--max-connections"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_code_2(table, tmp_path, words, message) -> None:
+    warehouse, path, _ = table
+    done = framefetch("mirror", path, tmp_path / "c", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert warehouse.count() == 0
+
+
+def test_tables_that_cannot_be_read_are_exit_code_2(tmp_path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00\x00,\x00")
+    for name in ("missing.csv", "t.doc", "t.csv"):
+        done = framefetch("mirror", tmp_path / name, tmp_path / "c")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_fatal_errors_are_exit_code_3_and_say_what_was_done(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    cache = tmp_path / "c"
+    cache.mkdir()
+    page = b"<html>not a database</html>" * 200
+    (cache / "manifest.sqlite").write_bytes(page)
+    done = framefetch("mirror", path, cache, "--json")
+    assert done.returncode == 3
+    assert "manifest.sqlite is damaged" in done.stderr
+    assert (cache / "manifest.sqlite").read_bytes() == page
+    assert warehouse.count() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_in_good_order(table, tmp_path, number, code) -> None:
+    warehouse, path, _ = table
+    warehouse.script("107", hold())
+    report = tmp_path / "report.csv"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framefetch", "mirror", path, tmp_path / "c", "--json", "--report", report],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for at in range(7):
+        warehouse.wait_for(str(100 + at), 1, "answered")
+    warehouse.wait_for("107")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=4)
+    assert process.returncode == code, err
+    figures = json.loads(out)
+    assert figures["downloaded"] + figures["cancelled"] == 8
+    assert figures["cancelled"] >= 1
+    assert pd.read_csv(report)["status"].value_counts()["downloaded"] == figures["downloaded"]
+    assert "Traceback" not in err
+    warehouse.script("107", Serve())
+    again = framefetch("mirror", path, tmp_path / "c", "--json")
+    assert json.loads(again.stdout)["cached"] == figures["downloaded"]
+    assert framefetch("verify", tmp_path / "c", "--hash").returncode == 0
+
+
+def test_a_second_interrupt_ends_at_once(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    warehouse.script_all(hold())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framefetch", "mirror", path, tmp_path / "c"], stderr=subprocess.PIPE
+    )
+    warehouse.wait_for(count=8)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=4)
+    assert process.returncode == 130
+
+
+def test_a_stderr_that_is_gone_stops_nothing(table, tmp_path) -> None:
+    _, path, _ = table
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "framefetch", "mirror", path, tmp_path / "c", "--json"],
+            stdout=subprocess.PIPE, stderr=writer, text=True, timeout=30,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert json.loads(done.stdout)["downloaded"] == 8
+
+
+def test_status_verify_export_import(table, tmp_path) -> None:
+    _, path, contents = table
+    cache = tmp_path / "c"
+    framefetch("mirror", path, cache)
+    status = framefetch("status", cache, "--json")
+    assert json.loads(status.stdout)["files"] == 8
+    assert "8 files" in framefetch("status", cache).stdout
+    assert (framefetch("verify", cache).returncode, framefetch("verify", cache).stdout) == (0, "")
+    exported = tmp_path / "manifest.json"
+    assert framefetch("export", cache, exported).returncode == 0
+    entries = json.loads(exported.read_text())["v0"]
+    assert entries.keys() == contents.keys()
+
+    (cache / "v0" / "100.nwb").write_bytes(b"changed")
+    (cache / "v0" / "101.nwb").unlink()
+    (cache / "v0" / "stray.txt").write_text("?")
+    findings = framefetch("verify", cache, "--hash", "--json")
+    assert findings.returncode == 1
+    assert sorted((finding["kind"], finding["path"]) for finding in json.loads(findings.stdout)) == [
+        ("changed", "v0/100.nwb"), ("missing", "v0/101.nwb"), ("unknown", "v0/stray.txt"),
+    ]  # fmt: skip
+
+    old = {"v0": {url: {"file_path": str(cache / entry["file_path"]), **entry} for url, entry in entries.items()}}
+    for entry in old["v0"].values():
+        entry["file_path"] = str(cache / entry["file_path"])
+    exported.write_text(json.dumps(old))
+    imported = framefetch("import", tmp_path / "new", exported)
+    assert imported.returncode == 1  # two of the eight are not what the manifest says
+    assert "6 entries imported, 2 skipped" in imported.stdout
+    assert framefetch("verify", tmp_path / "new", "--hash").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "export"])
+def test_folders_that_are_no_cache(tmp_path, command) -> None:
+    words = [tmp_path / "out.json"] if command == "export" else []
+    for folder in (tmp_path / "missing", tmp_path):
+        done = framefetch(command, folder, *words)
+        assert done.returncode == 3
+        assert "expected a cache that 'framefetch mirror' made" in done.stderr
+    assert not (tmp_path / "missing").exists()
+
+
+def test_secrets_show_nowhere(stocked, tmp_path) -> None:
+    warehouse, frame, _ = stocked
+    canary = "c4n4ry"
+    frame["wkf"] = (
+        frame["wkf"].str.replace("http://", f"http://me:{canary}@") + f"?token={canary}&X-Amz-Signature={canary}"
+    )
+    warehouse.script("100", Reply(403))
+    warehouse.script("101", Reply(302, headers={"Location": f"http://me:{canary}@127.0.0.1:1/?sig={canary}"}))
+    path = tmp_path / "table.csv"
+    frame.to_csv(path)
+    words = ["--header", f"Authorization: Bearer {canary}", "--report", tmp_path / "r.csv", "--attempts", "1"]
+    done = framefetch("mirror", path, tmp_path / "c", *words)
+    assert "6 downloaded, 2 failed" in done.stderr
+    assert warehouse.requests("102")[0].target.endswith(f"?token={canary}&X-Amz-Signature={canary}")
+    framefetch("export", tmp_path / "c", tmp_path / "c" / "manifest.json")
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file != path]
+    assert not any(canary.encode() in text for text in [*written, done.stderr.encode(), done.stdout.encode()])
+
+
+def test_help_needs_no_pandas_and_no_aiohttp() -> None:
+    code = "import sys; from framefetch.ui import cli; print([m for m in ('pandas', 'aiohttp', 'rich') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert "--url-template" in framefetch("mirror", "--help").stdout
+
+
+def test_the_demo_shows_what_it_claims(tmp_path) -> None:
+    done = framefetch("demo", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    assert "First run: 20 downloaded, 0 cached, 20 requests" in done.stdout
+    assert "Second run: 0 downloaded, 20 cached, 0 requests" in done.stdout
+    assert framefetch("demo", tmp_path / "demo").returncode == 0  # and again in the same folder
+
+
+@pytest.mark.parametrize(("text", "amount"), [("500", 500), ("1K", 1024), ("1.5m", 1.5 * 2**20), ("2GiB", 2**31)])
+def test_amounts(text: str, amount: float) -> None:
+    assert parse_amount(text, "--x") == amount

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
-from multidict import CIMultiDict
 
 from framefetch.errors import PolicyRefused, ProtocolError, RedirectError
 from framefetch.sources.answers import body_length, redirect_target, refuse_status, retry_after
+from framefetch.sources.wire import Head
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -33,10 +33,10 @@ def test_retry_after_in_every_legal_form(value: str | None, seconds: float | Non
 
 
 def test_a_refused_status_says_what_to_do() -> None:
-    denied = refuse_status(403, "Forbidden", {}, with_login=False)
+    denied = refuse_status(Head(403, "Forbidden", {}, keep_alive=True), with_login=False)
     assert str(denied) == "expected status 200, got 403 Forbidden: the server refuses access; no credentials were sent"
     assert (denied.status, denied.retryable) == (403, False)
-    busy = refuse_status(503, "", CIMultiDict({"retry-after": "7"}), with_login=False)
+    busy = refuse_status(Head(503, "", {"retry-after": ["7"]}, keep_alive=True), with_login=False)
     assert (busy.retry_after, busy.retryable) == (7.0, True)
 
 
@@ -72,10 +72,12 @@ def test_a_downgrade_is_refused_and_shows_no_secret() -> None:
 
 @pytest.mark.parametrize(("value", "length"), [("0", 0), ("7", 7), ("9" * 18, int("9" * 18)), (None, None)])
 def test_length(value: str | None, length: int | None) -> None:
-    assert body_length({} if value is None else {"Content-Length": value}) == length
+    assert body_length([] if value is None else [value]) == length
 
 
 @pytest.mark.parametrize("value", ["-1", "7 8", "0x10", "1e5", "9" * 23, "", "+7"])
 def test_a_length_that_is_none(value: str) -> None:
-    with pytest.raises(ProtocolError, match="expected a Content-Length in bytes"):
-        body_length({"Content-Length": value})
+    with pytest.raises(ProtocolError, match="expected one Content-Length in bytes"):
+        body_length([value])
+    with pytest.raises(ProtocolError, match="expected one Content-Length in bytes"):
+        body_length(["7", "7"])

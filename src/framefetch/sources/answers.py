@@ -16,7 +16,7 @@ from framefetch.errors import EncodingError, PolicyRefused, ProtocolError, Redir
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from framefetch.sources.wire import Head
 
 __all__ = ["REDIRECTS", "body_length", "check_coding", "redirect_target", "refuse_status", "retry_after"]
 
@@ -56,14 +56,15 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
-def refuse_status(status: int, reason: str, headers: Mapping[str, str], *, with_login: bool) -> StatusError:
+def refuse_status(head: Head, *, with_login: bool) -> StatusError:
     """Return the error for a status that is no file."""
+    status = head.status
     advice = _ADVICE.get(status, "")
     if status in (401, 403):
         advice += "; credentials were sent" if with_login else "; no credentials were sent"
-    wait = retry_after(headers.get("Retry-After"))
+    wait = retry_after(head.get("retry-after"))
     told = f" (Retry-After: {wait:g} s)" if wait is not None else ""
-    words = f"expected status 200, got {status} {reason}".rstrip() + told
+    words = f"expected status 200, got {status:03} {head.reason[:80]}".rstrip() + told
     return StatusError(f"{words}: {advice}" if advice else words, status=status, retry_after=wait)
 
 
@@ -97,23 +98,22 @@ def redirect_target(status: int, current: str, locations: list[str]) -> str:
     return target
 
 
-def body_length(headers: Mapping[str, str]) -> int | None:
+def body_length(values: list[str]) -> int | None:
     """Return the announced length of the body in bytes, None where there is none.
 
     Raises
     ------
     ProtocolError
-        Where it is no such number, or is larger than any file.
+        Where it is no such number, is said more than once, or is larger than any file.
     """
-    text = headers.get("Content-Length")
-    if text is None or "Transfer-Encoding" in headers:
+    if not values:
         return None
-    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
-        raise ProtocolError(f"expected a Content-Length in bytes, got {text[:80]!r}")
-    return int(text)
+    if len(values) > 1 or not re.fullmatch(r"[0-9]{1,18}", values[0]):
+        raise ProtocolError(f"expected one Content-Length in bytes, got {', '.join(values)[:80]!r}")
+    return int(values[0])
 
 
-def check_coding(headers: Mapping[str, str]) -> None:
+def check_coding(value: str | None) -> None:
     """Refuse a content coding: only identity was asked for.
 
     Raises
@@ -121,6 +121,6 @@ def check_coding(headers: Mapping[str, str]) -> None:
     EncodingError
         Where the server coded the body all the same.
     """
-    coding = headers.get("Content-Encoding", "").strip().lower()
+    coding = (value or "").strip().lower()
     if coding not in ("", "identity", "none"):
         raise EncodingError(f"expected the file as it is, got Content-Encoding: {coding[:80]}")

@@ -1,147 +1,96 @@
-"""HTTP and HTTPS, by aiohttp, with everything decided by hand that a downloader must not leave to a library.
+"""HTTP and HTTPS: one exchange with its redirects, with everything decided by hand that decides what a file is.
 
-aiohttp gives the pool, TLS, proxies, happy eyeballs and a fast parser. Redirects, credentials, cookies, timeouts,
-codings and the question which answers count are ours: see `framefetch.sources.answers` for the gate and
-`framefetch.sources.watchdog` for the clock.
+aiohttp makes connections (names, happy eyeballs, TLS, proxies). What is said on them is ours: see `wire` for the
+bytes, `connection` for the exchange, `answers` for the gate and `watchdog` for the clock.
 """
 
 from __future__ import annotations
 
-import select
+import asyncio
 import ssl
-from contextlib import AsyncExitStack, contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from framefetch.errors import (
-    BodyTooLong,
     ConnectFailed,
     ConnectionLost,
-    IncompleteBody,
     NameNotResolved,
     ProtocolError,
     RedirectError,
     TlsFailed,
     TransferError,
 )
-from framefetch.sources.answers import REDIRECTS, body_length, check_coding, redirect_target, refuse_status
+from framefetch.sources.answers import REDIRECTS, check_coding, redirect_target, refuse_status
+from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.environment import Environment, Proxy, basic
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
-    from aiohttp.client_reqrep import ClientRequest
-    from aiohttp.connector import Connection
-    from aiohttp.tracing import Trace
-
     from framefetch.options import Timeouts
     from framefetch.sources.base import Meter
+    from framefetch.sources.wire import Head
 
 __all__ = ["HttpSource"]
 
 MAX_REDIRECTS: Final = 10
-READ_BUFFER: Final = 1 << 20
-_watching: ContextVar[Watch | None] = ContextVar("framefetch_watch", default=None)
 
 
-class _GuardedConnector(aiohttp.TCPConnector):
-    """A pool that never hands out a connection with unread data on it.
-
-    A server, or a proxy in between, may push bytes nobody asked for on an idle connection; the next request would
-    take them for its answer (aio-libs/aiohttp#13656).
-    """
-
-    async def connect(
-        self,
-        req: ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> Connection:
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            if not _has_unread(connection):
-                break
-            connection.close()
-        watch = _watching.get()
-        if watch is not None:
-            watch.enter("headers")
-        return connection
-
-
-def _has_unread(connection: Connection) -> bool:
-    """Return whether bytes wait on an idle connection, in the parser or still in the kernel."""
-    protocol, transport = connection.protocol, connection.transport
-    if protocol is None or protocol.should_close:
-        return True
-    socket = None if transport is None else transport.get_extra_info("socket")
-    return socket is not None and _readable(socket.fileno())
-
-
-def _readable(handle: int) -> bool:
-    """Return whether a read would not wait: bytes, an end or an error are there."""
-    if hasattr(select, "poll"):
-        poll = select.poll()  # select() knows no handles above 1,023
-        poll.register(handle, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([handle], [], [], 0)[0])
-
-
-@contextmanager
-def _translated(url: str, proxy: Proxy | None) -> Iterator[None]:
-    """Turn aiohttp's errors into ours; by type, because it gives numbers to things that have none."""
-    try:
-        yield
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        if isinstance(error, TransferError):
-            raise
-        raise _translate(error, url, proxy) from error
-
-
-def _translate(error: Exception, url: str, proxy: Proxy | None) -> TransferError:
-    where = f"{origin_of(url)}" + (f" via proxy {redact(proxy.url)}" if proxy else "")
+def _translate(error: Exception, where: str) -> TransferError:
+    """Return an error of connecting as one of ours; by type, because libraries give numbers to what has none."""
     match error:
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
-            return TlsFailed(f"no secure connection to {where}: {_words(cause)}")
+        case aiohttp.ClientConnectorCertificateError():
+            return TlsFailed(f"no secure connection to {where}: {_words(error.certificate_error)}")
+        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+            return TlsFailed(f"no secure connection to {where}: {_words(error)}")
         case aiohttp.ClientConnectorDNSError():
             return NameNotResolved(f"the name of {where} cannot be resolved: {_words(error.os_error)}")
         case aiohttp.ClientHttpProxyError():
             return ConnectFailed(f"no connection to {where}: the proxy answers {error.status} {error.message}")
-        case aiohttp.ServerTimeoutError():
-            return ConnectFailed(f"no connection to {where} within the connect timeout")
         case aiohttp.ClientConnectorError():
             return ConnectFailed(f"no connection to {where}: {_words(error.os_error)}")
-        case aiohttp.ServerDisconnectedError():
-            return ConnectionLost(f"{where} closed the connection without an answer")
-        case aiohttp.ClientPayloadError():
-            return _payload_error(error)
-        case aiohttp.ClientResponseError():
-            return ProtocolError(f"{where} does not speak HTTP as defined: {error.message[:200]!r}")
-        case aiohttp.InvalidURL() | ValueError():
-            return ProtocolError(f"the URL {redact(url)[:200]!r} cannot be requested: {_words(error)}")
+        case TimeoutError():
+            return ConnectFailed(f"no connection to {where} within the connect timeout")
+        case ValueError():
+            return ProtocolError(f"nothing can be asked of {where}: {_words(error)}")
         case _:
             return ConnectionLost(f"the connection to {where} was lost: {_words(error)}")
-
-
-def _payload_error(error: aiohttp.ClientPayloadError) -> TransferError:
-    """Tell a body that ended early from one that is malformed."""
-    text = _words(error)
-    if "TransferEncodingError" in text and "Not enough data" not in text:
-        return ProtocolError(f"the body is not coded as HTTP defines: {text[:200]}")
-    return IncompleteBody(f"the body ended early: {text[:200]}")
 
 
 def _words(error: BaseException) -> str:
     """Return an error's text, or its class where it has none, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How an origin is reached; found out once for each."""
+
+    key: str
+    connect: URL
+    host: str
+    proxy: Proxy | None
+    server_hostname: str | None
+    login: str | None
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the proxy is told the whole URL (RFC 9112 section 3.2.2)."""
+        return self.proxy is not None and self.connect.scheme == "http"
+
+    @property
+    def where(self) -> str:
+        """The way as messages show it."""
+        via = f" via proxy {redact(self.proxy.url)}" if self.proxy else ""
+        return f"{origin_of(str(self.connect))}{via}"
 
 
 class HttpSource:
@@ -168,175 +117,205 @@ class HttpSource:
         host_map: Mapping[str, str],
         environment: Environment,
     ) -> None:
-        self.timeouts = timeouts
         self.headers = dict(headers)
-        self.host_map = dict(host_map)
-        self.environment = environment
         self.cookies: dict[str, dict[str, str]] = {}
         self.watchdog = Watchdog(timeouts)
-        self._proxies: dict[str, Proxy | None] = {}
-        self._logins: dict[str, str | None] = {}
-        self.session = aiohttp.ClientSession(
-            connector=_GuardedConnector(limit=0, limit_per_host=0, ttl_dns_cache=60, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Content-Type",),
-            read_bufsize=READ_BUFFER,
-            headers={"User-Agent": "framefetch", "Accept": "*/*", "Accept-Encoding": "identity"},
-        )
+        self.pool = Pool()
+        self._loop = asyncio.get_running_loop()
+        self._timeouts = timeouts
+        self._host_map = dict(host_map)
+        self._environment = environment
+        self._routes: dict[str, _Route] = {}
+        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
 
     def open(self, url: str, meter: Meter) -> _Exchange:
         """Ask for a URL."""
         return _Exchange(self, url, meter)
 
-    def proxy_for(self, url: str) -> Proxy | None:
-        """Return the proxy for a URL; decided once for each origin."""
-        origin = origin_of(url)
-        if origin not in self._proxies:
-            self._proxies[origin] = self.environment.proxy_for(url)
-        return self._proxies[origin]
+    def route(self, origin: str, url: str) -> _Route:
+        """Return how an origin is reached."""
+        route = self._routes.get(origin)
+        if route is None:
+            target = connection_url(url, self._host_map)
+            parts = urlsplit(wire_url(target))
+            mapped = target is not url and parts.scheme == "https"
+            route = self._routes[origin] = _Route(
+                key=origin,
+                connect=URL(f"{parts.scheme}://{parts.netloc}/", encoded=True),
+                host=urlsplit(wire_url(url)).netloc,
+                proxy=self._environment.proxy_for(target),
+                server_hostname=urlsplit(url).hostname if mapped else None,
+                login=self._environment.login_for(url),
+            )
+        return route
 
-    def login_for(self, url: str) -> str | None:
-        """Return the Authorization header for the table's own URL: from the URL itself, else from .netrc."""
-        if credentials := credentials_of(url):
-            return basic(*credentials)
-        origin = origin_of(url)
-        if origin not in self._logins:
-            self._logins[origin] = self.environment.login_for(url)
-        return self._logins[origin]
+    async def connect(self, route: _Route) -> HttpConnection:
+        """Make a new connection.
+
+        Raises
+        ------
+        TransferError
+            Why there is none.
+        """
+        proxy = route.proxy
+        tunnelled = proxy is not None and proxy.authorization and not route.absolute
+        try:
+            request = aiohttp.ClientRequest(
+                "GET",
+                route.connect,
+                loop=self._loop,
+                proxy=None if proxy is None else URL(proxy.url, encoded=True),
+                proxy_headers={"Proxy-Authorization": proxy.authorization} if proxy and tunnelled else None,
+                server_hostname=route.server_hostname,
+            )
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect)
+            async with asyncio.timeout(max(self._timeouts.connect, self._timeouts.stall)):
+                return HttpConnection(await self._connector.connect(request, [], timeout))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _translate(error, route.where) from error
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.session.close()
+        self.pool.close()
+        self.watchdog.close()
+        await self._connector.close()
 
 
 class _Exchange:
     """One request with its redirects, from the first byte sent to the last received."""
+
+    __slots__ = ("_connection", "_key", "_meter", "_source", "_url", "_watch", "etag", "length")
 
     def __init__(self, source: HttpSource, url: str, meter: Meter) -> None:
         self._source = source
         self._url = url
         self._meter = meter
         self._watch = Watch(source.watchdog)
-        self._stack = AsyncExitStack()
-        self._with_login = False
-        self._proxy: Proxy | None = None
-        self._left: int | None = None
+        self._connection: HttpConnection | None = None
+        self._key = ""
         self.length: int | None = None
         self.etag: str | None = None
 
     async def __aenter__(self) -> Self:
-        token = _watching.set(self._watch)
         try:
-            async with AsyncExitStack() as stack:
-                await stack.enter_async_context(self._watch)
-                self._response = await self._follow(stack)
-                self._accept()
-                self._stack = stack.pop_all()
-        finally:
-            _watching.reset(token)
+            self._accept(await self._follow())
+        except BaseException:
+            self._release()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, trace)
+        self._release()
 
-    async def _follow(self, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        """Send the request and follow redirects, each by our rules; the response closes with the stack."""
-        url = self._url
-        seen = [url]
+    def _release(self) -> None:
+        """Give the connection back; the pool closes it where the exchange did not end cleanly."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._source.pool.put(self._key, connection)
+
+    async def _follow(self) -> Head:
+        """Send the request and follow redirects, each by our rules."""
+        url, seen = self._url, [self._url]
+        own = origin = origin_of(url)
         while True:
-            response = await self._send(url)
-            if response.status not in REDIRECTS:
-                stack.callback(response.release)
-                self._keep_cookies(url, response)
-                return response
-            try:
-                self._keep_cookies(url, response)
-                url = redirect_target(response.status, url, response.headers.getall("Location", []))
-            finally:
-                response.release()
+            head = await self._ask(url, origin, own=origin == own)
+            if "set-cookie" in head.fields:
+                self._keep_cookies(origin, head)
+            if head.status not in REDIRECTS:
+                return head
+            url = redirect_target(head.status, url, head.all("location"))
+            self._release()
             if seen.count(url) > 1 or len(seen) > MAX_REDIRECTS:
                 what = "a loop" if seen.count(url) > 1 else f"more than {MAX_REDIRECTS} redirects"
                 raise RedirectError(f"{what}: {' -> '.join(redact(step) for step in (*seen, url))[:1000]}")
             seen.append(url)
+            origin = origin_of(url)
 
-    async def _send(self, url: str) -> aiohttp.ClientResponse:
+    async def _ask(self, url: str, origin: str, *, own: bool) -> Head:
+        """Send one request and return the head of its answer."""
         source = self._source
-        target = connection_url(url, source.host_map)
-        self._proxy = proxy = source.proxy_for(target)
-        self._watch.enter("connection")
-        self._meter.requests += 1
-        headers = self._headers(url, target)
-        extra: dict[str, Any] = {}
-        if proxy is not None:
-            extra = {"proxy": proxy.url}
-            if proxy.authorization:
-                # A tunnel to https takes it in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
-                where = extra.setdefault("proxy_headers", {}) if target.startswith("https") else headers
-                where["Proxy-Authorization"] = proxy.authorization
-        if target is not url and url.startswith("https"):
-            extra["server_hostname"] = urlsplit(url).hostname
-        with _translated(target, proxy):
-            return await source.session.get(
-                URL(wire_url(target), encoded=True),
-                headers=headers,
-                allow_redirects=False,
-                **extra,
-            )
+        route = source.route(origin, url)
+        self._key = origin
+        request = self._request(url, route, own=own)
+        connection = source.pool.take(origin, source.watchdog.now())
+        while True:
+            fresh = connection is None
+            self._connection = connection = connection or await source.connect(route)
+            self._meter.requests += 1
+            connection.send(request, self._watch)
+            try:
+                return await connection.head()
+            except ConnectionLost:
+                # A server may close an idle connection in the moment we use it; that says nothing of the file.
+                if fresh or connection.received_any:
+                    raise
+                self._release()
+                connection = None
 
-    def _headers(self, url: str, target: str) -> dict[str, str]:
-        """Return what this origin may hear."""
-        source = self._source
-        headers: dict[str, str] = {}
-        if target is not url:
-            headers["Host"] = wire_url(url).split("/", 3)[2]
-        own = url is self._url or origin_of(url) == origin_of(self._url)
-        self._with_login = False
+    def _request(self, url: str, route: _Route, *, own: bool) -> bytes:
+        """Return the request as bytes: what this origin may hear, the target byte for byte as given."""
+        wire = wire_url(url)
+        target = wire if route.absolute else _target(wire)
+        lines = [f"GET {target} HTTP/1.1", f"Host: {route.host}", _COMMON]
         if own:
-            headers.update(source.headers)
-            login = source.login_for(self._url)
-            if login is not None and "authorization" not in map(str.lower, source.headers):
-                headers["Authorization"] = login
-            self._with_login = "Authorization" in headers or "authorization" in map(str.lower, source.headers)
-        if source.cookies and (cookies := source.cookies.get(origin_of(url))):
-            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        return headers
+            lines += [f"{name}: {value}" for name, value in self._source.headers.items()]
+            login = self._login(route)
+            if login is not None:
+                lines.append(f"Authorization: {login}")
+        if route.absolute and route.proxy is not None and route.proxy.authorization:
+            lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
+        cookies = self._source.cookies.get(route.key) if self._source.cookies else None
+        if cookies:
+            lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items()))
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
-    def _keep_cookies(self, url: str, response: aiohttp.ClientResponse) -> None:
+    def _login(self, route: _Route) -> str | None:
+        """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
+        if any(name.lower() == "authorization" for name in self._source.headers):
+            return None
+        if "@" in self._url and (credentials := credentials_of(self._url)):
+            return basic(*credentials)
+        return route.login
+
+    def _keep_cookies(self, origin: str, head: Head) -> None:
         """Keep cookies in memory, for their own origin only."""
-        if "Set-Cookie" in response.headers:
-            jar = self._source.cookies.setdefault(origin_of(url), {})
-            jar.update((name, morsel.coded_value) for name, morsel in response.cookies.items())
+        jar = self._source.cookies.setdefault(origin, {})
+        for line in head.all("set-cookie"):
+            name, equals, value = line.partition(";")[0].partition("=")
+            if equals and name.strip():
+                jar[name.strip()] = value.strip()
 
-    def _accept(self) -> None:
+    def _accept(self, head: Head) -> None:
         """Let only a whole file through."""
-        response = self._response
-        headers = response.headers
-        if response.status != 200:
-            raise refuse_status(response.status, response.reason or "", headers, with_login=self._with_login)
-        check_coding(headers)
-        self.length = self._left = body_length(headers)
-        self.etag = headers.get("ETag")
-        self._watch.enter("body")
-        self._watch.pause()
+        if head.status != 200:
+            has_header = any(name.lower() == "authorization" for name in self._source.headers)
+            own = origin_of(self._url)
+            with_login = has_header or (
+                self._key == own and self._login(self._source.route(own, self._url)) is not None
+            )
+            raise refuse_status(head, with_login=with_login)
+        check_coding(head.get("content-encoding"))
+        length = head.get("content-length")
+        self.length = None if length is None else int(length)
+        self.etag = head.get("etag")
 
     async def read(self) -> bytes:
         """Return the next bytes, as they come; empty at the end."""
-        self._watch.resume()
-        try:
-            with _translated(self._url, self._proxy):
-                block = await self._response.content.readany()
-        finally:
-            self._watch.pause()
-        self._watch.progress(len(block))
+        assert self._connection is not None
+        block = await self._connection.read()
         self._meter.received += len(block)
-        if self._left is not None:
-            self._left -= len(block)
-            if self._left < 0:
-                raise BodyTooLong(f"expected {self.length:,} bytes as announced, got more")
-            if not block and self._left:
-                raise IncompleteBody(f"expected {self.length:,} bytes, got {(self.length or 0) - self._left:,}")
         return block
+
+
+_COMMON: Final = "User-Agent: framefetch\r\nAccept: */*\r\nAccept-Encoding: identity"
+
+
+def _target(wire: str) -> str:
+    """Return the request target of a URL: what follows the host, at least a slash."""
+    start = wire.find("/", wire.find("://") + 3)
+    query = wire.find("?", wire.find("://") + 3)
+    if start < 0 or (0 <= query < start):
+        return "/" + (wire[query:] if query >= 0 else "")
+    return wire[start:]

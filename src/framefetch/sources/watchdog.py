@@ -1,55 +1,68 @@
 """Ends silence and drips: one tick for all exchanges, instead of a timer for each read.
 
-An exchange that waits has a `Watch`. The tick compares each watch with the limits by a pure function, and ends
-the late ones by firing the timeout that the watch holds open. Time during which *we* do not read, because the disk or
-the bandwidth limit holds us back, is not the server's and does not count.
+Each exchange has a `Watch`. The tick compares it with the limits by a pure function and fails the exchange that is
+late. Time during which *we* do not read, because the disk or the bandwidth limit holds us back, is not the server's
+and does not count.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from framefetch.errors import Stalled, TooSlow
+from framefetch.errors import Stalled, TooSlow, TransferError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from framefetch.options import Timeouts
 
 __all__ = ["Watch", "Watchdog", "late"]
 
-Phase = Literal["connection", "headers", "body"]
+
+class Watched(Protocol):
+    """Whatever can be ended with an error."""
+
+    def fail(self, error: TransferError) -> None:
+        """End with this error."""
+        ...
 
 
 class Watch:
-    """How one exchange gets on."""
+    """How one exchange gets on.
 
-    __slots__ = ("_dog", "_timeout", "bytes", "last", "paused", "paused_at", "phase", "samples", "verdict")
+    Parameters
+    ----------
+    dog : Watchdog
+        Who looks at it.
+    """
+
+    __slots__ = ("_dog", "_target", "bytes", "last", "paused", "paused_at", "phase", "samples")
 
     def __init__(self, dog: Watchdog) -> None:
         self._dog = dog
-        self._timeout = asyncio.timeout(None)
-        self.phase: Phase = "connection"
+        self._target: Watched | None = None
+        self.phase: Literal["head", "body"] = "head"
         self.bytes = 0
         self.last = 0.0
         self.paused = 0.0
         self.paused_at: float | None = None
-        self.samples: deque[tuple[float, int]] = deque()
-        self.verdict: Stalled | TooSlow | None = None
+        self.samples: deque[tuple[float, int]] | None = None
 
     def clock(self, now: float) -> float:
         """Return the time without our own pauses."""
-        return (self.paused_at if self.paused_at is not None else now) - self.paused
+        return (now if self.paused_at is None else self.paused_at) - self.paused
 
-    def enter(self, phase: Phase) -> None:
+    def begin(self, target: Watched) -> None:
+        """Watch an exchange that waits for its head."""
+        self._target = target
+        self.phase = "head"
+        self.last = self.clock(self._dog.now())
+        self._dog.add(self)
+
+    def enter(self, phase: Literal["head", "body"]) -> None:
         """Begin a phase: the silence starts anew."""
         self.phase = phase
         self.last = self.clock(self._dog.now())
-        if phase == "body":
-            self.samples.append((self.last, 0))
 
     def progress(self, count: int) -> None:
         """Note bytes of the body."""
@@ -58,7 +71,8 @@ class Watch:
 
     def pause(self) -> None:
         """Stop the clock: we are not reading."""
-        self.paused_at = self._dog.now()
+        if self.paused_at is None:
+            self.paused_at = self._dog.now()
 
     def resume(self) -> None:
         """Start the clock again."""
@@ -66,54 +80,49 @@ class Watch:
             self.paused += self._dog.now() - self.paused_at
             self.paused_at = None
 
-    def end(self, verdict: Stalled | TooSlow) -> None:
-        """Interrupt the exchange."""
-        self.verdict = verdict
-        self._timeout.reschedule(self._dog.now())
-
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        self._dog.add(self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
+        """End to watch."""
         self._dog.remove(self)
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as expired:
-            if self.verdict is None or self.verdict is expired:
-                raise
-            raise self.verdict from None
+
+    def fail(self, error: TransferError) -> None:
+        """End the exchange."""
+        if self._target is not None:
+            self._target.fail(error)
 
 
 def late(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | TooSlow | None:
     """Return why an exchange must end, None while it is in time."""
+    if watch.paused_at is not None:
+        return None
     clock = watch.clock(now)
     silence = clock - watch.last
-    if watch.paused_at is None and silence >= timeouts.stall:
+    if silence >= timeouts.stall:
+        what = "complete answer" if watch.phase == "head" else "bytes"
         after = f" after {watch.bytes:,} bytes" if watch.phase == "body" else ""
-        return Stalled(f"no {_AWAITED[watch.phase]} for {silence:.1f} s{after}; the limit is {timeouts.stall:g} s")
+        return Stalled(f"no {what} for {silence:.1f} s{after}; the limit is {timeouts.stall:g} s")
     if watch.phase != "body" or not timeouts.minimum_speed:
         return None
+    if watch.samples is None:
+        watch.samples = deque([(clock, watch.bytes)])
     samples = watch.samples
     samples.append((clock, watch.bytes))
     while len(samples) > 1 and clock - samples[1][0] >= timeouts.speed_window:
         samples.popleft()
     span, count = clock - samples[0][0], watch.bytes - samples[0][1]
     if span >= timeouts.speed_window and count < timeouts.minimum_speed * span:
-        return TooSlow(
-            f"{count / span:,.0f} bytes/s over {span:.1f} s; the minimum is {timeouts.minimum_speed:,.0f} bytes/s"
-        )
+        speed, limit = f"{count / span:,.0f} bytes/s over {span:.1f} s", f"{timeouts.minimum_speed:,.0f} bytes/s"
+        return TooSlow(f"{speed}; the minimum is {limit}")
     return None
 
 
-_AWAITED = {"connection": "connection", "headers": "answer", "body": "bytes"}
-
-
 class Watchdog:
-    """Looks at all exchanges several times within the shortest limit."""
+    """Looks at all exchanges several times within the shortest limit.
+
+    Parameters
+    ----------
+    timeouts : Timeouts
+        The limits.
+    """
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
@@ -125,7 +134,6 @@ class Watchdog:
 
     def add(self, watch: Watch) -> None:
         """Begin to watch."""
-        watch.last = self.now()
         self._watches.add(watch)
         if self._handle is None:
             self._handle = self._loop.call_later(self._interval, self._tick)
@@ -136,7 +144,13 @@ class Watchdog:
 
     def _tick(self) -> None:
         now = self.now()
-        for watch in self._watches:
-            if watch.verdict is None and (verdict := late(watch, now, self._timeouts)) is not None:
-                watch.end(verdict)
+        for watch in tuple(self._watches):
+            if (verdict := late(watch, now, self._timeouts)) is not None:
+                watch.fail(verdict)
         self._handle = self._loop.call_later(self._interval, self._tick) if self._watches else None
+
+    def close(self) -> None:
+        """Stop the tick."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None

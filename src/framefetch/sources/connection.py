@@ -1,0 +1,302 @@
+"""One connection, one exchange after another, and the pool of those that are idle.
+
+aiohttp makes the connection: names, addresses, TLS, proxies. The exchange on it is ours, because what a downloader
+must know a client library does not tell: whether a connection ended or broke, whether bytes came that nobody had
+asked for, since when nothing came at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
+from framefetch.sources.answers import body_length
+from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
+    from framefetch.sources.watchdog import Watch
+
+__all__ = ["HttpConnection", "Pool"]
+
+#: Bytes of a body that may wait to be read before the sender is slowed down.
+HIGH_WATER = 4 << 20
+LOW_WATER = 1 << 20
+#: Seconds that an idle connection is worth trying; servers commonly close theirs after 60 or 75.
+IDLE_SECONDS = 25.0
+
+
+class HttpConnection(asyncio.Protocol):
+    """A connection that has been made.
+
+    Parameters
+    ----------
+    lease : Connection
+        What aiohttp made; closing it closes the transport.
+    """
+
+    def __init__(self, lease: Connection) -> None:
+        self._lease = lease
+        self._transport = transport = cast("asyncio.Transport", lease.transport)
+        self._loop = asyncio.get_running_loop()
+        self._watch: Watch | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: TransferError | None = None
+        self._head_data = b""
+        self._head: Head | None = None
+        self._blocks: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._left: int | None = None
+        self._chunked: ChunkedDecoder | None = None
+        self._complete = True
+        self._dirty = lease.protocol is None or lease.protocol.should_close
+        self._lost = False
+        self._paused = False
+        self.used = 0
+        self.idle_since = 0.0
+        self.received_any = False
+        transport.set_protocol(self)
+
+    # -- what the exchange does ---------------------------------------------------------------------------------
+
+    def send(self, request: bytes, watch: Watch) -> None:
+        """Begin an exchange."""
+        self._watch = watch
+        self._head = None
+        self._error = None
+        self._complete = False
+        self.received_any = False
+        self.used += 1
+        watch.begin(self)
+        if self._dirty or self._lost:
+            self.fail(ConnectionLost("the connection was closed before the request was sent"))
+        else:
+            self._transport.write(request)
+
+    async def head(self) -> Head:
+        """Return the head of the answer; interim answers are passed over."""
+        while self._head is None:
+            await self._wait()
+        return self._head
+
+    async def read(self) -> bytes:
+        """Return what has come of the body; empty at its end."""
+        while not self._blocks:
+            if self._complete:
+                return b""
+            await self._wait()
+        blocks, self._waiting_bytes = self._blocks, 0
+        data = blocks.popleft() if len(blocks) == 1 else b"".join(blocks)
+        blocks.clear()
+        if self._paused:
+            self._paused = False
+            if not self._lost:
+                self._transport.resume_reading()
+            if self._watch is not None:
+                self._watch.resume()
+        return data
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._error is not None and not self._blocks:
+            raise self._error
+
+    def fail(self, error: TransferError) -> None:
+        """End the exchange with an error; whoever waits for it gets it."""
+        if self._error is None:
+            self._error = error
+        self._dirty = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the exchange ended where both sides agree that it ended."""
+        kept = self._head is not None and self._head.keep_alive
+        return kept and self._complete and not (self._dirty or self._lost or self._blocks)
+
+    def finish(self) -> None:
+        """End the exchange; the connection is idle, or of no more use."""
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+        self.idle_since = self._loop.time()
+
+    def close(self) -> None:
+        """Close at once: what is unsent or unread is dropped."""
+        self.finish()
+        self._transport.abort()
+        self._lease.close()
+
+    def is_fresh(self, now: float) -> bool:
+        """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""
+        if self._dirty or self._lost or now - self.idle_since > IDLE_SECONDS or self._transport.is_closing():
+            return False
+        socket = self._transport.get_extra_info("socket")
+        return socket is not None and not _readable(socket.fileno())
+
+    # -- what the transport tells -------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._complete:
+            # Bytes nobody asked for: never the answer to the next request (aio-libs/aiohttp#13656).
+            self._dirty = True
+            self._transport.abort()
+            return
+        self.received_any = True
+        try:
+            if self._head is None:
+                data = self._take_head(data)
+            if self._head is not None and data:
+                self._take_body(data)
+        except TransferError as error:
+            self.fail(error)
+            self._transport.abort()
+        if self._head is not None:
+            self._wake()
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Take bytes of heads; return what follows the final one."""
+        data = self._head_data + data if self._head_data else data
+        while self._head is None:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > HEAD_BYTES:
+                if len(data) > HEAD_BYTES:
+                    raise ProtocolError(f"expected a head of at most {HEAD_BYTES:,} bytes, got more")
+                if data[:5] != b"HTTP/"[: len(data)]:
+                    raise ProtocolError(f"expected a status line of HTTP/1.1, got {data[:100]!r}")
+                self._head_data = data
+                return b""
+            head = parse_head(data[:end])
+            data = data[end + 4 :]
+            if head.status >= 200 or head.status == 101:
+                self._begin_body(head)
+        self._head_data = b""
+        return data
+
+    def _begin_body(self, head: Head) -> None:
+        """Decide where the body ends (RFC 9112 section 6.3)."""
+        coding = head.all("transfer-encoding")
+        if coding and [part.strip().lower() for value in coding for part in value.split(",")] != ["chunked"]:
+            raise ProtocolError(f"expected Transfer-Encoding: chunked or none, got {', '.join(coding)[:80]!r}")
+        if coding and "content-length" in head.fields:
+            raise ProtocolError("got Content-Length and Transfer-Encoding together; which of them is right?")
+        self._chunked = ChunkedDecoder() if coding else None
+        self._left = None if coding else body_length(head.all("content-length"))
+        if head.status in (204, 304) or head.status < 200:
+            self._left, self._chunked = 0, None
+        self._head = head
+        self._complete = self._left == 0
+        if self._watch is not None:
+            self._watch.enter("body")
+
+    def _take_body(self, data: bytes) -> None:
+        if self._chunked is not None:
+            for block in self._chunked.feed(data):
+                self._add(block)
+            if self._chunked.done:
+                self._complete = True
+                self._dirty = self._dirty or bool(self._chunked.rest)
+        elif self._left is None:
+            self._add(data)
+        elif len(data) > self._left or self._complete:
+            raise ProtocolError(f"the server sent more than the {self._announced()} it had announced")
+        else:
+            self._left -= len(data)
+            self._complete = not self._left
+            self._add(data)
+
+    def _announced(self) -> str:
+        value = None if self._head is None else self._head.get("content-length")
+        return f"{int(value):,} bytes" if value else "body"
+
+    def _add(self, block: bytes) -> None:
+        self._blocks.append(block)
+        self._waiting_bytes += len(block)
+        if self._watch is not None:
+            self._watch.progress(len(block))
+            if self._waiting_bytes >= HIGH_WATER and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+                self._watch.pause()
+
+    def eof_received(self) -> bool:
+        """Take the end of what the server sends."""
+        self._dirty = True
+        if not self._complete and self._head is not None and self._left is None and self._chunked is None:
+            self._complete = True  # a body that the connection's end delimits
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        self._lost = True
+        if self._complete:
+            self._wake()
+            return
+        why = "" if exc is None else f": {' '.join(str(exc).split()) or type(exc).__name__}"
+        if self._head is None:
+            self.fail(ConnectionLost(f"the server closed the connection without a whole answer{why}"))
+        elif self._chunked is not None:
+            self.fail(self._chunked.end())
+        elif self._left is not None:
+            total = int(self._head.get("content-length") or 0)
+            self.fail(
+                IncompleteBody(f"expected {total:,} bytes, got {total - self._left:,}; the connection ended{why}")
+            )
+        else:
+            self.fail(IncompleteBody(f"the connection broke within a body of unstated length{why}"))
+
+
+def _readable(handle: int) -> bool:
+    """Return whether a read would not wait: bytes, an end or an error are there."""
+    if hasattr(select, "poll"):
+        poll = select.poll()  # select() knows no handles above 1,023
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([handle], [], [], 0)[0])
+
+
+class Pool:
+    """Idle connections by where they lead."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[HttpConnection]] = {}
+
+    def take(self, key: str, now: float) -> HttpConnection | None:
+        """Return the idle connection that was used last, if one can be used at all."""
+        idle = self._idle.get(key)
+        while idle:
+            connection = idle.pop()
+            if connection.is_fresh(now):
+                return connection
+            connection.close()
+        return None
+
+    def put(self, key: str, connection: HttpConnection) -> None:
+        """Keep a connection whose exchange has ended well; close any other."""
+        if connection.reusable:
+            connection.finish()
+            self._idle.setdefault(key, []).append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()

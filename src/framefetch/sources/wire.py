@@ -1,0 +1,173 @@
+"""HTTP/1.1 answers as bytes: heads and framing, strictly as RFC 9112 has them. No I/O.
+
+What the standard leaves to the recipient's mercy is refused, because a downloader that guesses where a body ends has
+guessed what a file is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from framefetch.errors import IncompleteBody, ProtocolError
+
+__all__ = ["HEAD_BYTES", "ChunkedDecoder", "Head", "parse_head"]
+
+#: Bytes of a whole head, and of one line of it; honest servers stay below a tenth of this.
+HEAD_BYTES: Final = 65_536
+LINE_BYTES: Final = 8_190
+_TRAILER_BYTES: Final = 16_384
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+
+
+@dataclass(slots=True)
+class Head:
+    """Status line and fields of an answer.
+
+    Parameters
+    ----------
+    status : int
+        The status code.
+    reason : str
+        The words behind it.
+    fields : dict of str to list of str
+        Values of each field by its name in lower case.
+    keep_alive : bool
+        Whether the server keeps the connection open.
+    """
+
+    status: int
+    reason: str
+    fields: dict[str, list[str]]
+    keep_alive: bool
+
+    def get(self, name: str) -> str | None:
+        """Return the first value of a field, by its name in lower case."""
+        values = self.fields.get(name)
+        return values[0] if values else None
+
+    def all(self, name: str) -> list[str]:
+        """Return all values of a field."""
+        return self.fields.get(name, [])
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:100])[1:]
+
+
+def parse_head(block: bytes) -> Head:
+    """Parse a head, without the blank line that ends it.
+
+    Raises
+    ------
+    ProtocolError
+        Where it is not as RFC 9112 sections 3 to 5 define it.
+    """
+    lines = block.split(b"\r\n")
+    start = _STATUS.fullmatch(lines[0])
+    if start is None:
+        raise ProtocolError(f"expected a status line of HTTP/1.1, got {_shown(lines[0])}")
+    fields: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        field = _FIELD.fullmatch(line)
+        if field is None or len(line) > LINE_BYTES:
+            what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else _shown(line)
+            raise ProtocolError(f"expected a header field, got {what}")
+        name, value = field.groups()
+        fields.setdefault(name.decode("ascii").lower(), []).append(value.rstrip(b" \t").decode("latin-1"))
+    connection = fields.get("connection")
+    if connection is None:
+        keep_alive = start[1] == b"1"
+    else:
+        options = {option.strip().lower() for value in connection for option in value.split(",")}
+        keep_alive = "close" not in options and (start[1] == b"1" or "keep-alive" in options)
+    return Head(int(start[2]), (start[3] or b"").decode("latin-1").strip(), fields, keep_alive)
+
+
+class ChunkedDecoder:
+    """Takes a chunked body apart (RFC 9112 section 7.1).
+
+    Extensions are passed over, trailers are read and dropped; both have limits.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+        self._buffer = b""
+        self._left = 0
+        self._state = self._size_line
+        self._trailer = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes of the connection; return what they hold of the body.
+
+        Raises
+        ------
+        ProtocolError
+            Where they are not chunks.
+        """
+        self._buffer = self._buffer + data if self._buffer else data
+        blocks: list[bytes] = []
+        while not self.done and self._state(blocks):
+            pass
+        if self.done:
+            self.rest, self._buffer = self._buffer, b""
+        return blocks
+
+    def end(self) -> IncompleteBody:
+        """Return the error for a connection that ended before the last chunk."""
+        return IncompleteBody("the body ended before its last chunk")
+
+    def _line(self, limit: int) -> bytes | None:
+        line, ending, rest = self._buffer.partition(b"\r\n")
+        if len(line) > limit:
+            raise ProtocolError(f"expected a chunk line of at most {limit:,} bytes, got {len(line):,} or more")
+        if not ending:
+            return None
+        self._buffer = rest
+        return line
+
+    def _size_line(self, _: list[bytes]) -> bool:
+        line = self._line(LINE_BYTES)
+        if line is None:
+            return False
+        match = _CHUNK.fullmatch(line)
+        if match is None:
+            raise ProtocolError(f"expected the length of a chunk in hex, got {_shown(line)}")
+        self._left = int(match[1], 16)
+        self._state = self._data if self._left else self._trailers
+        return True
+
+    def _data(self, blocks: list[bytes]) -> bool:
+        if not self._buffer:
+            return False
+        block = self._buffer[: self._left]
+        self._buffer = self._buffer[len(block) :]
+        self._left -= len(block)
+        blocks.append(block)
+        if not self._left:
+            self._state = self._data_end
+        return True
+
+    def _data_end(self, _: list[bytes]) -> bool:
+        if len(self._buffer) < 2:
+            return False
+        if not self._buffer.startswith(b"\r\n"):
+            raise ProtocolError(f"expected the end of a chunk, got {_shown(self._buffer)}")
+        self._buffer = self._buffer[2:]
+        self._state = self._size_line
+        return True
+
+    def _trailers(self, _: list[bytes]) -> bool:
+        line = self._line(LINE_BYTES)
+        if line is None:
+            return False
+        self._trailer += len(line) + 2
+        if self._trailer > _TRAILER_BYTES:
+            raise ProtocolError(f"expected trailers of at most {_TRAILER_BYTES:,} bytes, got more")
+        self.done = not line
+        return True

@@ -21,6 +21,7 @@ __all__ = [
     "invisible_character",
     "origin_of",
     "redact",
+    "redact_text",
     "wire_url",
 ]
 
@@ -48,10 +49,22 @@ _COMPANIONS: Final = frozenset(
     ("expires", "se", "sp", "st", "sv", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid")
 )
 
+# In text that may be no URL at all: a login wherever one could stand, also one with "/" in its password (which no
+# parser takes for a login), and everything up to the next parameter after the name of a credential.
+_LOGIN = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#@]*:(?![0-9]*(?:[/?#\s]|$))[^@]*)@|^[^\s/:@?&=]+:[^\s/@]*@")
+_NAMES = "|".join((*sorted(_SECRETS), *(f"{prefix}[a-z0-9-]*" for prefix in _SECRET_PREFIXES)))
+_CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])({_NAMES})=[^&#]*", re.IGNORECASE)
+_COMPANION = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_COMPANIONS))})=[^&#]*", re.IGNORECASE)
+_SIGNATURE = re.compile(rf"(?<![a-z0-9_-])(?:{'|'.join(sorted(_SIGNATURES))})=", re.IGNORECASE)
+_FRAGMENT = re.compile(r"(://[^#\s]*)#\S*")
+_ENCODED_NAME_CHARACTER = re.compile(r"%(?:2d|5f|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 # What RFC 3986 section 2 lets stand in a request target; everything else is percent-encoded on the way out.
+_SENDABLE = re.compile(r"[A-Za-z0-9!$%&'()*+,/:;=?\[\]~._-]+")
 _LEGAL = "!#$%&'()*+,/:;=?@[]~-._"
+_DEVIATIONS: Final = frozenset("ßς")
 
 
 def _port(parts: SplitResult) -> int | None:
@@ -66,7 +79,13 @@ def origin_of(url: str) -> str:
     >>> origin_of("HTTP://user@Warehouse/api?x=1")
     'http://warehouse:80'
     """
-    parts = urlsplit(url)
+    end = url.find("/", 8)
+    return _origin(url if end < 0 else url[:end])
+
+
+@lru_cache(maxsize=4096)
+def _origin(head: str) -> str:
+    parts = urlsplit(head)
     host = (parts.hostname or "").lower()
     host = f"[{host}]" if ":" in host else host
     port = _port(parts)
@@ -103,6 +122,21 @@ def _is_secret(name: str, *, signed: bool) -> bool:
     return name in _SECRETS or name.startswith(_SECRET_PREFIXES) or (signed and name in _COMPANIONS)
 
 
+def redact_text(text: str) -> str:
+    """Return text that may be no URL, or several, as a message may show it: rather too much is hidden than too little.
+
+    Examples
+    --------
+    >>> redact_text("see ftp://me:pw@host/a or /api?token=abc")
+    'see ftp://host/a or /api?token=***'
+    """
+    text = _ENCODED_NAME_CHARACTER.sub(lambda match: unquote(match.group()), text)
+    text = _FRAGMENT.sub(r"\1", _LOGIN.sub("", text))
+    if _SIGNATURE.search(text):
+        text = _COMPANION.sub(rf"\1={MASK}", text)
+    return _CREDENTIAL.sub(rf"\1={MASK}", text)
+
+
 def credentials_of(url: str) -> tuple[str, str] | None:
     """Return user and password that stand in the URL itself, percent-decoded."""
     parts = urlsplit(url)
@@ -116,18 +150,38 @@ def wire_url(url: str) -> str:
 
     Existing escapes, ``+`` and the case of letters stay as they are.
     """
+    if _SENDABLE.fullmatch(url):
+        return url
     bare = _USERINFO.sub(r"\1", url).partition("#")[0]
     if not bare.isascii():
-        scheme, _, rest = bare.partition("://")
-        netloc, slash, tail = rest.partition("/")
-        bare = f"{scheme}://{_ascii_host(netloc)}{slash}{tail}"
+        scheme, netloc, tail = _split(bare)
+        bare = f"{scheme}://{_ascii_host(netloc)}{tail}"
     return quote(bare, safe=_LEGAL)
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Return scheme, authority, and everything after it."""
+    scheme, _, rest = url.partition("://")
+    end = re.search(r"[/?#]|$", rest)
+    cut = end.start() if end else len(rest)
+    return scheme, rest[:cut], rest[cut:]
 
 
 def _ascii_host(netloc: str) -> str:
     """Return the host in its ASCII form (RFC 3490), the port kept."""
+    if netloc.isascii():
+        return netloc
     host, colon, port = netloc.partition(":")
+    # RFC 5891 gives these two letters names of their own; RFC 3490 would lead to the host of another owner.
+    if not _DEVIATIONS.isdisjoint(host):
+        return ".".join(map(_ascii_label, host.split("."))) + colon + port
     return host.encode("idna").decode("ascii") + colon + port
+
+
+def _ascii_label(label: str) -> str:
+    if _DEVIATIONS.isdisjoint(label):
+        return label.encode("idna").decode("ascii")
+    return "xn--" + unicodedata.normalize("NFC", label.lower()).encode("punycode").decode("ascii")
 
 
 def connection_url(url: str, host_map: Mapping[str, str]) -> str:
@@ -140,11 +194,9 @@ def connection_url(url: str, host_map: Mapping[str, str]) -> str:
     """
     if not host_map:
         return url
-    scheme, _, rest = url.partition("://")
-    end = re.search(r"[/?#]|$", rest)
-    cut = end.start() if end else len(rest)
-    target = _mapped_netloc(scheme.lower(), rest[:cut].rpartition("@")[2], tuple(host_map.items()))
-    return url if target is None else f"{scheme}://{target}{rest[cut:]}"
+    scheme, netloc, tail = _split(url)
+    target = _mapped_netloc(scheme.lower(), netloc.rpartition("@")[2], tuple(host_map.items()))
+    return url if target is None else f"{scheme}://{target}{tail}"
 
 
 @lru_cache(maxsize=1024)
@@ -152,14 +204,15 @@ def _mapped_netloc(scheme: str, netloc: str, host_map: tuple[tuple[str, str], ..
     table = {old.lower(): new for old, new in host_map}
     parts = urlsplit(f"{scheme}://{netloc}")
     host = (parts.hostname or "").lower()
+    host = f"[{host}]" if ":" in host else host
     return table.get(f"{host}:{_port(parts)}") or table.get(host)
 
 
 def invisible_character(text: str) -> str | None:
-    """Return the name of the first control, format or separator character that cannot be seen, if there is one."""
+    """Return the name of the first control, format or space character that cannot be told by sight, if there is one."""
     if text.isascii() and text.isprintable():
         return None
     for character in text:
-        if character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp"):
+        if character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Zs"):
             return unicodedata.name(character, f"U+{ord(character):04X}")
     return None

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import http.client
 import logging
+import random
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import urllib.request
 import pytest
 
 from framefetch.warehouse import (
+    Chunked,
     Pace,
     Push,
     Raw,
@@ -136,6 +138,50 @@ async def test_clients_that_vanish_are_no_news(warehouse, answer, caplog):
         warehouse.clear_log()
     gc.collect()
     assert caplog.records == []
+
+
+def any_answer(choice):
+    """Put an answer together at random: what the parts do alone they should do in company."""
+    manner = {
+        "stop": Stop(choice.randrange(90_000), choice.choice(STOPS), of=choice.choice(["body", "wire"]), seconds=0.01),
+        "end": choice.choice([None, "keep", "close", "abort", "reset", "half-close", "hang"]),
+        "pace": choice.choice([None, Pace(choice.randrange(1, 50_000), 0.0005)]),
+        "push": choice.choice([None, Push(b"x", 0.001), Push(Reply(200, b"x"))]),
+        "after": choice.choice([b"", b"after"]),
+    }
+    framing = choice.choice(["length", "chunked", "close", Chunked(777)])
+    kinds = [
+        Raw(choice.randbytes(100), repeat=choice.choice([1, 5, None]), **manner),
+        Reply(choice.randrange(1000), DATA, framing=framing, **manner),
+        Serve(content=choice.choice([None, endless()]), framing=framing, **manner),
+    ]
+    return choice.choice(kinds)
+
+
+STOPS = ["close", "abort", "reset", "half-close", "hang", "hold"]
+
+
+async def test_random_answers_to_impatient_clients_are_no_news(caplog):
+    choice = random.Random(1)
+
+    async def client(warehouse):
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", warehouse.port)
+            with contextlib.suppress(OSError, TimeoutError):
+                for _ in range(3):
+                    writer.write(request("/f"))
+                    async with asyncio.timeout(choice.choice([0.001, 0.01])):
+                        while await reader.read(choice.choice([10, 65_536])):
+                            pass
+            choice.choice([writer.close, writer.transport.abort])()
+
+    async with Warehouse() as warehouse:
+        warehouse.add("/f", DATA * 10)
+        warehouse.script("/f", lambda record: any_answer(choice))
+        await asyncio.gather(*[client(warehouse) for _ in range(10)])
+    gc.collect()
+    assert caplog.records == []
+    assert all(record.answered_at for record in warehouse.log)
 
 
 async def test_a_client_that_never_speaks_does_not_hold_up_the_end():

@@ -143,8 +143,11 @@ class HttpConnection(asyncio.Protocol):
 
     def is_fresh(self, now: float) -> bool:
         """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""
-        if self._dirty or self._lost or now - self.idle_since > IDLE_SECONDS or self._transport.is_closing():
+        idle = now - self.idle_since
+        if self._dirty or self._lost or idle > IDLE_SECONDS or self._transport.is_closing():
             return False
+        if not idle:
+            return True  # it became idle in this very turn of the loop, which has just read all there was
         socket = self._transport.get_extra_info("socket")
         return socket is not None and not _readable(socket.fileno())
 

@@ -118,7 +118,8 @@ class HttpSource:
         environment: Environment,
     ) -> None:
         self.headers = dict(headers)
-        self.cookies: dict[str, dict[str, str]] = {}
+        self._cookies: dict[str, dict[str, str]] = {}
+        self._fields: dict[tuple[str, str | None, bool], str] = {}
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
         self._loop = asyncio.get_running_loop()
@@ -148,6 +149,32 @@ class HttpSource:
                 login=self._environment.login_for(url),
             )
         return route
+
+    def fields(self, route: _Route, login: str | None, *, own: bool) -> str:
+        """Return the header fields that an origin may hear; the same for all requests until a cookie comes."""
+        key = (route.key, login, own)
+        made = self._fields.get(key)
+        if made is None:
+            lines = [f"Host: {route.host}", _COMMON]
+            if own:
+                lines += [f"{name}: {value}" for name, value in self.headers.items()]
+            if login is not None:
+                lines.append(f"Authorization: {login}")
+            if route.absolute and route.proxy is not None and route.proxy.authorization:
+                lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
+            if cookies := self._cookies.get(route.key):
+                lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items()))
+            made = self._fields[key] = "\r\n".join(lines) + "\r\n\r\n"
+        return made
+
+    def keep_cookies(self, origin: str, lines: list[str]) -> None:
+        """Keep cookies in memory, for their own origin only."""
+        jar = self._cookies.setdefault(origin, {})
+        for line in lines:
+            name, equals, value = line.partition(";")[0].partition("=")
+            if equals and name.strip():
+                jar[name.strip()] = value.strip()
+        self._fields.clear()
 
     async def connect(self, route: _Route) -> HttpConnection:
         """Make a new connection.
@@ -222,7 +249,7 @@ class _Exchange:
         while True:
             head = await self._ask(url, origin, own=origin == own)
             if "set-cookie" in head.fields:
-                self._keep_cookies(origin, head)
+                self._source.keep_cookies(origin, head.all("set-cookie"))
             if head.status not in REDIRECTS:
                 return head
             url = redirect_target(head.status, url, head.all("location"))
@@ -258,18 +285,8 @@ class _Exchange:
         """Return the request as bytes: what this origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
         target = wire if route.absolute else _target(wire)
-        lines = [f"GET {target} HTTP/1.1", f"Host: {route.host}", _COMMON]
-        if own:
-            lines += [f"{name}: {value}" for name, value in self._source.headers.items()]
-            login = self._login(route)
-            if login is not None:
-                lines.append(f"Authorization: {login}")
-        if route.absolute and route.proxy is not None and route.proxy.authorization:
-            lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
-        cookies = self._source.cookies.get(route.key) if self._source.cookies else None
-        if cookies:
-            lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items()))
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+        fields = self._source.fields(route, self._login(route) if own else None, own=own)
+        return f"GET {target} HTTP/1.1\r\n{fields}".encode("latin-1", "replace")
 
     def _login(self, route: _Route) -> str | None:
         """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
@@ -278,14 +295,6 @@ class _Exchange:
         if "@" in self._url and (credentials := credentials_of(self._url)):
             return basic(*credentials)
         return route.login
-
-    def _keep_cookies(self, origin: str, head: Head) -> None:
-        """Keep cookies in memory, for their own origin only."""
-        jar = self._source.cookies.setdefault(origin, {})
-        for line in head.all("set-cookie"):
-            name, equals, value = line.partition(";")[0].partition("=")
-            if equals and name.strip():
-                jar[name.strip()] = value.strip()
 
     def _accept(self, head: Head) -> None:
         """Let only a whole file through."""

@@ -19,8 +19,11 @@ HEAD_BYTES: Final = 65_536
 LINE_BYTES: Final = 8_190
 _TRAILER_BYTES: Final = 16_384
 
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]{0,8190}"
+_STATUS = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: " + _TEXT + rb")?")
+_FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}:" + _TEXT)
+# Possessive: a head that is wrong is refused in one pass.
+_HEAD = re.compile(rb"(?:" + _STATUS.pattern + rb")(?:\r\n(?:" + _FIELD.pattern + rb"))*+")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 
@@ -67,25 +70,33 @@ def parse_head(block: bytes) -> Head:
     ProtocolError
         Where it is not as RFC 9112 sections 3 to 5 define it.
     """
-    lines = block.split(b"\r\n")
-    start = _STATUS.fullmatch(lines[0])
-    if start is None:
-        raise ProtocolError(f"expected a status line of HTTP/1.1, got {_shown(lines[0])}")
+    if not _HEAD.fullmatch(block):
+        _refuse_head(block.split(b"\r\n"))
+    start, *lines = block.decode("latin-1").split("\r\n")
     fields: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.lower(), []).append(value.strip(" \t"))
+    modern = start[7] == "1"
+    return Head(int(start[9:12]), start[13:].strip(), fields, _keeps_alive(fields.get("connection"), modern=modern))
+
+
+def _keeps_alive(connection: list[str] | None, *, modern: bool) -> bool:
+    """Return whether the server keeps the connection open (RFC 9112 section 9.3)."""
+    if connection is None:
+        return modern
+    options = {option.strip().lower() for value in connection for option in value.split(",")}
+    return "close" not in options and (modern or "keep-alive" in options)
+
+
+def _refuse_head(lines: list[bytes]) -> None:
+    """Raise for the first line that is not as it should be."""
+    if not _STATUS.fullmatch(lines[0]):
+        raise ProtocolError(f"expected a status line of HTTP/1.1, got {_shown(lines[0])}")
     for line in lines[1:]:
-        field = _FIELD.fullmatch(line)
-        if field is None or len(line) > LINE_BYTES:
+        if not _FIELD.fullmatch(line):
             what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else _shown(line)
             raise ProtocolError(f"expected a header field, got {what}")
-        name, value = field.groups()
-        fields.setdefault(name.decode("ascii").lower(), []).append(value.rstrip(b" \t").decode("latin-1"))
-    connection = fields.get("connection")
-    if connection is None:
-        keep_alive = start[1] == b"1"
-    else:
-        options = {option.strip().lower() for value in connection for option in value.split(",")}
-        keep_alive = "close" not in options and (start[1] == b"1" or "keep-alive" in options)
-    return Head(int(start[2]), (start[3] or b"").decode("latin-1").strip(), fields, keep_alive)
 
 
 class ChunkedDecoder:

@@ -148,7 +148,7 @@ class Delivery:
 
 
 class _Clock:
-    """Ticks of a pace. Late ticks are made up for, so that the average holds."""
+    """Ticks of a pace. Late ticks are made up for, so that the average holds; a long hold is not."""
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
@@ -163,9 +163,10 @@ class _Clock:
 
     async def tick(self) -> None:
         """Wait for the next tick."""
-        self._next += self.pace.every
+        now = self._loop.time()
+        self._next = max(self._next + self.pace.every, now - 0.25)
         self._left = self.pace.size
-        await asyncio.sleep(max(0.0, self._next - self._loop.time()))
+        await asyncio.sleep(max(0.0, self._next - now))
 
     def take(self, wanted: int) -> int:
         """Return how many of the wanted bytes may go now."""

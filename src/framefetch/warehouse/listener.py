@@ -7,6 +7,7 @@ not finished their TLS handshake: closing must end them too, and at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -88,6 +89,7 @@ class Listener:
         self._protocols = _Protocols(handler)
         self._connecting: set[asyncio.Task[None]] = set()
         self._parked: list[socket.socket] = []
+        self._closing = False
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
         self.port: int = self._socket.getsockname()[1]
         #: Connections accepted so far.
@@ -113,8 +115,8 @@ class Listener:
 
     async def close(self) -> None:
         """End everything at once; nothing waits for a client."""
-        tasks = [self._accepting, *self._connecting]
-        for task in tasks:
+        await self._stop_accepting()
+        for task in (tasks := list(self._connecting)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for parked in (self._socket, *self._parked):
@@ -124,6 +126,15 @@ class Listener:
         while self._protocols.connections or self._protocols.transports:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0)
 
+    async def _stop_accepting(self) -> None:
+        # Not by cancelling: that would lose, unclosed, a connection accepted in the same round. One more of our
+        # own wakes the task, and is the last.
+        self._closing = True
+        with contextlib.suppress(OSError), socket.create_connection(self._socket.getsockname()[:2], timeout=1):
+            await asyncio.wait([self._accepting], timeout=1)
+        self._accepting.cancel()
+        await asyncio.wait([self._accepting])
+
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -132,6 +143,9 @@ class Listener:
             except OSError:  # no descriptor left, most likely because of a client in the same process
                 await asyncio.sleep(0.01)
                 continue
+            if self._closing:
+                connection.close()
+                return
             self.accepted += 1
             match self.answers.pop(0) if self.answers else "serve":
                 case "serve":
@@ -149,8 +163,14 @@ class Listener:
         handler = self._protocols.numbered(number)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: handler, connection, ssl=self._ssl)
-        except OSError:  # a handshake that failed: the client's business
+        except BaseException as error:
+            # Said here, since uvloop does not say it where a connection is made and given up in the same round.
+            handler.connection_lost(None)
             self._protocols.numbers.pop(handler, None)
+            connection.close()
+            # A client that has left already, or a handshake that failed, is the client's business.
+            if not isinstance(error, OSError):
+                raise
 
 
 def reset(connection: socket.socket) -> None:

@@ -63,6 +63,8 @@ class _Limit:
 class Warehouse:
     """A scriptable file server.
 
+    Requests that are no HTTP are answered 400 and stay out of the log.
+
     Parameters
     ----------
     host : str, default ``"127.0.0.1"``
@@ -132,9 +134,9 @@ class Warehouse:
         return f"{'https' if self._ssl else 'http'}://{host}:{self._port}"
 
     def path(self, key: int | str) -> str:
-        """Return the path of a file id, a path, or a URL of this server."""
+        """Return the path of a file id, a path or a URL."""
         text = str(key)
-        if text.startswith(self.base_url):
+        if "://" in text:
             return _path_of(text)
         if not text.startswith("/"):
             text = FILES + text

@@ -101,7 +101,7 @@ class ContentCheck:
         self._found = self._signatures is None
         self.head = b""
 
-    def feed(self, block: bytes) -> None:
+    def feed(self, block: bytes | memoryview) -> None:
         """Take the next bytes.
 
         Raises
@@ -129,7 +129,7 @@ class ContentCheck:
         if not self._found:
             raise self._mismatch()
 
-    def _look(self, block: bytes) -> bool:
+    def _look(self, block: bytes | memoryview) -> bool:
         """Search the offsets at which the format may begin.
 
         HDF5 may be preceded by a user block: its superblock is at 0, 512, 1024, 2048 and so on, doubling (HDF5 File

@@ -96,7 +96,7 @@ class _Intake:
         self._bandwidth = bandwidth
         self._received = 0
 
-    async def _next(self) -> bytes:
+    async def _next(self) -> bytes | memoryview:
         block = await self._body.read()
         self._received += len(block)
         if self._limit is not None and self._received > self._limit:
@@ -110,27 +110,40 @@ class _Intake:
 
     async def whole(self) -> bytes:
         """Return a body that fits in memory."""
-        blocks = []
+        blocks: list[bytes] = []
         while block := await self._next():
-            blocks.append(block)
+            blocks.append(bytes(block))
+            self._give_back(block)
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    def _give_back(self, block: bytes | memoryview) -> None:
+        if isinstance(block, memoryview):
+            self._body.give_back(block)
 
     async def into(self, part: Part) -> None:
         """Stream a body into a part; at most one block is being written while the next one is collected."""
         writing: asyncio.Task[None] | None = None
         try:
-            while blocks := await self._collect():
+            while block := await self._collect():
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(part.write(blocks[0] if len(blocks) == 1 else b"".join(blocks)))
+                writing = asyncio.create_task(self._write(part, block))
         finally:
             if writing is not None:
                 await writing
 
-    async def _collect(self) -> list[bytes]:
-        blocks: list[bytes] = []
+    async def _write(self, part: Part, block: bytes | memoryview) -> None:
+        await part.write(block)
+        self._give_back(block)
+
+    async def _collect(self) -> bytes | memoryview:
+        """Return a whole block as it was received, or small pieces joined to about a block."""
+        pieces: list[bytes] = []
         size = 0
         while size < BLOCK and (block := await self._next()):
-            blocks.append(block)
-            size += len(block)
-        return blocks
+            if isinstance(block, memoryview) and not pieces:
+                return block
+            pieces.append(bytes(block))
+            self._give_back(block)
+            size += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

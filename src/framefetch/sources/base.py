@@ -41,14 +41,18 @@ class Body(Protocol):
         """The entity tag."""
         ...
 
-    async def read(self) -> bytes:
-        """Return the next bytes, as they come; empty at the end.
+    async def read(self) -> bytes | memoryview:
+        """Return the next bytes, as they come; empty at the end. A memoryview must be given back.
 
         Raises
         ------
         TransferError
             Where the body ends early, stalls, or is not as announced.
         """
+        ...
+
+    def give_back(self, block: memoryview) -> None:
+        """Take back a block that `read` gave, once its bytes are no longer needed."""
         ...
 
 

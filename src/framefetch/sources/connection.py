@@ -19,27 +19,37 @@ from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
+    from framefetch.sources.buffers import Blocks
     from framefetch.sources.watchdog import Watch
 
 __all__ = ["HttpConnection", "Pool"]
 
 #: Bytes of a body that may wait to be read before the sender is slowed down.
 HIGH_WATER = 4 << 20
-LOW_WATER = 1 << 20
+#: Blocks that one connection may have filled and not got back.
+BLOCKS_OUT = 3
+#: Bytes that must be left of a body for a block to be worth it.
+WORTH_A_BLOCK = 1 << 17
 #: Seconds that an idle connection is worth trying; servers commonly close theirs after 60 or 75.
 IDLE_SECONDS = 25.0
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(asyncio.BufferedProtocol):
     """A connection that has been made.
 
     Parameters
     ----------
     lease : Connection
         What aiohttp made; closing it closes the transport.
+    buffers : Blocks
+        Where large bodies are received.
     """
 
-    def __init__(self, lease: Connection) -> None:
+    def __init__(self, lease: Connection, buffers: Blocks) -> None:
+        self._buffers = buffers
+        self._block: memoryview | None = None
+        self._filled = 0
+        self._blocks_out = 0
         self._lease = lease
         self._transport = transport = cast("asyncio.Transport", lease.transport)
         self._loop = asyncio.get_running_loop()
@@ -48,7 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._error: TransferError | None = None
         self._head_data = b""
         self._head: Head | None = None
-        self._blocks: deque[bytes] = deque()
+        self._blocks: deque[bytes | memoryview] = deque()
         self._waiting_bytes = 0
         self._left: int | None = None
         self._chunked: ChunkedDecoder | None = None
@@ -68,6 +78,7 @@ class HttpConnection(asyncio.Protocol):
         self._watch = watch
         self._head = None
         self._error = None
+        self._left = None
         self._complete = False
         self.received_any = False
         self.used += 1
@@ -83,22 +94,44 @@ class HttpConnection(asyncio.Protocol):
             await self._wait()
         return self._head
 
-    async def read(self) -> bytes:
-        """Return what has come of the body; empty at its end."""
-        while not self._blocks:
+    async def read(self) -> bytes | memoryview:
+        """Return what has come of the body; empty at its end. A memoryview must be given back."""
+        blocks = self._blocks
+        while not blocks:
             if self._complete:
                 return b""
             await self._wait()
-        blocks, self._waiting_bytes = self._blocks, 0
-        data = blocks.popleft() if len(blocks) == 1 else b"".join(blocks)
-        blocks.clear()
-        if self._paused:
+        data = blocks.popleft()
+        if isinstance(data, bytes) and blocks and isinstance(blocks[0], bytes):
+            pieces = [data]
+            while blocks and isinstance(blocks[0], bytes):
+                pieces.append(cast("bytes", blocks.popleft()))
+            data = b"".join(pieces)
+        if isinstance(data, bytes):
+            self._waiting_bytes -= len(data)
+            self._resume()
+        return data
+
+    def give_back(self, block: memoryview) -> None:
+        """Take back a block that `read` gave, so that more can be received."""
+        self._buffers.give_back(block)
+        self._blocks_out -= 1
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._paused and self._blocks_out < BLOCKS_OUT and self._waiting_bytes < HIGH_WATER:
             self._paused = False
             if not self._lost:
                 self._transport.resume_reading()
             if self._watch is not None:
                 self._watch.resume()
-        return data
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+            if self._watch is not None:
+                self._watch.pause()
 
     async def _wait(self) -> None:
         if self._error is not None:
@@ -153,8 +186,37 @@ class HttpConnection(asyncio.Protocol):
 
     # -- what the transport tells -------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        """Return where the next bytes go: into the block that is being filled, else through the scratch."""
+        if self._block is None:
+            if self._left is None or self._left < WORTH_A_BLOCK or self._head is None or self._complete:
+                return self._buffers.scratch
+            # Never longer than what is left: bytes beyond the body are seen for what they are.
+            self._block = self._buffers.take(self._left)
+            self._filled = 0
+            self._blocks_out += 1
+        return self._block[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes that were received."""
+        block = self._block
+        if block is None:
+            self._take(bytes(self._buffers.scratch[:nbytes]))
+            return
+        assert self._left is not None
+        self._filled += nbytes
+        self._left -= nbytes
+        if self._watch is not None:
+            self._watch.progress(nbytes)
+        if self._filled == len(block):
+            self._block = None
+            self._complete = not self._left
+            self._blocks.append(block)
+            if self._blocks_out >= BLOCKS_OUT:
+                self._pause()
+            self._wake()
+
+    def _take(self, data: bytes) -> None:
         if self._complete:
             # Bytes nobody asked for: never the answer to the next request (aio-libs/aiohttp#13656).
             self._dirty = True
@@ -232,10 +294,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting_bytes += len(block)
         if self._watch is not None:
             self._watch.progress(len(block))
-            if self._waiting_bytes >= HIGH_WATER and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
-                self._watch.pause()
+        if self._waiting_bytes >= HIGH_WATER:
+            self._pause()
 
     def eof_received(self) -> bool:
         """Take the end of what the server sends."""

@@ -25,6 +25,7 @@ from framefetch.errors import (
     TransferError,
 )
 from framefetch.sources.answers import REDIRECTS, check_coding, redirect_target, refuse_status
+from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.environment import Environment, Proxy, basic
 from framefetch.sources.watchdog import Watch, Watchdog
@@ -122,6 +123,7 @@ class HttpSource:
         self._fields: dict[tuple[str, str | None, bool], str] = {}
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
+        self._buffers = Blocks()
         self._loop = asyncio.get_running_loop()
         self._timeouts = timeouts
         self._host_map = dict(host_map)
@@ -197,7 +199,7 @@ class HttpSource:
             )
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect)
             async with asyncio.timeout(max(self._timeouts.connect, self._timeouts.stall)):
-                return HttpConnection(await self._connector.connect(request, [], timeout))
+                return HttpConnection(await self._connector.connect(request, [], timeout), self._buffers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translate(error, route.where) from error
 
@@ -310,12 +312,17 @@ class _Exchange:
         self.length = None if length is None else int(length)
         self.etag = head.get("etag")
 
-    async def read(self) -> bytes:
-        """Return the next bytes, as they come; empty at the end."""
+    async def read(self) -> bytes | memoryview:
+        """Return the next bytes, as they come; empty at the end. A memoryview must be given back."""
         assert self._connection is not None
         block = await self._connection.read()
         self._meter.received += len(block)
         return block
+
+    def give_back(self, block: memoryview) -> None:
+        """Take back a block that `read` gave."""
+        if self._connection is not None:
+            self._connection.give_back(block)
 
 
 _COMMON: Final = "User-Agent: framefetch\r\nAccept: */*\r\nAccept-Encoding: identity"

@@ -8,12 +8,12 @@ asked for, since when nothing came at all.
 from __future__ import annotations
 
 import asyncio
-import select
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
 from framefetch.sources.answers import body_length
+from framefetch.sources.sockets import readable
 from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
 
 if TYPE_CHECKING:
@@ -141,8 +141,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             await self._waiter
         finally:
             self._waiter = None
-        if self._error is not None and not self._blocks:
-            raise self._error
 
     def fail(self, error: TransferError) -> None:
         """End the exchange with an error; whoever waits for it gets it."""
@@ -176,13 +174,10 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def is_fresh(self, now: float) -> bool:
         """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""
-        idle = now - self.idle_since
-        if self._dirty or self._lost or idle > IDLE_SECONDS or self._transport.is_closing():
+        if self._dirty or self._lost or now - self.idle_since > IDLE_SECONDS or self._transport.is_closing():
             return False
-        if not idle:
-            return True  # it became idle in this very turn of the loop, which has just read all there was
         socket = self._transport.get_extra_info("socket")
-        return socket is not None and not _readable(socket.fileno())
+        return socket is not None and not readable(socket.fileno())
 
     # -- what the transport tells -------------------------------------------------------------------------------
 
@@ -248,7 +243,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 return b""
             head = parse_head(data[:end])
             data = data[end + 4 :]
-            if head.status >= 200 or head.status == 101:
+            if not 100 <= head.status < 200 or head.status == 101:
                 self._begin_body(head)
         self._head_data = b""
         return data
@@ -262,7 +257,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             raise ProtocolError("got Content-Length and Transfer-Encoding together; which of them is right?")
         self._chunked = ChunkedDecoder() if coding else None
         self._left = None if coding else body_length(head.all("content-length"))
-        if head.status in (204, 304) or head.status < 200:
+        if head.status in (101, 204, 304):
             self._left, self._chunked = 0, None
         self._head = head
         self._complete = self._left == 0
@@ -307,7 +302,10 @@ class HttpConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         self._lost = True
-        if self._complete:
+        until_close = self._head is not None and self._left is None and self._chunked is None
+        if self._complete or (until_close and exc is None):
+            # TLS without close_notify ends so too: such a body is held, but never called verified.
+            self._complete = True
             self._wake()
             return
         why = "" if exc is None else f": {' '.join(str(exc).split()) or type(exc).__name__}"
@@ -322,15 +320,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             )
         else:
             self.fail(IncompleteBody(f"the connection broke within a body of unstated length{why}"))
-
-
-def _readable(handle: int) -> bool:
-    """Return whether a read would not wait: bytes, an end or an error are there."""
-    if hasattr(select, "poll"):
-        poll = select.poll()  # select() knows no handles above 1,023
-        poll.register(handle, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([handle], [], [], 0)[0])
 
 
 class Pool:

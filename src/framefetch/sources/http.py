@@ -187,14 +187,15 @@ class HttpSource:
             Why there is none.
         """
         proxy = route.proxy
-        tunnelled = proxy is not None and proxy.authorization and not route.absolute
+        # A tunnel takes the proxy's password in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
+        secret = None if proxy is None or route.absolute else proxy.authorization
         try:
             request = aiohttp.ClientRequest(
                 "GET",
                 route.connect,
                 loop=self._loop,
                 proxy=None if proxy is None else URL(proxy.url, encoded=True),
-                proxy_headers={"Proxy-Authorization": proxy.authorization} if proxy and tunnelled else None,
+                proxy_headers=None if secret is None else {"Proxy-Authorization": secret},
                 server_hostname=route.server_hostname,
             )
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect)

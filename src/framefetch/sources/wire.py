@@ -7,6 +7,7 @@ guessed what a file is.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,7 +111,7 @@ class ChunkedDecoder:
         self.rest = b""
         self._buffer = b""
         self._left = 0
-        self._state = self._size_line
+        self._state: Callable[[list[bytes]], bool] = self._size_line
         self._trailer = 0
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -29,6 +29,8 @@ from framefetch.warehouse import (
     Serve,
     Stop,
     WarehouseThread,
+    bomb,
+    deflated,
     endless,
     gzipped,
     hdf5_file,
@@ -52,6 +54,7 @@ class Case:
     then: Any = None
     says: str = ""
     table: dict[str, Any] = field(default_factory=dict)
+    right: bytes = CONTENT
     options: Options = EAGER
 
 
@@ -61,6 +64,11 @@ def case(number: str, fault: str, *answers: Any, outcome: str = "downloaded", re
     )
 
 
+def coded(body: bytes, coding: str = "gzip", **more: Any) -> Serve:
+    return Serve(content=body, headers={"Content-Encoding": coding}, **more)
+
+
+WIRE = {"md5": hashlib.md5(gzipped(CONTENT)).hexdigest()}
 MD5 = {"md5": hashlib.md5(CONTENT).hexdigest()}
 SIZE = {"size": float(len(CONTENT))}
 
@@ -211,13 +219,44 @@ CASES = [
     case("14", "status 000", Reply(0, CONTENT), outcome="StatusError", says="got 000"),
     case("17", "idle for longer than the stall timeout", Serve(delay=0.1)),
     # C. encoding and content
+    case("40", "gzip nobody asked for", coded(gzipped(CONTENT)), says="length"),
+    case("40", "gzip nobody asked for, md5 of the file", coded(gzipped(CONTENT)), table=MD5),
+    case(
+        "40",
+        "gzip nobody asked for, md5 of the coded bytes",
+        coded(gzipped(CONTENT)),
+        requests=2,
+        table=WIRE,
+        right=gzipped(CONTENT),
+    ),
+    case("40", "gzip nobody asked for, chunked", coded(gzipped(CONTENT), framing="chunked"), says="none"),
+    case("42", "gzip cut, length consistent", coded(gzipped(CONTENT)[:-20]), then=Serve(), requests=2),
     case(
         "42",
-        "gzip nobody asked for, cut",
-        Serve(content=gzipped(CONTENT)[:-20], headers={"Content-Encoding": "gzip"}),
+        "gzip cut for ever",
+        coded(gzipped(CONTENT)[:-20]),
         outcome="EncodingError",
+        requests=5,
+        says="ended early",
     ),
-    case("43", "unknown coding", Serve(headers={"Content-Encoding": "snappy"}), outcome="EncodingError", says="snappy"),
+    case("43", "wrong CRC", coded(gzipped(CONTENT, bad_crc=True)), outcome="EncodingError", says="cannot be decoded"),
+    case(
+        "43",
+        "junk behind the stream",
+        coded(gzipped(CONTENT) + b"junk"),
+        outcome="EncodingError",
+        says="more bytes behind it",
+    ),
+    case("43", "two members", coded(gzipped(CONTENT[:9000]) + gzipped(CONTENT[9000:]))),
+    case("43", "x-gzip", coded(gzipped(CONTENT), "x-gzip")),
+    case("43", "deflate", coded(deflated(CONTENT), "deflate")),
+    case("43", "deflate without its header", coded(deflated(CONTENT, raw=True), "deflate")),
+    case(
+        "43", "gzip twice", coded(gzipped(gzipped(CONTENT)), "gzip, gzip"), outcome="EncodingError", says="gzip, gzip"
+    ),
+    case("43", "not gzip at all", coded(b"plain text, no gzip at all"), outcome="EncodingError"),
+    case("43", "unknown coding", coded(CONTENT, "snappy"), outcome="EncodingError", says="snappy"),
+    case("44", "a bomb, size stated", coded(bomb(200_000_000)), outcome="BodyTooLong", table=SIZE),
     case("43", "coding that is none", Serve(headers={"Content-Encoding": "identity"})),
     case(
         "45",
@@ -347,7 +386,7 @@ def test_case(fault: Case, warehouse: WarehouseThread, tmp_path: Path, note: Cal
     assert outcome == fault.outcome, frame["error"][1]
     target = tmp_path / "cache" / "v0" / "fault.nwb"
     if outcome == "downloaded":
-        assert target.read_bytes() == CONTENT
+        assert target.read_bytes() == fault.right
         assert frame["verified"][1] == (fault.says or ("digest" if "md5" in fault.table else "length"))
     else:
         assert not target.exists()
@@ -374,6 +413,17 @@ def test_case_15_an_unsolicited_answer_is_nobodys(
         assert cache.verify("hash") == []
     assert warehouse.count() == 40
     note("15", "an answer nobody asked for on an idle connection", "downloaded", warehouse.count())
+
+
+def test_case_41_gz_names_keep_their_bytes(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    volume = gzipped(b"\x5c\x01\0\0" + bytes(2000))
+    table = pd.DataFrame({"url": [warehouse.add("/bold.nii.gz", volume), warehouse.add("/t.tar.gz", volume)]})
+    warehouse.script_all(Serve(headers={"Content-Encoding": "gzip"}))
+    with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
+        assert [Path(path).read_bytes() for path in cache.mirror(table).paths] == [volume, volume]
+    note("41", ".nii.gz and .tar.gz labelled gzip", "downloaded", warehouse.count())
 
 
 def test_case_58_a_storm_of_503_does_not_reach_other_hosts(
@@ -471,7 +521,7 @@ def test_case_05_tls_without_a_length(tmp_path: Path, note: Callable[..., None],
         (tmp_path / "table.csv").write_text(f"url\n{url}\n")
         done = subprocess.run(
             [sys.executable, "-m", "framefetch", "mirror", tmp_path / "table.csv", tmp_path / "c"]
-            + ["--attempts", "1", "--report", tmp_path / "report.csv"],  # noqa: RUF005
+            + ["--attempts", "1", "--report", tmp_path / "report.csv"],
             env=os.environ | {"SSL_CERT_FILE": str(PEM)},
             capture_output=True,
             timeout=40,

@@ -13,6 +13,7 @@ from framefetch.engine.schedule import Job, Schedule
 from framefetch.engine.transfer import fetch, with_start
 from framefetch.errors import DigestMismatch, FramefetchError
 from framefetch.models import Outcome, Receipt, Status
+from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class _Run:
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
         try:
-            got = await fetch(job.request, job.url, self._tools, self._bandwidth)
+            got = await fetch(job.request, job.url, self._tools, self._bandwidth, decode=_decodes(job))
         except FramefetchError as error:
             self._schedule.release(job)
             self._failed(job, error)
@@ -182,6 +183,12 @@ class _Run:
             attempts=job.attempts.made,
             seconds=self._loop.time() - job.began,
         )
+
+
+def _decodes(job: Job) -> bool:
+    """Return whether a coding is undone: not where the name, or the table after a wrong digest, means coded bytes."""
+    repeats = job.attempts.repeats or {}
+    return not keeps_coded_bytes(job.request.path) and not repeats.get(DigestMismatch)
 
 
 def _next_mirror(job: Job) -> int | None:

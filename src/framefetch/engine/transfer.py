@@ -26,7 +26,7 @@ __all__ = ["BLOCK", "fetch", "with_start"]
 BLOCK: Final = 1 << 20
 
 
-async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth) -> SmallBody | Receipt:
+async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth, *, decode: bool) -> SmallBody | Receipt:
     """Make one attempt.
 
     Parameters
@@ -39,6 +39,8 @@ async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth) 
         Sources, files and options.
     bandwidth : Bandwidth
         What is received is counted against it.
+    decode : bool
+        Whether a content coding that nobody asked for is undone.
 
     Returns
     -------
@@ -53,14 +55,14 @@ async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth) 
     source = tools.sources[url.partition(":")[0].lower()]
     # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch.
     judged = tools.options.transfer.check_content and not request.digests
-    async with source.open(url, tools.meter) as body:
+    async with source.open(url, tools.meter, decode=decode) as body:
         intake = _Intake(body, ContentCheck(request.path, judge=judged), _limit(request, body, tools), bandwidth)
         if body.length is not None and body.length <= BLOCK:
             return SmallBody(request, await intake.whole(), length_known=True, etag=body.etag)
         part = await tools.files.create(request)
         try:
             await intake.into(part)
-            return await part.publish(length_known=body.length is not None, etag=body.etag)
+            return await part.publish(length_known=body.framed, etag=body.etag)
         except BaseException as error:
             await asyncio.shield(part.discard())
             if isinstance(error, DigestMismatch):

@@ -12,13 +12,13 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from framefetch.errors import EncodingError, PolicyRefused, ProtocolError, RedirectError, StatusError
+from framefetch.errors import PolicyRefused, ProtocolError, RedirectError, StatusError
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
     from framefetch.sources.wire import Head
 
-__all__ = ["REDIRECTS", "body_length", "check_coding", "redirect_target", "refuse_status", "retry_after"]
+__all__ = ["REDIRECTS", "body_length", "redirect_target", "refuse_status", "retry_after"]
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
@@ -111,16 +111,3 @@ def body_length(values: list[str]) -> int | None:
     if len(values) > 1 or not re.fullmatch(r"[0-9]{1,18}", values[0]):
         raise ProtocolError(f"expected one Content-Length in bytes, got {', '.join(values)[:80]!r}")
     return int(values[0])
-
-
-def check_coding(value: str | None) -> None:
-    """Refuse a content coding: only identity was asked for.
-
-    Raises
-    ------
-    EncodingError
-        Where the server coded the body all the same.
-    """
-    coding = (value or "").strip().lower()
-    if coding not in ("", "identity", "none"):
-        raise EncodingError(f"expected the file as it is, got Content-Encoding: {coding[:80]}")

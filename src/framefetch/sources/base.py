@@ -26,14 +26,21 @@ class Body(Protocol):
     Attributes
     ----------
     length : int or None
-        Bytes on the wire, None where the server does not say.
+        Bytes to come, None where the server does not say or a coding hides it.
+    framed : bool
+        Whether the server announced a length on the wire, which was checked.
     etag : str or None
         The entity tag, quotes and all.
     """
 
     @property
     def length(self) -> int | None:
-        """Bytes on the wire."""
+        """Bytes to come."""
+        ...
+
+    @property
+    def framed(self) -> bool:
+        """Whether a length on the wire was announced."""
         ...
 
     @property
@@ -64,8 +71,11 @@ class Source(Protocol):
         """The URL schemes it can fetch."""
         ...
 
-    def open(self, url: str, meter: Meter) -> AbstractAsyncContextManager[Body]:
-        """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`."""
+    def open(self, url: str, meter: Meter, *, decode: bool = True) -> AbstractAsyncContextManager[Body]:
+        """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`.
+
+        `decode` says whether a content coding that nobody asked for is undone, or the coded bytes are the file.
+        """
         ...
 
     async def close(self) -> None:

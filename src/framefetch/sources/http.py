@@ -24,15 +24,16 @@ from framefetch.errors import (
     TlsFailed,
     TransferError,
 )
-from framefetch.sources.answers import REDIRECTS, check_coding, redirect_target, refuse_status
+from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
+from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.environment import Environment, Proxy, basic
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -131,9 +132,9 @@ class HttpSource:
         self._routes: dict[str, _Route] = {}
         self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
 
-    def open(self, url: str, meter: Meter) -> _Exchange:
-        """Ask for a URL."""
-        return _Exchange(self, url, meter)
+    def open(self, url: str, meter: Meter, *, decode: bool = True) -> _Exchange:
+        """Ask for a URL; a coding that nobody asked for is undone, or kept."""
+        return _Exchange(self, url, meter, decode=decode)
 
     def route(self, origin: str, url: str) -> _Route:
         """Return how an origin is reached."""
@@ -214,16 +215,33 @@ class HttpSource:
 class _Exchange:
     """One request with its redirects, from the first byte sent to the last received."""
 
-    __slots__ = ("_connection", "_key", "_meter", "_source", "_url", "_watch", "etag", "length")
+    __slots__ = (
+        "_connection",
+        "_decode",
+        "_decoder",
+        "_key",
+        "_meter",
+        "_pieces",
+        "_source",
+        "_url",
+        "_watch",
+        "etag",
+        "framed",
+        "length",
+    )
 
-    def __init__(self, source: HttpSource, url: str, meter: Meter) -> None:
+    def __init__(self, source: HttpSource, url: str, meter: Meter, *, decode: bool) -> None:
         self._source = source
         self._url = url
         self._meter = meter
         self._watch = Watch(source.watchdog)
         self._connection: HttpConnection | None = None
         self._key = ""
+        self._decode = decode
+        self._decoder: Decoder | None = None
+        self._pieces: Iterator[bytes] = iter(())
         self.length: int | None = None
+        self.framed = False
         self.etag: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -308,17 +326,37 @@ class _Exchange:
                 self._key == own and self._login(self._source.route(own, self._url)) is not None
             )
             raise refuse_status(head, with_login=with_login)
-        check_coding(head.get("content-encoding"))
         length = head.get("content-length")
-        self.length = None if length is None else int(length)
+        self.framed = length is not None
+        coding = coding_of(head.all("content-encoding")) if self._decode else None
+        if coding is not None:
+            self._decoder = Decoder(coding)
+        else:
+            self.length = None if length is None else int(length)
         self.etag = head.get("etag")
 
     async def read(self) -> bytes | memoryview:
         """Return the next bytes, as they come; empty at the end. A memoryview must be given back."""
+        if self._decoder is not None:
+            return await self._read_decoded(self._decoder)
+        return await self._read_wire()
+
+    async def _read_wire(self) -> bytes | memoryview:
         assert self._connection is not None
         block = await self._connection.read()
         self._meter.received += len(block)
         return block
+
+    async def _read_decoded(self, decoder: Decoder) -> bytes:
+        while (piece := next(self._pieces, None)) is None:
+            block = await self._read_wire()
+            if not block:
+                decoder.finish()
+                return b""
+            self._pieces = decoder.feed(bytes(block))
+            if isinstance(block, memoryview):
+                self.give_back(block)
+        return piece
 
     def give_back(self, block: memoryview) -> None:
         """Take back a block that `read` gave."""

@@ -1,4 +1,4 @@
-"""One question to the kernel about a socket: would a read return at once?
+"""One question to the kernel about a socket: whether a read would return at once.
 
 It is asked before every request on a connection that was used before, so its price counts. `select.poll` gives up
 the interpreter lock for the call, and getting it back from a thread that digests can take milliseconds; where the C

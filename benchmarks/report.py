@@ -70,25 +70,27 @@ def _notes_of(work: dict[str, Any], peer: str) -> list[str]:
     if runs and runs[0]["files"] != work["files"]:
         notes.append(
             f"  * {peer}: {runs[0]['files']:,} of {work['files']:,} files, rates are of those. Start-up weighs more on "
-            "fewer files\n    and the manifest it rewrites for each file less; --full runs them all."
+            "fewer files\n    and the manifest it rewrites for each file much less: it looks better than it is. "
+            "--full runs them all."
         )
     return notes
 
 
 def _target(work: dict[str, Any], peer: str, times: float, *, judge: bool) -> str:
-    """Say of each figure of a peer whether the target is met."""
+    """Say of each figure of a peer whether the target is met; fewer files than stated judge nothing."""
     itself = work["md5_by"][peer] == "itself"
+    subset = any(run["files"] != work["files"] for run in work["runs"] if run["peer"] == peer)
     kinds = {"verified": "" if itself else " with md5sum"} | ({} if itself else {"alone": " without md5"})
     said = []
     for kind, words in kinds.items():
         found = ratio(work, peer, kind)
-        verdict = "no figure" if found is None else f"{found.median:.2f} x, {_verdict(found.median >= times, judge)}"
-        said.append(f"{verdict}{words}")
+        verdict = _verdict(found is not None and found.median >= times, judge and not subset)
+        said.append("no figure" + words if found is None else f"{found.median:.2f} x{words}, {verdict}")
     return f"  target: framefetch >= {times:g} x the rate of {peer}: {'; '.join(said)}"
 
 
 def _verdict(met: bool, judge: bool) -> str:  # noqa: FBT001 - two findings, made into a word
-    return ("met" if met else "MISSED") if judge else "not judged (--quick)"
+    return ("met" if met else "MISSED") if judge else "not judged (not the whole work)"
 
 
 def show_probe(work: dict[str, Any], *, judge: bool) -> str:

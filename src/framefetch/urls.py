@@ -51,7 +51,7 @@ _COMPANIONS: Final = frozenset(
 
 # In text that may be no URL at all: a login wherever one could stand, also one with "/" in its password (which no
 # parser takes for a login), and everything up to the next parameter after the name of a credential.
-_LOGIN = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#@]*:(?![0-9]*(?:[/?#\s]|$))[^@]*)@|^[^\s/:@?&=]+:[^\s/@]*@")
+_LOGIN = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#@\[]*:(?![0-9]*(?:[/?#\s]|$))[^@]*)@|^[^\s/:@?&=]+:[^\s/@]*@")
 _NAMES = "|".join((*sorted(_SECRETS), *(f"{prefix}[a-z0-9-]*" for prefix in _SECRET_PREFIXES)))
 _CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])({_NAMES})=[^&#]*", re.IGNORECASE)
 _COMPANION = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_COMPANIONS))})=[^&#]*", re.IGNORECASE)
@@ -64,6 +64,8 @@ _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 # What RFC 3986 section 2 lets stand in a request target; everything else is percent-encoded on the way out.
 _SENDABLE = re.compile(r"[A-Za-z0-9!$%&'()*+,/:;=?\[\]~._-]+")
 _LEGAL = "!#$%&'()*+,/:;=?@[]~-._"
+# Between letters of other scripts, or emoji, a joiner or a wide space is a part of the text.
+_JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d\u3000](?=[^\x00-\x7f])")
 _DEVIATIONS: Final = frozenset("ßς")
 
 
@@ -131,10 +133,15 @@ def redact_text(text: str) -> str:
     'see ftp://host/a or /api?token=***'
     """
     text = _ENCODED_NAME_CHARACTER.sub(lambda match: unquote(match.group()), text)
-    text = _FRAGMENT.sub(r"\1", _LOGIN.sub("", text))
+    text = _FRAGMENT.sub(r"\1", _LOGIN.sub(_names_in, text))
     if _SIGNATURE.search(text):
         text = _COMPANION.sub(rf"\1={MASK}", text)
     return _CREDENTIAL.sub(rf"\1={MASK}", text)
+
+
+def _names_in(login: re.Match[str]) -> str:
+    """Return the names of credentials in what looks like a login: their values may go on after it."""
+    return "".join(f"{found[1]}=" for found in _CREDENTIAL.finditer(login.group()))
 
 
 def credentials_of(url: str) -> tuple[str, str] | None:
@@ -212,7 +219,7 @@ def invisible_character(text: str) -> str | None:
     """Return the name of the first control, format or space character that cannot be told by sight, if there is one."""
     if text.isascii() and text.isprintable():
         return None
-    for character in text:
+    for character in _JOINED.sub("", text):
         if character != " " and unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Zs"):
             return unicodedata.name(character, f"U+{ord(character):04X}")
     return None

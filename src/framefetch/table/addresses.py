@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from framefetch.errors import InvalidRow
+from framefetch.errors import InvalidRow, PlanError
 from framefetch.table.template import is_missing
-from framefetch.urls import invisible_character, origin_of, redact, wire_url
+from framefetch.urls import invisible_character, redact_text, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,8 +23,20 @@ __all__ = ["AddressReader", "basename", "shown"]
 
 URL_LENGTH = 16_384
 
+_BLANKS = " \t\r\n"
+_BLANK_RUN = re.compile(f"[{_BLANKS}]+")
+
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+#: What no name of a host holds (RFC 3986 section 3.2.2), such as a blank or the brace of an unfilled template.
+_NO_HOST = re.compile(r"[\x00-\x20\x7f\"<>\\^`{|}]")
+#: Schemes that make no URL of ours where ``//`` does not follow; any other word and colon may begin a file's name.
+_OTHER_SCHEMES = frozenset(
+    ("javascript", "data", "mailto", "file", "about", "blob", "http", "https", "ftp", "s3", "gs")
+)
+#: What stands in a cell instead of nothing.
+_NO_VALUE = frozenset(("nan", "nat", "none", "null", "<na>", "na", "n/a"))
 
 
 def basename(url: str) -> str:
@@ -37,8 +49,8 @@ def basename(url: str) -> str:
 
 def shown(cell: object) -> str:
     """Return a cell as a message may show it: short, printable, without secrets."""
-    text = cell if isinstance(cell, str) else repr(cell)
-    text = redact(text) if "://" in text else text
+    cell = cell.item() if isinstance(cell, np.generic) else cell
+    text = redact_text(cell.strip(_BLANKS) if isinstance(cell, str) else repr(cell))
     text = text if text.isprintable() else repr(text)[1:-1]
     return f"'{text[:120]}…'" if len(text) > 120 else f"'{text}'"
 
@@ -52,14 +64,29 @@ class AddressReader:
         Completes what has no host.
     schemes : collection of str
         The schemes that some source can fetch.
+
+    Raises
+    ------
+    PlanError
+        Where `base_url` is no URL that can be completed with.
     """
 
     def __init__(self, base_url: str | None, schemes: Collection[str]) -> None:
         self._schemes = frozenset(schemes)
+        self._web = {"http", "https"} <= self._schemes
         self._heads: set[str] = set()
         self._base: str | None = None
         if base_url is not None:
-            self._base = self._checked(base_url.strip())
+            self._base = self._checked_base(base_url.strip())
+
+    def _checked_base(self, base_url: str) -> str:
+        try:
+            base = self._checked(base_url)
+        except InvalidRow as error:
+            raise PlanError(f"base_url: {error}") from None
+        if "?" in base or "#" in base:
+            raise PlanError(f"base_url: expected a URL without a query, got {shown(base)}")
+        return base.rstrip("/")
 
     def read(self, cell: Any) -> tuple[str, ...]:
         """Return the mirrors a cell names, the first one first.
@@ -69,7 +96,7 @@ class AddressReader:
         InvalidRow
             Where the cell names none.
         """
-        if type(cell) is str and _PLAIN_URL.fullmatch(cell) and len(cell) <= URL_LENGTH:
+        if type(cell) is str and self._web and _PLAIN_URL.fullmatch(cell) and len(cell) <= URL_LENGTH:
             head = cell[: cell.index("/", 8)]
             if head not in self._heads:
                 self._check_host(cell)
@@ -89,20 +116,23 @@ class AddressReader:
         if is_missing(cell):
             raise InvalidRow("expected a URL, but the cell is empty")
         assert isinstance(cell, str)
-        text = cell.strip(" \t\r\n")
-        if name := invisible_character(text):
-            raise InvalidRow(f"expected a URL, got one with {name} in it: {shown(text)}")
-        return text
+        return cell.strip(_BLANKS)
 
     @staticmethod
     def _split(text: str) -> list[str]:
         """Blanks separate mirrors only where each part is a URL of its own."""
-        parts = text.split()
-        return parts if len(parts) > 1 and all("://" in part for part in parts) else [text]
+        parts = _BLANK_RUN.split(text)
+        if len(parts) == 1 or not any("://" in part for part in parts[1:]):
+            return [text]
+        if not all("://" in part for part in parts):
+            raise InvalidRow(f"expected one URL, or several separated by blanks, got {shown(text)}")
+        return [part.rstrip(",;") for part in parts]
 
     def _checked(self, text: str) -> str:
         if len(text) > URL_LENGTH:
             raise InvalidRow(f"expected a URL of at most {URL_LENGTH} characters, got {len(text)}: {shown(text)}")
+        if name := invisible_character(text):
+            raise InvalidRow(f"expected a URL, got one with {name} in it: {shown(text)}")
         if "://" not in text:
             text = self._completed(text)
         scheme = _SCHEME.match(text)
@@ -114,16 +144,20 @@ class AddressReader:
 
     def _completed(self, text: str) -> str:
         scheme = _SCHEME.match(text)
-        if scheme and not text[scheme.end() :].lstrip().startswith("//") and scheme.group(1).lower() in _OTHER_SCHEMES:
-            raise InvalidRow(f"expected an http or https URL, got {shown(text)}")
+        if scheme and scheme.group(1).lower() in _OTHER_SCHEMES:
+            raise InvalidRow(f"expected a URL such as https://host/file.nwb, got {shown(text)}")
+        if text.lower() in _NO_VALUE:
+            raise InvalidRow(f"expected a URL, but the cell says {shown(text)}")
         if self._base is None:
             hint = "; a base_url would complete it" if text.startswith("/") else ""
             raise InvalidRow(f"expected a URL such as https://host/file.nwb, got {shown(text)}{hint}")
         if " " in text and "/" not in text:
             raise InvalidRow(f"expected a URL or a path, got what reads like a sentence: {shown(text)}")
-        if text.startswith("/") and not text.startswith("//"):
-            return origin_of(self._base).removesuffix(":80").removesuffix(":443") + text
-        return self._base.rstrip("/") + "/" + text.lstrip("/")
+        if text.startswith("//") or _DRIVE.match(text):
+            raise InvalidRow(f"expected a URL, or a path that base_url completes, got {shown(text)}")
+        if text.startswith("/"):
+            return self._base[: _path_start(self._base)] + text
+        return f"{self._base}/{text}"
 
     @staticmethod
     def _check_host(url: str) -> None:
@@ -131,12 +165,18 @@ class AddressReader:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
             wire_url(url)
-        except ValueError as error:  # a port out of range, a broken IPv6 address, a name IDNA cannot encode
-            raise InvalidRow(f"expected a URL with a valid host and port, got {shown(url)}: {error}") from error
+        except ValueError:  # a port out of range, a broken IPv6 address, a name IDNA cannot encode
+            # Without its text and as no cause: it quotes the login.
+            raise InvalidRow(f"expected a URL with a valid host and port, got {shown(url)}") from None
         if not host:
             raise InvalidRow(f"expected a URL with a host, got {shown(url)}")
+        if _NO_HOST.search(host):
+            raise InvalidRow(f"expected a URL with a valid host and port, got {shown(url)}")
         if port == 0:
             raise InvalidRow(f"expected a port from 1 to 65535, got {shown(url)}")
 
 
-_OTHER_SCHEMES = frozenset(("javascript", "data", "mailto", "file", "about", "blob"))
+def _path_start(url: str) -> int:
+    """Return where the path of a URL without a query begins."""
+    start = url.find("/", url.find("://") + 3)
+    return start if start > 0 else len(url)

@@ -6,10 +6,10 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.models import DIGEST_LENGTHS
@@ -17,6 +17,8 @@ from framefetch.table.template import column_values, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pandas as pd
 
     from framefetch.options import TableOptions
 
@@ -27,6 +29,11 @@ MD5_NAMES = ("md5", "md5sum", "md5_checksum")
 SHA256_NAMES = ("sha256",)
 SIZE_NAMES = ("size", "file_size")
 
+#: More bytes than any disk holds.
+SIZE_MAX = 2**62
+NO_SIZE = -2
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE][+]?[0-9]{1,2})?")
 _LOWER_HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -49,6 +56,8 @@ def choose_columns(table: pd.DataFrame, options: TableOptions) -> Columns:
     PlanError
         Where a named column is not in the table, or nothing says where the files are.
     """
+    if table.columns.nlevels > 1:
+        raise PlanError(f"expected columns of one level, got {table.columns.nlevels}: {_listed(table)}")
     notes: list[str] = []
 
     def find(explicit: str | None, names: tuple[str, ...], meaning: str) -> str | None:
@@ -62,7 +71,7 @@ def choose_columns(table: pd.DataFrame, options: TableOptions) -> Columns:
         return found
 
     url = None if options.url_template is not None else find(options.url_column, URL_NAMES, "URLs")
-    if url is None and options.url_template is None and len(table.columns):
+    if url is None and options.url_template is None and (len(table.columns) or len(table)):
         raise PlanError(
             f"no column of URLs: expected one named {' or '.join(URL_NAMES)}, or a url_column or url_template; "
             f"the table has: {_listed(table)}"
@@ -148,15 +157,31 @@ def read_digests(
 
 def read_sizes(values: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[int]]:
     """Return sizes in bytes, -1 where none is stated, and the positions of cells that are no size."""
-    series = pd.Series(values)
-    stated = ~series.map(is_missing).to_numpy(dtype=bool) if series.dtype == object else series.notna().to_numpy()
-    if series.dtype.kind in "iu":
-        numbers = series.to_numpy()
-        wrong = (numbers < 0) | (numbers > 2**62)
-        return np.where(wrong, -1, numbers).astype(np.int64), np.flatnonzero(wrong).tolist()
-    as_float = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    with np.errstate(invalid="ignore"):
-        good = stated & (as_float >= 0) & (as_float < 2.0**62) & (as_float == np.floor(as_float))
-    sizes = np.full(len(series), -1, dtype=np.int64)
-    sizes[good] = as_float[good].astype(np.int64)
-    return sizes, np.flatnonzero(stated & ~good).tolist()
+    if values.dtype.kind in "iu":
+        wrong = (values < 0) | (values > SIZE_MAX)
+        sizes = values.astype(np.int64)
+    elif values.dtype.kind == "f":
+        numbers = values.astype(np.float64)
+        good = (numbers >= 0) & (numbers <= SIZE_MAX) & (numbers == np.floor(numbers))
+        wrong = ~(good | np.isnan(numbers))
+        sizes = np.where(good, numbers, -1.0).astype(np.int64)
+    else:
+        sizes = np.fromiter(map(_size, values.tolist()), dtype=np.int64, count=len(values))
+        wrong = sizes == NO_SIZE
+    sizes[wrong] = -1
+    return sizes, np.flatnonzero(wrong).tolist()
+
+
+def _size(cell: object) -> int:
+    """Return the size that a cell states, -1 where it is empty, `NO_SIZE` where it is something else."""
+    if is_missing(cell):
+        return -1
+    if isinstance(cell, str) and _NUMBER.fullmatch(cell.strip()):
+        cell = Decimal(cell.strip())
+    if (
+        isinstance(cell, bool)
+        or not isinstance(cell, int | float | np.integer | np.floating | Decimal)
+        or not 0 <= cell <= SIZE_MAX
+    ):
+        return NO_SIZE
+    return int(cell) if cell == int(cell) else NO_SIZE

@@ -21,9 +21,13 @@ COMPONENT_BYTES = 255
 #: Bytes of a whole relative path; leaves room for the cache folder below the usual limit of 4,096.
 PATH_BYTES = 3072
 
+#: What Windows takes for a device, whatever follows the first dot.
+_DEVICE = r"(?i:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])[ ]*(?:[./]|$)"
+_DEVICES = re.compile(_DEVICE)
 #: A name that is safe as it stands; tried first because nearly all are.
-_PLAIN = re.compile(r"[A-Za-z0-9_+@=][A-Za-z0-9_+@=,;()!' .-]{0,180}(?<![. ])")
-_DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)")
+_COMPONENT = rf"(?!{_DEVICE})[A-Za-z0-9_+@=][A-Za-z0-9_+@=,;()!' .-]{{0,180}}(?<![. ])"
+_PLAIN = re.compile(_COMPONENT)
+_PLAIN_PATH = re.compile(rf"(?:{_COMPONENT}/){{0,15}}{_COMPONENT}")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f<>:\"/\\|?*]|[\ud800-\udfff]|[. ]+$|^[-~]")
 
 
@@ -40,7 +44,7 @@ def safe_component(name: str) -> str:
     >>> safe_component("a:b/c.nwb"), safe_component("CON.nwb"), safe_component("-rf")
     ('a%3Ab%2Fc.nwb', '%43ON.nwb', '%2Drf')
     """
-    if _PLAIN.fullmatch(name) and not _DEVICES.match(name):
+    if _PLAIN.fullmatch(name):
         return name
     name = _UNSAFE.sub(_escape, name)
     if _DEVICES.match(name):
@@ -84,7 +88,8 @@ def default_name(basename: str, suffix: str) -> str:
     if name in ("", ".", ".."):
         shown = "ends in '/'" if not name else f"ends in {name!r}"
         raise UnsafePath(f"expected a file name at the end of the URL, but it {shown}; give a path template")
-    return safe_component(name if not suffix or splitext(name)[1] else name + suffix)
+    has_extension = "." in name and splitext(name)[1]
+    return safe_component(name if has_extension else name + suffix)
 
 
 def safe_path(path: str) -> str:
@@ -95,6 +100,8 @@ def safe_path(path: str) -> str:
     UnsafePath
         Where the path is empty, absolute, or has a part ``.`` or ``..``.
     """
+    if _PLAIN_PATH.fullmatch(path):
+        return path
     if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", path):
         raise UnsafePath(f"expected a path below the cache, got the absolute path {path!r}")
     parts = [part for part in path.split("/") if part]
@@ -125,6 +132,11 @@ def check_version(version: str) -> str:
     PlanError
         Where it cannot.
     """
-    if not version or safe_component(version) != version or version.startswith(".") or "manifest" in version[:8]:
+    if (
+        not version
+        or safe_component(version) != version
+        or version.startswith(".")
+        or version[:8].lower() == "manifest"
+    ):
         raise PlanError(f"expected a version that can name a folder, such as 'v0', got {version!r}")
     return version

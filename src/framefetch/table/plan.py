@@ -7,7 +7,7 @@ later ones; the other rows go on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import pandas as pd
 from framefetch.errors import InvalidRow, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
 from framefetch.table.columns import Columns, choose_columns, read_digests, read_sizes
+from framefetch.table.grouping import find_collisions, find_copies, group_rows
 from framefetch.table.naming import check_version, default_name, fold, safe_path
 from framefetch.table.requests import TableRequests
-from framefetch.table.template import Template, column_values, texts
+from framefetch.table.template import Template, column_values, is_missing, texts
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class PlannedRows:
         For each invalid row what stood in its URL cell, without secrets.
     notes : tuple of str
         Which columns were found by name.
+    aliases : mapping of int to str
+        For rows whose file another row names first, and by another URL, that of their own.
     """
 
     index: pd.Index
@@ -58,6 +61,7 @@ class PlannedRows:
     errors: Mapping[int, InvalidRow]
     texts: Mapping[int, str]
     notes: tuple[str, ...]
+    aliases: Mapping[int, str] = field(default_factory=dict)
 
 
 def plan_rows(
@@ -115,9 +119,12 @@ class _Planner:
         self._read_digests()
         self._read_sizes()
         keys = self._read_keys()
-        files, first = _grouped(keys, self.errors)
+        files, first = group_rows([keys], self.errors)
         self._join_statements(files, first)
-        names, files, first = self._named(files, first)
+        if self.path_template is None:
+            names = self._named(files, first)
+        else:
+            names, files, first = self._named_by_template(keys)
         self._refuse_collisions(names, files)
         if self.errors:
             files[list(self.errors)] = -1
@@ -128,17 +135,21 @@ class _Planner:
             errors=self.errors,
             texts=self.texts,
             notes=self.columns.notes,
+            aliases=self._aliases(files, first),
         )
 
-    def _refuse(self, position: int, column: str | None, reason: InvalidRow | str) -> None:
+    def _refuse(self, position: int, column: str, reason: InvalidRow | str) -> None:
         """Record why a row cannot be used: the message names row, column and value."""
         if position in self.errors:
             return
-        label = self.table.index[position]
-        where = f"row {label.item() if isinstance(label, np.generic) else label!r}"
-        where += f", column {column!r}" if column else ""
+        if self.urls[position]:
+            self.texts[position] = redact(self.urls[position])
         kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
-        self.errors[position] = kind(f"{where}: {reason}")
+        self.errors[position] = kind(f"row {_label(self.table.index[position])}, column {column!r}: {reason}")
+
+    @property
+    def _url_column(self) -> str:
+        return self.columns.url or "URL template"
 
     def _blocks(self) -> Iterator[tuple[int, pd.DataFrame]]:
         for start in range(0, len(self.table), BLOCK):
@@ -147,18 +158,18 @@ class _Planner:
     def _read_urls(self) -> None:
         column = self.columns.url
         for start, block in self._blocks():
-            missing: dict[int, str] = {}
+            refused: Mapping[int, tuple[str, InvalidRow]] = {}
             if self.url_template is not None:
                 cells: Sequence[Any]
-                cells, missing = self.url_template.apply(block)
+                cells, refused = self.url_template.apply(block)
             else:
                 values = column_values(block, column) if column is not None else None
                 cells = values.tolist() if values is not None else []
-            for position, name in missing.items():
-                self._refuse(start + position, name, "expected a value for the URL template, but the cell is empty")
-            self._read_cells(start, cells, column or "URL template", missing)
+            for position, (name, reason) in refused.items():
+                self._refuse(start + position, name, reason)
+            self._read_cells(start, cells, refused)
 
-    def _read_cells(self, start: int, cells: Sequence[Any], column: str, skip: Collection[int]) -> None:
+    def _read_cells(self, start: int, cells: Sequence[Any], skip: Collection[int]) -> None:
         read = self.reader.read
         for position, cell in enumerate(cells, start):
             if skip and position - start in skip:
@@ -166,8 +177,9 @@ class _Planner:
             try:
                 mirrors = read(cell)
             except InvalidRow as error:
-                self.texts[position] = shown(cell)[1:-1] if isinstance(cell, str) else ""
-                self._refuse(position, column, error)
+                if not is_missing(cell):
+                    self.texts[position] = shown(cell)[1:-1]
+                self._refuse(position, self._url_column, error)
                 continue
             self.urls[position] = mirrors[0]
             if len(mirrors) > 1:
@@ -208,11 +220,13 @@ class _Planner:
             return [url if "?" not in url and "@" not in url and "#" not in url else redact(url) for url in self.urls]
         values = column_values(self.table, column)
         assert values is not None
-        keys = texts(values)
+        refused: dict[int, tuple[str, InvalidRow]] = {}
+        keys = texts(column, values, refused)
         for position, key in enumerate(keys):
             if key is None:
-                self._refuse(position, column, "expected a key, but the cell is empty")
-        return [key or "" for key in keys]
+                _, reason = refused.get(position, ("", "expected a key, but the cell is empty"))
+                self._refuse(position, column, reason)
+        return ["" if key is None else redact(key) if "://" in key else key for key in keys]
 
     def _join_statements(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> None:
         """Let every row of a file state what any of them states; rows that contradict one another are refused."""
@@ -224,52 +238,53 @@ class _Planner:
             joined = np.full(len(first), None, dtype=object)
             joined[files[said][::-1]] = stated[said][::-1]
             bad = np.unique(files[said[np.not_equal(stated[said], joined[files[said]])]])
-            self._refuse_files(files, bad, f"its {algorithm} digest differs from that of another row with the same URL")
+            reason = InvalidRow(f"its {algorithm} digest differs from that of another row of the same file")
+            self._refuse_files(files, dict.fromkeys(bad.tolist(), reason))
             stated[rows] = joined[files[rows]]
         said = rows[self.sizes[rows] >= 0]
         sizes = np.full(len(first), -1, dtype=np.int64)
         sizes[files[said][::-1]] = self.sizes[said][::-1]
         bad = np.unique(files[said[self.sizes[said] != sizes[files[said]]]])
-        self._refuse_files(files, bad, "its size differs from that of another row with the same URL")
+        reason = InvalidRow("its size differs from that of another row of the same file")
+        self._refuse_files(files, dict.fromkeys(bad.tolist(), reason))
         self.sizes[rows] = sizes[files[rows]]
 
-    def _refuse_files(self, files: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], reason: InvalidRow | str) -> None:
-        if len(bad):
-            for position in np.flatnonzero(np.isin(files, bad)).tolist():
-                value = f": {redact(self.urls[position])}"
-                kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
-                self._refuse(position, self.columns.url, kind(f"{reason}{value}"))
+    def _refuse_files(self, files: np.ndarray[Any, Any], reasons: Mapping[int, InvalidRow]) -> None:
+        """Refuse all rows of some files, in one pass over the rows: a table can have many bad ones."""
+        if not reasons:
+            return
+        for position in np.flatnonzero(np.isin(files, list(reasons))).tolist():
+            reason = reasons[files[position]]
+            self._refuse(position, self._url_column, type(reason)(f"{reason}: {redact(self.urls[position])}"))
 
-    def _named(
-        self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]
-    ) -> tuple[list[str], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _named(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> list[str]:
         """Give each file its path below the version folder."""
-        if self.path_template is not None:
-            return self._named_by_template()
         names = []
-        for position in first.tolist():
+        unnamed: dict[int, InvalidRow] = {}
+        suffix = self.options.suffix
+        for file, position in enumerate(first.tolist()):
             try:
-                names.append(default_name(basename(self.urls[position]), self.options.suffix))
+                names.append(default_name(basename(self.urls[position]), suffix))
             except UnsafePath as error:
                 names.append("")
-                self._refuse_files(files, np.array([files[position]]), error)
-        return names, files, first
+                unnamed[file] = error
+        self._refuse_files(files, unnamed)
+        return names
 
-    def _named_by_template(self) -> tuple[list[str], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _named_by_template(self, keys: list[str]) -> tuple[list[str], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """With a path template a row names its own path, so rows of one URL may ask for several files."""
         assert self.path_template is not None
         paths: list[str] = [""] * len(self.table)
         for start, block in self._blocks():
-            made, missing = self.path_template.apply(block)
-            for position, name in missing.items():
-                self._refuse(start + position, name, "expected a value for the path template, but the cell is empty")
+            made, refused = self.path_template.apply(block)
+            for position, (name, reason) in refused.items():
+                self._refuse(start + position, name, reason)
             for position, path in enumerate(made, start):
                 try:
                     paths[position] = "" if path is None else safe_path(path)
                 except UnsafePath as error:
-                    self._refuse(position, None, error)
-        keys = self._read_keys()
-        files, first = _grouped([f"{key}\0{path}" for key, path in zip(keys, paths, strict=True)], self.errors)
+                    self._refuse(position, "path template", error)
+        files, first = group_rows([keys, paths], self.errors)
         return [paths[position] for position in first.tolist()], files, first
 
     def _refuse_collisions(self, names: list[str], files: np.ndarray[Any, Any]) -> None:
@@ -277,11 +292,26 @@ class _Planner:
         used = files.copy()
         used[list(self.errors)] = -1
         good[used[used >= 0]] = True
-        for file, other in _collisions(names, good):
-            how = "differs only in case or Unicode form from" if names[file] != names[other] else "is also that of"
-            how = "cannot be a file and a folder with" if fold(names[file]) != fold(names[other]) else how
-            reason = UnsafePath(f"its path {names[file]!r} {how} {names[other]!r} of another URL; give a path template")
-            self._refuse_files(files, np.array([file]), reason)
+        reasons: dict[int, InvalidRow] = {}
+        for file, other in find_collisions(names, good):
+            if file not in reasons:
+                how = "differs only in case or Unicode form from" if names[file] != names[other] else "is also that of"
+                how = "cannot stand beside" if fold(names[file]) != fold(names[other]) else how
+                reasons[file] = UnsafePath(
+                    f"its path {names[file]!r} {how} {names[other]!r} of another file; give a path template"
+                )
+        self._refuse_files(files, reasons)
+
+    def _aliases(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> dict[int, str]:
+        if len(first) == len(files):
+            return {}
+        urls = self.urls
+        firsts = first.tolist()
+        return {
+            row: urls[row]
+            for row, file in enumerate(files.tolist())
+            if file >= 0 and urls[row] is not urls[firsts[file]] and urls[row] != urls[firsts[file]]
+        }
 
     def _requests(self, keys: list[str], names: list[str], first: np.ndarray[Any, Any]) -> TableRequests:
         whole = len(first) == len(keys)
@@ -300,77 +330,12 @@ class _Planner:
             mirrors=mirrors,
             sizes=self.sizes[first],
             digests={algorithm: stated[first] for algorithm, stated in self.digests.items()},
-            copy_of=_copies(file_keys) if self.path_template is not None else {},
+            copy_of=find_copies(file_keys) if self.path_template is not None else {},
         )
 
 
-def _grouped(
-    keys: Sequence[str], errors: Collection[int]
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return for each row the number of its file, -1 for refused rows, and for each file its first row."""
-    good = np.ones(len(keys), dtype=bool)
-    good[list(errors)] = False
-    rows = np.flatnonzero(good)
-    hashes = np.fromiter(map(hash, keys), dtype=np.int64, count=len(keys))[rows]
-    files = np.full(len(keys), -1, dtype=np.int64)
-    if len(np.unique(hashes)) == len(rows):  # all different: each row is a file of its own
-        files[rows] = np.arange(len(rows))
-        return files, rows
-    codes, _ = pd.factorize(np.array(keys, dtype=object)[rows])
-    files[rows] = codes
-    _, first = np.unique(codes, return_index=True)
-    return files, rows[first]
-
-
-def _collisions(names: Sequence[str], good: np.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:
-    """Yield each good file whose path is also, or is a folder of, the path of another, with that other."""
-    folded = np.fromiter((hash(fold(name)) for name in names), dtype=np.int64, count=len(names))
-    folders: dict[str, int] = {}
-    last = ""
-    for file, name in enumerate(names):
-        folder = name.rpartition("/")[0]
-        if folder and folder != last and good[file]:
-            last = folder
-            while folder and (key := fold(folder)) not in folders:
-                folders[key] = file
-                folder = folder.rpartition("/")[0]
-    values, counts = np.unique(folded[good], return_counts=True)
-    doubled = set(values[counts > 1].tolist())
-    folder_hashes = {hash(key) for key in folders}
-    if not doubled and folder_hashes.isdisjoint(values.tolist() if folders else ()):
-        return
-    yield from _colliding(names, np.flatnonzero(good).tolist(), folders, doubled, folded)
-
-
-def _colliding(
-    names: Sequence[str],
-    files: Sequence[int],
-    folders: Mapping[str, int],
-    doubled: Collection[int],
-    folded: np.ndarray[Any, Any],
-) -> Iterator[tuple[int, int]]:
-    seen: dict[str, int] = {}
-    blocked: dict[str, int] = {}
-    for file in files:
-        key = fold(names[file])
-        if key in folders:
-            blocked[key] = file
-            yield file, folders[key]
-        if folded[file] in doubled:
-            if key in seen:
-                yield file, seen[key]
-                yield seen[key], file
-            seen.setdefault(key, file)
-    if blocked:
-        for file in files:
-            folder = fold(names[file].rpartition("/")[0])
-            while folder and folder not in blocked:
-                folder = folder.rpartition("/")[0]
-            if folder:
-                yield file, blocked[folder]
-
-
-def _copies(keys: Sequence[str]) -> dict[int, int]:
-    """Return the files that have the key of an earlier one."""
-    first: dict[str, int] = {}
-    return {file: earlier for file, key in enumerate(keys) if (earlier := first.setdefault(key, file)) != file}
+def _label(label: object) -> str:
+    """Return a row's label as a message shows it, without the names of numpy's types."""
+    if isinstance(label, tuple):
+        return f"({', '.join(map(_label, label))})"
+    return repr(label.item() if isinstance(label, np.integer | np.floating | np.bool_) else label)

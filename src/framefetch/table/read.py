@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from framefetch.errors import PlanError
+from framefetch.table.columns import MD5_NAMES, SHA256_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,17 +20,32 @@ if TYPE_CHECKING:
 __all__ = ["query_table", "read_table"]
 
 
+# A digest that happens to have no letters, or a single "e", is no number.
+_TEXT_COLUMNS: dict[str, type[str]] = dict.fromkeys((*MD5_NAMES, *SHA256_NAMES), str)
+
+
 def _csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, low_memory=False)
+    return pd.read_csv(path, low_memory=False, dtype=_TEXT_COLUMNS)
 
 
 def _tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", low_memory=False)
+    return pd.read_csv(path, sep="\t", low_memory=False, dtype=_TEXT_COLUMNS)
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
-    # Ids and dates stay as they are written: nothing is guessed from a column's name.
-    return pd.read_json(path, lines=True, convert_dates=False)
+    # JSON says what is text and what a number; pandas' own reader guesses again, and makes 7 of the id "007".
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+        return pd.DataFrame([_json_row(number, line) for number, line in enumerate(lines, 1) if line.strip()])
+
+
+def _json_row(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number}: expected an object, got {line.strip()[:40]}")  # noqa: TRY004 - of the data
+    return row
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -84,12 +103,7 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         raise PlanError(f"{path}: no such file; expected a table of files to fetch") from error
     except PlanError:
         raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-    ) as error:  # pandas' and arrow's parser errors are ValueErrors
+    except (OSError, ValueError, EOFError, KeyError, zlib.error) as error:  # parser errors are ValueErrors
         reason = " ".join(str(error).split())
         raise PlanError(f"{path}: cannot be read as {suffixes[-1]}: {reason}") from error
 
@@ -103,11 +117,12 @@ def query_table(table: pd.DataFrame, query: str) -> pd.DataFrame:
         Where the query cannot be read, names a column that is not there, or is no condition.
     """
     try:
-        selected = table.query(query, engine="python")
+        # Not `query`: it would take the values of a column that is no condition for labels of rows.
+        holds = table.eval(query, engine="python")
     except Exception as error:  # a query is the user's own code: whatever it raises is theirs to read
         raise PlanError(
             f"the query {query!r} cannot be used: {error}; columns are: {', '.join(map(str, table.columns))}"
         ) from error
-    if not isinstance(selected, pd.DataFrame):
-        raise PlanError(f'the query {query!r} gives no rows; expected a condition such as "age_in_days > 90"')
-    return selected
+    if not isinstance(holds, pd.Series) or not (pd.api.types.is_bool_dtype(holds) or table.empty):
+        raise PlanError(f'the query {query!r} is no condition; expected one such as "age_in_days > 90"')
+    return table if table.empty else table[holds]

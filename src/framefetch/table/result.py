@@ -48,6 +48,8 @@ def _urls(rows: PlannedRows) -> np.ndarray[Any, Any]:
     urls = _taken(shown, rows.files, None)
     for position, text in rows.texts.items():
         urls[position] = text
+    for position, url in rows.aliases.items():
+        urls[position] = redact(url)
     return urls
 
 
@@ -320,7 +322,8 @@ class FetchResult:
         requests, files = self._rows.requests, self._rows.files
         held = np.flatnonzero(self._ok)
         paths = self._paths()
-        return {requests.urls[files[row]]: Path(paths[row]) for row in held.tolist()}
+        aliases = self._rows.aliases
+        return {aliases.get(row) or requests.urls[files[row]]: Path(paths[row]) for row in held.tolist()}
 
     def summary(self) -> dict[str, Any]:
         """Return figures of the run.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,48 +18,86 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from framefetch.errors import PlanError
+from framefetch.errors import InvalidRow, PlanError
+from framefetch.urls import invisible_character
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, MutableMapping
+
+    Refused = MutableMapping[int, tuple[str, InvalidRow]]
 
 __all__ = ["Template", "column_values", "is_missing", "texts"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 _IN_PATH = "/:@!$&'()*+,;=~"
+#: What becomes of a missing value where a column is made text.
+_NO_TEXT = frozenset(("nan", "NaT", "<NA>"))
+#: Format types that ask for a fraction, so that a whole float stays a float.
+_FRACTION = frozenset("eEfFgG%")
 
 
 def is_missing(value: object) -> bool:
     """Return whether a cell is empty: None, NaN, NaT, NA or blank text."""
     if value is None or value is pd.NA or value is pd.NaT:
         return True
-    if isinstance(value, float):
+    if isinstance(value, float | np.floating | Decimal):
         return math.isnan(value)
     return isinstance(value, str) and not value.strip()
 
 
 def _text(value: object) -> str | None:
-    if type(value) is str:
-        return value if value.strip() else None
+    if isinstance(value, str):
+        return value if value.strip() and value not in _NO_TEXT else None
     if is_missing(value):
         return None
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
+    if isinstance(value, bytes | bytearray | list | tuple | dict | set | np.ndarray):
+        raise InvalidRow(f"expected text or a number, got {type(value).__name__}")
+    if isinstance(value, float | np.floating):
+        if math.isinf(value):
+            raise InvalidRow(f"expected text or a number, got {value}")
+        return str(int(value)) if float(value).is_integer() else str(value)
     return str(value)
 
 
-def texts(values: Sequence[Any] | np.ndarray[Any, Any]) -> list[str | None]:
-    """Return cells as text, whole floats as integers, missing ones as None.
+def texts(column: str, values: np.ndarray[Any, Any], refused: Refused) -> list[str | None]:
+    """Return a column's cells as text, whole floats as integers, missing ones as None; `refused` gets what is no text.
 
     Examples
     --------
-    >>> texts(np.array([1085755199.0, float("nan")]))
+    >>> texts("file_id", np.array([1085755199.0, float("nan")]), {})
     ['1085755199', None]
     """
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+    if values.dtype.kind in "iu":
         return list(map(str, values.tolist()))
-    cells = values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind == "f" else values
-    return [_text(value) for value in cells]
+    if values.dtype.kind != "f":
+        return _each(_text, column, values, refused)
+    # Nearly all floats of an id column are whole; the others are done again, one by one.
+    whole = np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2.0**53) & (values == np.floor(values))
+    made: list[str | None] = list(map(str, np.where(whole, values, 0).astype(np.int64).tolist()))
+    others = np.flatnonzero(~whole).tolist()
+    wrong: Refused = {}
+    for position, text in zip(others, _each(_text, column, values[others].tolist(), wrong), strict=True):
+        made[position] = text
+    refused.update((others[at], reason) for at, reason in wrong.items())
+    return made
+
+
+def _each(
+    function: Callable[[Any], str | None], column: str, values: Iterable[Any], refused: Refused
+) -> list[str | None]:
+    """Return a function's value for each cell; None where the cell is refused, and the reason in `refused`."""
+    try:
+        return [function(value) for value in values]
+    except InvalidRow:
+        pass
+    made: list[str | None] = []
+    for position, value in enumerate(values):
+        try:
+            made.append(function(value))
+        except InvalidRow as error:
+            refused.setdefault(position, (column, error))
+            made.append(None)
+    return made
 
 
 def column_values(table: pd.DataFrame, column: str) -> np.ndarray[Any, Any] | None:
@@ -77,15 +116,21 @@ def column_values(table: pd.DataFrame, column: str) -> np.ndarray[Any, Any] | No
 
 
 def _quote_path(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else quote(text, safe=_IN_PATH)
+    return text if _PLAIN.fullmatch(text) else _quoted(text, safe=_IN_PATH)
 
 
 def _quote_all(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else quote(text, safe="")
+    return text if _PLAIN.fullmatch(text) else _quoted(text, safe="")
 
 
 def _quote_first(text: str) -> str:
     return text if "://" in text else _quote_path(text)
+
+
+def _quoted(text: str, safe: str) -> str:
+    if name := invisible_character(text):  # it would be quoted, and nobody would see why the server has no such file
+        raise InvalidRow(f"expected a value for a URL, got one with {name} in it: {text!r}")
+    return quote(text, safe=safe)
 
 
 def _escape_slash(text: str) -> str:
@@ -102,21 +147,27 @@ class _Field:
     spec: str
     quote: Callable[[str], str]
 
-    def apply(self, values: np.ndarray[Any, Any]) -> list[str | None]:
-        if not self.spec:
-            plain = texts(values)
+    def apply(self, values: np.ndarray[Any, Any], refused: Refused) -> list[str | None]:
+        if self.spec:
+            plain = _each(self._format, self.column, values.tolist(), refused)
         else:
-            plain = [None if is_missing(value) else self._format(value) for value in values.tolist()]
-        if self.quote is _as_it_is:
+            plain = texts(self.column, values, refused)
+        if self.quote is _as_it_is or (not self.spec and values.dtype.kind in "iuf"):
             return plain
-        return [None if text is None else self.quote(text) for text in plain]
+        return _each(lambda text: None if text is None else self.quote(text), self.column, plain, refused)
 
-    def _format(self, value: object) -> str:
-        whole = isinstance(value, float) and value.is_integer() and self.spec[-1] in "bcdoxXn"
+    def _format(self, value: object) -> str | None:
+        if is_missing(value):
+            return None
+        fraction = "." in self.spec or self.spec[-1] in _FRACTION
         try:
-            return format(int(value) if whole and isinstance(value, float) else value, self.spec)
+            if isinstance(value, float) and value.is_integer() and not fraction:
+                return format(int(value), self.spec)
+            return format(value, self.spec)
         except (ValueError, TypeError) as error:
-            raise PlanError(f"{{{self.column}:{self.spec}}} cannot format {value!r}: {error}") from error
+            raise InvalidRow(
+                f"expected a value that {{{self.column}:{self.spec}}} can format, got {value!r}: {error}"
+            ) from None
 
 
 class Template:
@@ -137,6 +188,7 @@ class Template:
 
     def __init__(self, text: str, *, for_url: bool) -> None:
         self.text = text
+        self.kind = "URL template" if for_url else "path template"
         self._pattern, self._fields = _parse(text, for_url=for_url)
         if not self._fields:
             raise PlanError(f"the template {text!r} names no column; expected one such as '{{file_id}}'")
@@ -150,21 +202,24 @@ class Template:
                     f"the template {self.text!r} names the column {field.column!r}; the table has: {columns}"
                 )
 
-    def apply(self, table: pd.DataFrame) -> tuple[list[str | None], dict[int, str]]:
-        """Return the text for each row, None where a cell is missing, and for those rows the column's name."""
-        columns = [
-            field.apply(values) for field in self._fields if (values := column_values(table, field.column)) is not None
-        ]
-        missing: dict[int, str] = {}
-        for field, column in zip(self._fields, columns, strict=True):
+    def apply(self, table: pd.DataFrame) -> tuple[list[str | None], dict[int, tuple[str, InvalidRow]]]:
+        """Return the text for each row, None where there is none, and for those rows a column and the reason."""
+        refused: dict[int, tuple[str, InvalidRow]] = {}
+        columns = []
+        for field in self._fields:
+            values = column_values(table, field.column)
+            assert values is not None
+            column = field.apply(values, refused)
             if None in column:
+                empty = InvalidRow(f"expected a value for the {self.kind}, but the cell is empty")
                 for position, text in enumerate(column):
                     if text is None:
-                        missing.setdefault(position, field.column)
+                        refused.setdefault(position, (field.column, empty))
+            columns.append(column)
         made: list[str | None] = list(map(self._pattern.format, *columns))
-        for position in missing:
+        for position in refused:
             made[position] = None
-        return made, missing
+        return made, refused
 
 
 def _parse(text: str, *, for_url: bool) -> tuple[str, list[_Field]]:

@@ -1,0 +1,208 @@
+"""What the text of a URL says: what is secret in it, how it is sent, where it leads."""
+
+import string
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from framefetch.urls import (
+    connection_url,
+    credentials_of,
+    invisible_character,
+    origin_of,
+    redact,
+    redact_text,
+    wire_url,
+)
+
+CANARY = "c4n4ry5ecret"
+SECRET_NAMES = (
+    *("X-Amz-Signature", "x-amz-credential", "X-Amz-Security-Token", "X-Goog-Signature", "Signature", "sig", "token"),
+    *("access_token", "id_token", "api_key", "apikey", "secret", "password", "auth", "Credential", "TOKEN", "%74oken"),
+)
+COMPANIONS = ("Expires", "se", "sp", "st", "sv", "Policy", "Key-Pair-Id", "AWSAccessKeyId", "GoogleAccessId")
+#: What RFC 3986 lets stand in a path and a query as it is.
+LEGAL = string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@/"
+
+plain = st.text(LEGAL, max_size=30)
+legal_url = st.builds(
+    lambda scheme, host, port, path, query: f"{scheme}://{host}{port}/{path}{query}",
+    st.sampled_from(["http", "https", "HTTP", "Https"]),
+    st.sampled_from(["h", "Warehouse.example.org", "127.0.0.1", "[::1]", "a_b"]),
+    st.sampled_from(["", ":80", ":9000"]),
+    plain | st.sampled_from(["a%20b", "%2F%2f", "a+b%2Bc", "@@download/x.nwb"]),
+    st.sampled_from(["", "?", "?versionId=Y3.Q_9&x=a%20b+c", "?a=b?c/d"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://warehouse", "http://warehouse:80"),
+        ("HTTPS://User:pw@Warehouse.ORG/a?b", "https://warehouse.org:443"),
+        ("http://warehouse:9000?x=/y", "http://warehouse:9000"),
+        ("https://[FE80::1]:8443/a", "https://[fe80::1]:8443"),
+        ("s3://bucket/key", "s3://bucket"),
+    ],
+)
+def test_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_redact_masks_a_credential_and_keeps_what_names_the_file(name: str) -> None:
+    url = f"https://me:{CANARY}@host/a%20b.nwb?id=7&{name}={CANARY}&part=2#{CANARY}"
+    assert redact(url) == f"https://host/a%20b.nwb?id=7&{name}=***&part=2"
+
+
+@pytest.mark.parametrize("name", COMPANIONS)
+def test_companions_are_masked_only_beside_a_signature(name: str) -> None:
+    assert redact(f"https://host/a?{name}=2020") == f"https://host/a?{name}=2020"
+    assert redact(f"https://host/a?{name}=2020&Signature=x") == f"https://host/a?{name}=***&Signature=***"
+
+
+def test_a_link_signed_anew_has_the_same_redacted_url() -> None:
+    old = "https://b.s3.amazonaws.com/k?X-Amz-Date=20240101T0&X-Amz-Expires=60&X-Amz-Signature=aa&versionId=3"
+    new = "https://b.s3.amazonaws.com/k?X-Amz-Date=20250505T1&X-Amz-Expires=90&X-Amz-Signature=bb&versionId=3"
+    assert redact(old) == redact(new)
+    assert redact(old).endswith("&versionId=3")
+
+
+def test_an_at_sign_in_the_path_is_no_login() -> None:
+    url = "https://www.encodeproject.org/files/ENCFF409RWY/@@download/ENCFF409RWY.bigWig"
+    assert redact(url) == url
+    assert redact("https://h/a?mail=me@x.org") == "https://h/a?mail=me@x.org"
+
+
+@example("http://h:x/", "sig", "@", False)
+@example("http://h/", "token", "@", True)
+@given(legal_url, st.sampled_from(SECRET_NAMES), st.text(LEGAL.replace("&", ""), max_size=20), st.booleans())
+def test_no_canary_survives_redaction(url: str, name: str, noise: str, login: bool) -> None:
+    scheme, _, rest = url.partition("://")
+    user = f"me:{CANARY}@" if login else ""
+    mark = "&" if "?" in rest else "?"
+    secret = f"{scheme}://{user}{rest}{mark}{name}={CANARY}{noise}{CANARY}&z=1#{CANARY}"
+    shown = redact(secret)
+    assert CANARY not in shown
+    assert redact(shown) == shown
+    assert CANARY not in redact_text(secret)
+    assert CANARY not in redact_text(f"see {secret}, or [{secret!r}]")
+
+
+@given(legal_url)
+def test_redact_leaves_a_url_without_secrets_alone(url: str) -> None:
+    assert redact(url) == url
+
+
+@given(st.text(max_size=60))
+@example("http://a@b@c/?token")
+@example("x://y://u@h?sig=1&sig")
+def test_redact_is_idempotent(text: str) -> None:
+    assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"//me:{CANARY}@host/a",
+        f"me:{CANARY}@host/a.nwb",
+        f"https://me:{CANARY}/x@host/a.nwb",
+        f"https://me:{CANARY}?x@host/a.nwb",
+        f"https://me:{CANARY}?sig=1@host/a.nwb?token=b@{CANARY}",
+        f"https://me:{CANARY}#x@host/a.nwb",
+        f"  https://me:{CANARY}@host:99999/a",
+        f"https://a/x https://me:{CANARY}@b/y?token={CANARY}",
+        f"/api/v2/7?token={CANARY}",
+        f"b'https://me:{CANARY}@h/x?sig={CANARY}&se={CANARY}'",
+        f"['https://h/x?X-Amz-Signature={CANARY}', 'https://h/y?a=1&access%5Ftoken={CANARY}']",
+        f"https://h/x#access_token={CANARY} and https://h/y#{CANARY}",
+    ],
+)
+def test_text_that_is_no_url_is_redacted_too(text: str) -> None:
+    assert CANARY not in redact_text(text)
+
+
+def test_redacting_text_leaves_sentences_readable() -> None:
+    for text in ("file for probe 773463023 not found", "https://h:8080/a@b/c?id=7", "session #5: see notes"):
+        assert redact_text(text) == text
+
+
+@given(legal_url)
+def test_wire_url_leaves_a_legal_url_byte_for_byte(url: str) -> None:
+    assert wire_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://me:pw@host/a b.nwb#part", "http://host/a%20b.nwb"),
+        ("http://host/ü/%C3%BC/a+b?q=é", "http://host/%C3%BC/%C3%BC/a+b?q=%C3%A9"),
+        ("http://Bücher.example:80/ä", "http://xn--bcher-kva.example:80/%C3%A4"),
+        ("http://пример.рф?ключ=1", "http://xn--e1afmkfd.xn--p1ai?%D0%BA%D0%BB%D1%8E%D1%87=1"),
+        ("http://host?q=é", "http://host?q=%C3%A9"),
+        ("http://[::1]:80/é", "http://[::1]:80/%C3%A9"),
+        ("http://faß.de/a", "http://xn--fa-hia.de/a"),
+        ('http://host/<a>"b"|c\\d{e}', "http://host/%3Ca%3E%22b%22%7Cc%5Cd%7Be%7D"),
+    ],
+)
+def test_wire_url_encodes_only_what_cannot_be_sent(url: str, sent: str) -> None:
+    assert wire_url(url) == sent
+    assert wire_url(sent) == sent
+
+
+@given(legal_url, st.text(max_size=20))
+def test_what_is_sent_is_ascii_and_goes_to_the_same_host(url: str, tail: str) -> None:
+    sent = wire_url(f"{url}{tail.encode('utf-8', 'ignore').decode()}")
+    assert sent.isascii()
+    assert not set(sent) & set(' "<>\\^`{|}\r\n\t')
+    assert urlsplit(sent).netloc == urlsplit(url).netloc
+
+
+def test_credentials_are_decoded() -> None:
+    assert credentials_of("https://me%40x:p%3Aw@host/") == ("me@x", "p:w")
+    assert credentials_of("https://me@host/") == ("me", "")
+    assert credentials_of("https://host/a@b") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "host_map", "expected"),
+    [
+        (
+            "http://testwarehouse:9000/a?b=1#c",
+            {"testwarehouse:9000": "localhost:8080"},
+            "http://localhost:8080/a?b=1#c",
+        ),
+        ("http://testwarehouse:9001/a", {"testwarehouse:9000": "localhost:8080"}, "http://testwarehouse:9001/a"),
+        ("http://TestWarehouse/a", {"testwarehouse:80": "localhost:8080"}, "http://localhost:8080/a"),
+        ("https://testwarehouse:7/a", {"TESTWAREHOUSE": "localhost"}, "https://localhost/a"),
+        ("http://me:pw@h:1/a@b", {"h": "l:2"}, "http://l:2/a@b"),
+        ("http://[::1]:80/a", {"[::1]:80": "localhost:8080"}, "http://localhost:8080/a"),
+        ("http://h?x=http://testwarehouse/", {"testwarehouse": "l"}, "http://h?x=http://testwarehouse/"),
+        ("http://h/a", {}, "http://h/a"),
+    ],
+)
+def test_host_map_changes_only_the_connection(url: str, host_map: dict[str, str], expected: str) -> None:
+    assert connection_url(url, host_map) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a\u200bb", "ZERO WIDTH SPACE"),
+        ("a\x00", "U+0000"),
+        ("a\n", "U+000A"),
+        ("\ufeffhttp", "ZERO WIDTH NO-BREAK SPACE"),
+        ("a\u202eb", "RIGHT-TO-LEFT OVERRIDE"),
+        ("a\u00a0", "NO-BREAK SPACE"),
+        ("a\u2028", "LINE SEPARATOR"),
+        ("12\u200d", "ZERO WIDTH JOINER"),
+        ("a\u3000", "IDEOGRAPHIC SPACE"),
+        ("👩\u200d🔬\u3000日本", None),
+        ("a b-é日本", None),
+        ("", None),
+    ],
+)
+def test_characters_that_cannot_be_seen_are_named(text: str, name: str | None) -> None:
+    assert invisible_character(text) == name

@@ -316,6 +316,19 @@ async def test_a_right_file_at_the_target_is_adopted_where_the_table_states_its_
     assert warehouse.count() == 0
 
 
+def test_one_file_is_held_as_its_row_states_also_when_it_is_signed_anew(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    table["md5"] = ["0" * 32, *(md5(content) for content in list(contents.values())[1:])]
+    table["wkf"] += "?id=7&token=old"
+    cache = open_cache(table)
+    with pytest.raises(FetchFailed, match="DigestMismatch"):
+        cache.get_file(table["wkf"].iloc[0])
+    fresh = table["wkf"].iloc[1].replace("old", "new")
+    assert cache.get_file(fresh).read_bytes() == list(contents.values())[1]
+    assert warehouse.requests("101")[0].target.endswith("?id=7&token=new")
+    assert cache.mirror(table.iloc[[1]]).frame[["status", "verified"]].values.tolist() == [["cached", "digest"]]
+
+
 def test_two_urls_of_one_name_in_two_calls_do_not_replace_each_other(warehouse, open_cache) -> None:
     one = warehouse.add("/a/1.nwb", hdf5_file(2100, seed=1))
     two = warehouse.add("/b/1.nwb", hdf5_file(2100, seed=2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from framefetch.table.naming import check_version
 from framefetch.table.plan import PlannedRows, plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
+from framefetch.urls import redact
 from framefetch.works import Job, Works
 
 if TYPE_CHECKING:
@@ -215,29 +217,31 @@ class MetadataCache:
     def _start_one(self, url: str, file_version: str | None) -> Job:
         """Start a job for one URL: by its row where the table has it, else by itself."""
         position = self._position_of(url)
-        if position is not None:
-            return self._start(self.dataframe.iloc[[position]], file_version)
-        alone = pd.DataFrame({"url": [url]})
-        table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
         version = file_version or self.file_version
-        return Job(
-            self._works,
-            self._engine,
-            lambda: plan_rows(alone, table, version, HttpSource.schemes),
-            fixed_paths=False,
-        )
+
+        def plan() -> PlannedRows:
+            if position is None:
+                table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
+                return plan_rows(pd.DataFrame({"url": [url]}), table, version, HttpSource.schemes)
+            rows = self._plan_rows(self.dataframe.iloc[[position]], version)
+            # The caller's URL may be signed anew: the same file, asked for by the caller's signature.
+            return replace(rows, requests=replace(rows.requests, urls=[url], mirrors={}))
+
+        fixed = position is not None and self._table.path_template is not None
+        return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
     def _position_of(self, url: str) -> int | None:
-        """Return the first valid row of a URL in the table; the table is planned once for this."""
+        """Return the first valid row of a URL in the table, secrets aside; the table is planned once for this."""
         if self._rows_by_url is None:
+            self._rows_by_url = {}
             try:
                 rows = self._plan_rows(self.dataframe, None)
             except PlanError:  # a table without URLs: every file is fetched by itself
-                self._rows_by_url = {}
                 return None
-            positions = {file: row for row, file in reversed(list(enumerate(rows.files.tolist()))) if file >= 0}
-            self._rows_by_url = {rows.requests.urls[file]: row for file, row in positions.items()}
-        return self._rows_by_url.get(url)
+            for row, file in enumerate(rows.files.tolist()):
+                if file >= 0:
+                    self._rows_by_url.setdefault(redact(rows.requests.urls[file]), row)
+        return self._rows_by_url.get(redact(url))
 
     # -- the folder ---------------------------------------------------------------------------------------------
 

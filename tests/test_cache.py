@@ -221,7 +221,8 @@ def test_plan_sends_nothing_and_says_what_would_happen(stocked, open_cache) -> N
     assert plan.frame["status"].tolist() == ["held"] * 3 + ["to_fetch"] * 4 + ["invalid"]
     assert plan.frame["path"].iloc[4] == "v0/104.nwb"
     assert plan.summary() == plan.summary() | {
-        "rows": 8, "files": 7, "held": 3, "to_fetch": 4, "invalid": 1, "bytes": 3003 + 3004 + 3005 + 3006, "unknown_sizes": 0,
+        "rows": 8, "files": 7, "held": 3, "to_fetch": 4, "invalid": 1, "unknown_sizes": 0,
+        "bytes": 3003 + 3004 + 3005 + 3006,
     }  # fmt: skip
     assert plan.notes == ("URLs from column 'wkf'", "sizes from column 'size'")
     assert "to_fetch" in plan._repr_html_()

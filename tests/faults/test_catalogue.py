@@ -520,8 +520,10 @@ def test_case_05_tls_without_a_length(tmp_path: Path, note: Callable[..., None],
         warehouse.script("/1.nwb", Serve(framing="close", end=end))
         (tmp_path / "table.csv").write_text(f"url\n{url}\n")
         done = subprocess.run(
-            [sys.executable, "-m", "framefetch", "mirror", tmp_path / "table.csv", tmp_path / "c"]
-            + ["--attempts", "1", "--report", tmp_path / "report.csv"],
+            [
+                *(sys.executable, "-m", "framefetch", "mirror", tmp_path / "table.csv", tmp_path / "c"),
+                *("--attempts", "1", "--report", tmp_path / "report.csv"),
+            ],
             env=os.environ | {"SSL_CERT_FILE": str(PEM)},
             capture_output=True,
             timeout=40,

@@ -87,8 +87,8 @@ def test_the_prototypes_notebook_cell_by_cell(served, tmp_path: Path) -> None:
     assert cache.get_all_genotypes() == set(big_table["full_genotype"])
     assert cache.get_all_reporter_lines() == set(big_table["reporter_line"].dropna())
     assert cache.get_all_targeted_structures() is None  # it is in the experiment table
-    genotype = "Vip-IRES-Cre/wt;Ai148(TIT2L-GC6f-ICL-tTA2)/wt"
-    subset = cache.dataframe.query("full_genotype == @genotype and file_id.notna()").head(40)
+    genotype = "'Vip-IRES-Cre/wt;Ai148(TIT2L-GC6f-ICL-tTA2)/wt'"
+    subset = cache.dataframe.query(f"full_genotype == {genotype} and file_id.notna()").head(40)
     assert len(subset) == 40
     path = cache.get_file("http://testwarehouse:9000/" + BELOW + "/1085755199", "v0")
     assert path.read_bytes() == of["1085755199"].read_bytes()

@@ -43,7 +43,8 @@ def test_mirror_holds_everything_and_the_second_run_asks_nothing(table, tmp_path
     figures = json.loads(again.stdout)
     assert figures.pop("seconds") < 30
     assert figures == {
-        "rows": 8, "files": 8, "downloaded": 0, "cached": 8, "failed": 0, "invalid": 0, "cancelled": 0, "bytes": 0, "requests": 0,
+        "rows": 8, "files": 8, "downloaded": 0, "cached": 8, "failed": 0, "invalid": 0, "cancelled": 0,
+        "bytes": 0, "requests": 0,
     }  # fmt: skip
     assert warehouse.count() == 8
 
@@ -61,7 +62,8 @@ def test_options_reach_their_rooms(table, tmp_path) -> None:
         "--host-map", f"testwarehouse:9000=127.0.0.1:{warehouse.port}",
         "--header", "X-Lab: seven", "--path-template", "{name}.h5", "--where", "name != 'file 1'", "--limit", "3",
         "--max-connections", "2", "--per-host", "1", "--bandwidth", "50M", "--attempts", "2", "--stall-timeout", "5",
-        "--min-speed", "2K", "--lock-timeout", "3", "--verify", "hash", "--report", report, "--report", tmp_path / "r.json",
+        "--min-speed", "2K", "--lock-timeout", "3", "--verify", "hash",
+        "--report", report, "--report", tmp_path / "r.json",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["downloaded"] == 2
@@ -257,7 +259,7 @@ def test_secrets_show_nowhere(stocked, tmp_path) -> None:
 
 
 def test_help_needs_no_pandas_and_no_aiohttp() -> None:
-    code = "import sys; from framefetch.ui import cli; print([m for m in ('pandas', 'aiohttp', 'rich') if m in sys.modules])"
+    code = "import sys, framefetch.ui.cli; print([m for m in ('pandas', 'aiohttp', 'rich') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     assert "--url-template" in framefetch("mirror", "--help").stdout
 

@@ -124,7 +124,8 @@ def _compare(files: FileStore, entry: Entry, level: Literal["stat", "hash"]) -> 
 
 
 def _unexplained(root: str, version: str, explained: set[str]) -> Iterator[AuditFinding]:
-    for folder, _, names in os.walk(os.path.join(root, version)):
+    for folder, folders, names in os.walk(os.path.join(root, version)):
+        folders.sort()
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         for name in sorted(names):
             path = f"{below}/{name}"

@@ -9,8 +9,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framefetch.errors import FramefetchError, ManifestError, StorageError
-from framefetch.models import Digest, Entry, Request, Verified
+from framefetch.errors import FramefetchError, ManifestError, TargetBlocked
+from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.store.digests import hash_file
+from framefetch.store.held import unchanged
+from framefetch.store.places import remove, translate_oserror
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
@@ -46,14 +49,15 @@ def export_manifest(manifest: Manifest, target: str) -> int:
     StorageError
         Where it cannot be written.
     """
-    layout: dict[str, dict[str, dict[str, str | None]]] = {}
-    count = 0
+    newest: dict[str, dict[str, Entry]] = {}
     for entry in manifest.entries():
-        count += 1
-        layout.setdefault(entry.version, {})[entry.key] = {
-            "file_path": entry.path,
-            "md5_checksum": entry.digest("md5"),
-        }
+        held = newest.setdefault(entry.version, {})
+        if entry.key not in held or held[entry.key].fetched_at <= entry.fetched_at:
+            held[entry.key] = entry
+    layout = {
+        version: {key: {"file_path": entry.path, "md5_checksum": entry.digest("md5")} for key, entry in held.items()}
+        for version, held in newest.items()
+    }
     part = f"{target}.{secrets.token_hex(4)}"
     try:
         with open(part, "x", encoding="utf-8") as file:
@@ -62,10 +66,12 @@ def export_manifest(manifest: Manifest, target: str) -> int:
             os.fsync(file.fileno())
         os.replace(part, target)
     except OSError as error:
-        if os.path.lexists(part):
-            os.unlink(part)
-        raise StorageError(f"writing {target}: {error.strerror or error}") from error
-    return count
+        remove(part)
+        raise translate_oserror(error, f"writing {target}") from error
+    except BaseException:
+        remove(part)
+        raise
+    return sum(map(len, layout.values()))
 
 
 @dataclass(slots=True)
@@ -115,12 +121,16 @@ def import_manifest(
         Where the file is no such manifest.
     """
     report = ImportReport()
+    beside = os.path.dirname(os.path.abspath(source))
+    shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for)
     back = {new: old for old, new in host_map.items()}
     batch: list[Entry] = []
     for stated in _read(source):
         try:
-            batch.append(_take_over(files, stated, os.path.dirname(os.path.abspath(source)), back, name_for))
+            batch.append(shelf.take_over(stated, redact(connection_url(stated.url, back))))
         except (FramefetchError, OSError, ValueError) as error:
+            if isinstance(error, FramefetchError) and error.fatal:
+                raise
             report.skipped.append((redact(stated.url), str(error)))
             continue
         report.imported += 1
@@ -144,32 +154,65 @@ def _read(source: str) -> list[_Stated]:
         ]
     except OSError as error:
         raise ManifestError(f"{source}: {error.strerror or error}") from error
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(
             f"{source} is no manifest of the prototype: {expected}; got {type(error).__name__}: {error}"
         ) from error
 
 
-def _take_over(files: FileStore, stated: _Stated, beside: str, back: Mapping[str, str], name_for: NameFor) -> Entry:
-    """Return the entry for one file that is what the manifest says."""
-    found = _locate(stated.path, (files.root, beside, os.getcwd()))
-    md5 = Digest("md5", stated.md5.strip().lower())
-    key = redact(connection_url(stated.url, back))
-    inside = os.path.relpath(found, files.root).replace(os.sep, "/")
-    if not inside.startswith("../") and not os.path.isabs(inside):
-        digests = files.hash(inside, ["md5"])
-        if digests != (md5,):
-            raise ValueError(f"expected {md5}, but {stated.path} has {digests[0]}")
-        receipt = files.receipt(inside, digests, Verified.DIGEST)
-        return Entry(stated.version, key, inside, receipt, time.time())
-    request = Request(0, stated.version, key, (key,), name_for(stated.version, key), None, (md5,))
-    return Entry(stated.version, key, request.path, files.copy(found, request), time.time())
+class _Shelf:
+    """Where imported files are looked for, and where they come to stand."""
 
+    def __init__(self, files: FileStore, manifest: Manifest, folders: tuple[str, ...], name_for: NameFor) -> None:
+        self._files = files
+        self._manifest = manifest
+        self._folders = folders
+        self._name_for = name_for
+        self._taken: dict[str, str] = {}
 
-def _locate(path: str, folders: tuple[str, ...]) -> str:
-    """Find a file by an absolute path, or by one relative to the cache, the manifest or the working folder."""
-    candidates = [path] if os.path.isabs(path) else [os.path.join(folder, path) for folder in folders]
-    for candidate in candidates:
-        if os.path.isfile(candidate):
-            return os.path.realpath(candidate)
-    raise ValueError(f"no file at {' or '.join(candidates)}")
+    def take_over(self, stated: _Stated, key: str) -> Entry:
+        """Return the entry for one file that is what the manifest says."""
+        md5 = Digest("md5", stated.md5.strip().lower())
+        found, seen = self._locate(stated.path, md5)
+        inside = os.path.relpath(found, self._files.root).replace(os.sep, "/")
+        if inside.startswith("../") or os.path.isabs(inside):
+            path = self._name_for(stated.version, key)
+            receipt = self._bring_in(found, Request(0, stated.version, key, (key,), path, None, (md5,)))
+        else:
+            path = inside
+            receipt = self._files.receipt(path, (md5,), Verified.DIGEST)
+            if not unchanged(receipt, seen):
+                raise ValueError(f"{path} was changed while it was read")
+        return Entry(stated.version, key, path, receipt, time.time())
+
+    def _bring_in(self, found: str, request: Request) -> Receipt:
+        """Copy a file from outside, unless it is there already; what is held for another key is never replaced."""
+        path, md5 = request.path, request.digests
+        owner = self._taken.get(path) or self._manifest.owners([path]).get(path)
+        if owner == request.key:
+            self._files.own(path)
+        elif owner is not None:
+            raise TargetBlocked(f"{path} is held for another URL, {owner}")
+        self._taken[path] = request.key
+        try:
+            receipt = self._files.receipt(path, md5, Verified.DIGEST)
+            if self._files.hash(path, ["md5"]) == md5:
+                return receipt
+        except OSError:
+            pass  # there is no file yet; what else may stand there, the copy finds out
+        return self._files.copy(found, request)
+
+    def _locate(self, path: str, md5: Digest) -> tuple[str, os.stat_result]:
+        """Find the right file by an absolute path, or relative to the cache, the manifest or the working folder."""
+        candidates = [path] if os.path.isabs(path) else [os.path.join(folder, path) for folder in self._folders]
+        there = dict.fromkeys(os.path.realpath(candidate) for candidate in candidates if os.path.isfile(candidate))
+        if not there:
+            raise ValueError(f"no file at {' or '.join(dict.fromkeys(candidates))}")
+        other = ""
+        for candidate in there:
+            seen = os.stat(candidate)
+            got = hash_file(candidate, ["md5"])
+            if got == (md5,):
+                return candidate, seen
+            other = other or f"expected {md5}, but {candidate} has {got[0]}"
+        raise ValueError(other)

@@ -13,36 +13,30 @@ close would cost more than the files.
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import io
+import itertools
 import os
-import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles.threadpool import wrap
 
-from framefetch.errors import (
-    DigestMismatch,
-    DiskFull,
-    FramefetchError,
-    ResourceChanged,
-    StorageError,
-    TargetBlocked,
-    UnsafePath,
-)
-from framefetch.models import Digest, Receipt, Request, Verified
+from framefetch.errors import DigestMismatch, FramefetchError, ResourceChanged, StorageError, UnsafePath
+from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import Hasher, algorithms_for, hash_file
+from framefetch.store.places import Content, Places, remove, translate_oserror
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
     from framefetch.store.journal import Journal
 
-__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "translate_oserror", "verdict"]
+__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "verdict"]
 
 T = TypeVar("T")
 
@@ -57,18 +51,6 @@ _OPEN_NEW = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
-
-
-def translate_oserror(error: OSError, doing: str) -> StorageError:
-    """Return an operating system's error as one of ours, saying what was being done."""
-    name = errno.errorcode.get(error.errno or 0, "")
-    reason = f"{error.strerror or error} ({name})" if name else str(error)
-    if error.errno in DiskFull.CODES:
-        return DiskFull(f"{doing}: {reason}; free some space and run the same command again")
-    failure = StorageError(f"{doing}: {reason}")
-    failure.fatal = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    failure.retryable = error.errno in (errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN)
-    return failure
 
 
 def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_known: bool) -> Verified:
@@ -108,8 +90,8 @@ class _DigestingFile(io.FileIO):
     """A new file that digests what is written to it: one hop to a thread does both."""
 
     def __init__(self, path: str, algorithms: Iterable[str]) -> None:
-        super().__init__(os.open(path, _OPEN_NEW, 0o666), "wb")
         self.hasher = Hasher(algorithms)
+        super().__init__(os.open(path, _OPEN_NEW, 0o666), "wb")
 
     def write(self, block: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
         """Write and digest the whole block, however many calls that takes."""
@@ -118,6 +100,24 @@ class _DigestingFile(io.FileIO):
             view = view[super().write(view) or 0 :]
         self.hasher.update(block)
         return len(block)
+
+
+async def _to_the_end(work: Awaitable[T]) -> T:
+    """Wait for what a thread does; a cancellation is told only when the thread has let go of its file.
+
+    Else the file would be closed under a write, whose bytes could land in whatever file gets the same descriptor
+    next.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # a second one changes nothing; the first is raised
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 class Part:
@@ -139,7 +139,7 @@ class Part:
             Where the disk refuses it.
         """
         try:
-            await self._file.write(block)
+            await _to_the_end(self._file.write(block))
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
@@ -151,35 +151,39 @@ class Part:
         DigestMismatch, ResourceChanged
             Where the bytes are not those the table states; the part is dropped.
         StorageError
-            Where the disk refuses.
+            Where the disk refuses; the part is dropped.
         """
-        return await self._store.run(self._publish, length_known, etag)
+        work = asyncio.ensure_future(self._store.run(self._publish, length_known, etag))
+        try:
+            return await _to_the_end(work)
+        except asyncio.CancelledError:
+            if not work.cancelled() and work.exception() is None:
+                # Nobody waits for the receipt any more, but the file is there, and it is ours.
+                self._store.report_orphan(self._request, work.result())
+            raise
 
     def _publish(self, length_known: bool, etag: str | None) -> Receipt:  # noqa: FBT001 - crosses to a thread
-        hasher = self._raw.hasher
-        digests = hasher.digests()
-        verified = verdict(self._request, hasher.length, digests, length_known=length_known)
         try:
+            hasher = self._raw.hasher
+            digests = hasher.digests()
+            verified = verdict(self._request, hasher.length, digests, length_known=length_known)
             self._raw.close()  # a full disk or quota may show itself only here
-            return self._store.put(self._path, self._request, digests, verified, etag)
-        except StorageError:
-            raise
+            return self._store.put(self._path, self._request, Content(hasher.length, digests, verified, etag))
         except OSError as error:
+            self._discard()
             raise translate_oserror(error, f"publishing {self._request.path}") from error
+        except BaseException:
+            self._discard()
+            raise
 
     async def discard(self) -> None:
         """Remove the part; does nothing once it is published."""
         await self._store.run(self._discard)
 
     def _discard(self) -> None:
-        for step in (self._raw.close, lambda: os.unlink(self._path)):
-            try:
-                step()
-            except FileNotFoundError:
-                pass
-            except OSError:
-                # The reason why the file failed is already under way; this must not hide it.
-                continue
+        with contextlib.suppress(OSError):  # why the file failed is already under way; this must not hide it
+            self._raw.close()
+        remove(self._path)
 
 
 class FileStore:
@@ -197,15 +201,18 @@ class FileStore:
 
     def __init__(self, root: str, journal: Journal, threads: int = 4) -> None:
         self.root = root
+        #: Called, in the loop's thread, with a file that was published for a call which had been cancelled by then.
+        self.orphaned: Callable[[Entry], None] | None = None
+        self._places = Places(root)
         self._journal = journal
         self._parts = os.path.join(root, PRIVATE, "parts")
-        self._token = journal.token
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
-        self._folders: set[str] = set()
-        self._ours: set[str] = set()
-        #: Messages about files that were found in the way and set aside.
-        self.notices: list[str] = []
+
+    @property
+    def notices(self) -> list[str]:
+        """Messages about files that were found in the way and set aside."""
+        return self._places.notices
 
     def prepare(self) -> None:
         """Make the private folders, and prove that a file can be written, before anything is fetched.
@@ -215,36 +222,50 @@ class FileStore:
         StorageError
             Where the cache cannot be written.
         """
+        self._places.forget_folders()
+        probe = self._new_path()
         try:
-            self._ensure_folder(f"{PRIVATE}/parts")
-            probe = self._new_path()
+            self._places.ensure_folder(f"{PRIVATE}/parts")
             os.close(os.open(probe, _OPEN_NEW, 0o666))
             os.unlink(probe)
+        except UnsafePath as error:
+            failure = StorageError(str(error))
+            failure.fatal = True
+            raise failure from error
         except OSError as error:
-            failure = (
-                error
-                if isinstance(error, StorageError)
-                else translate_oserror(error, f"writing to the cache {self.root}")
-            )
+            remove(probe)
+            failure = translate_oserror(error, f"writing to the cache {self.root}")
             failure.fatal = True
             raise failure from error
 
     def own(self, path: str) -> None:
         """Let the file at this path be replaced: the manifest knows it as ours."""
-        self._ours.add(path)
+        self._places.own(path)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run a blocking function in a thread of the store."""
+        """Run a blocking function in a thread of the store, to its end even where the caller is cancelled."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)
+        return await _to_the_end(loop.run_in_executor(self._executor, function, *arguments))
 
     async def create(self, request: Request) -> Part:
-        """Open a new part file for one request."""
+        """Open a new part file for one request.
+
+        Raises
+        ------
+        StorageError
+            Where the disk refuses.
+        """
         path = self._new_path()
+        work = asyncio.ensure_future(self.run(_DigestingFile, path, algorithms_for(request.digests)))
         try:
-            raw = await self.run(_DigestingFile, path, algorithms_for(request.digests))
+            raw = await _to_the_end(work)
         except OSError as error:
             raise translate_oserror(error, f"opening a part for {request.path}") from error
+        except asyncio.CancelledError:
+            if not work.cancelled() and work.exception() is None:
+                work.result().close()
+                remove(path)
+            raise
         return Part(self, request, path, wrap(raw, executor=self._executor), raw)
 
     async def save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
@@ -258,32 +279,36 @@ class FileStore:
         return await self.run(self._save, bodies)
 
     def _save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
-        results: list[Receipt | FramefetchError | None] = [None] * len(bodies)
-        ready: list[tuple[int, str, tuple[Digest, ...], Verified]] = []
+        results: dict[int, Receipt | FramefetchError] = {}
+        ready: dict[int, tuple[str, Content]] = {}
         for at, small in enumerate(bodies):
             try:
-                ready.append((at, *self._write_small(small)))
-            except FramefetchError as error:
-                results[at] = error
-            except OSError as error:
-                results[at] = translate_oserror(error, f"writing {small.request.path}")
+                ready[at] = self._write_small(small)
+            except (OSError, FramefetchError) as error:
+                results[at] = _ours(error, f"writing {small.request.path}")
         try:
             self._journal.intend(
-                [(bodies[at].request, digests, verified, bodies[at].etag) for at, _, digests, verified in ready]
+                [
+                    (bodies[at].request, content.digests, content.verified, content.etag)
+                    for at, (_, content) in ready.items()
+                ]
             )
         except OSError as error:
             failure = translate_oserror(error, "writing the journal")
-            return [failure if result is None else result for result in results]
-        for at, part, digests, verified in ready:
+            for at, (part, _) in ready.items():
+                remove(part)
+                results[at] = failure
+            ready = {}
+        for at, (part, content) in ready.items():
+            path = bodies[at].request.path
             try:
-                results[at] = self._rename(part, bodies[at].request.path, digests, verified, bodies[at].etag)
-            except FramefetchError as error:
-                results[at] = error
-            except OSError as error:
-                results[at] = translate_oserror(error, f"publishing {bodies[at].request.path}")
-        return [result for result in results if result is not None]
+                results[at] = self._places.move_in(part, path, content)
+            except (OSError, FramefetchError) as error:
+                remove(part)
+                results[at] = _ours(error, f"publishing {path}")
+        return [results[at] for at in range(len(bodies))]
 
-    def _write_small(self, small: SmallBody) -> tuple[str, tuple[Digest, ...], Verified]:
+    def _write_small(self, small: SmallBody) -> tuple[str, Content]:
         hasher = Hasher(algorithms_for(small.request.digests))
         hasher.update(small.body)
         digests = hasher.digests()
@@ -291,29 +316,28 @@ class FileStore:
         part = self._new_path()
         handle = os.open(part, _OPEN_NEW, 0o666)
         try:
-            view = memoryview(small.body)
-            while view:
-                view = view[os.write(handle, view) :]
-        except OSError:
-            os.close(handle)
-            os.unlink(part)
+            try:
+                view = memoryview(small.body)
+                while view:
+                    view = view[os.write(handle, view) :]
+            finally:
+                os.close(handle)  # a full disk or quota may show itself only here
+        except BaseException:
+            remove(part)
             raise
-        os.close(handle)
-        return part, digests, verified
+        return part, Content(len(small.body), digests, verified, small.etag)
 
-    def put(
-        self, part: str, request: Request, digests: tuple[Digest, ...], verified: Verified, etag: str | None
-    ) -> Receipt:
+    def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part of this store; blocking."""
-        self._journal.intend([(request, digests, verified, etag)])
-        return self._rename(part, request.path, digests, verified, etag)
+        self._journal.intend([(request, content.digests, content.verified, content.etag)])
+        return self._places.move_in(part, request.path, content)
 
     def copy(self, source: str, request: Request) -> Receipt:
         """Make a second file of one that is held, reading it once; blocking.
 
         Raises
         ------
-        StorageError, DigestMismatch
+        StorageError, UnsafePath, DigestMismatch, ResourceChanged
             Where it cannot be read or written, or is not what the table states.
         """
         part = self._new_path()
@@ -326,15 +350,23 @@ class FileStore:
                     new.write(block)
             digests = new.hasher.digests()
             verified = verdict(request, new.hasher.length, digests, length_known=True)
-            return self.put(part, request, digests, verified, None)
-        except StorageError:
-            raise
+            return self.put(part, request, Content(new.hasher.length, digests, verified))
         except OSError as error:
+            remove(part)
             raise translate_oserror(error, f"copying {source}") from error
+        except BaseException:
+            remove(part)
+            raise
+
+    def report_orphan(self, request: Request, receipt: Receipt) -> None:
+        """Tell of a file that was published for a call which had been cancelled by then."""
+        self.own(request.path)
+        if self.orphaned is not None:
+            self.orphaned(Entry(request.version, request.key, request.path, receipt, time.time()))
 
     def absolute(self, path: str) -> str:
         """Return the absolute path of a relative one."""
-        return f"{self.root}/{path}"
+        return self._places.absolute(path)
 
     def receipt(self, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None = None) -> Receipt:
         """Describe the regular file at a path.
@@ -344,80 +376,20 @@ class FileStore:
         OSError
             Where there is none.
         """
-        found = os.lstat(self.absolute(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise TargetBlocked(f"{path} is not a file any more")
-        return Receipt(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, digests, verified, etag)
+        return self._places.receipt(path, digests, verified, etag)
 
     def hash(self, path: str, algorithms: Iterable[str]) -> tuple[Digest, ...]:
         """Digest the file at a path."""
         return hash_file(self.absolute(path), algorithms)
 
-    def _rename(
-        self, part: str, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None
-    ) -> Receipt:
-        target = self.absolute(path)
-        self._ensure_folder(path.rpartition("/")[0])
-        self._make_way(path, target)
-        try:
-            os.replace(part, target)
-        except IsADirectoryError as error:
-            raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
-        return self.receipt(path, digests, verified, etag)
-
-    def _make_way(self, path: str, target: str) -> None:
-        """Set a file aside that stands at the target and is not ours; a link is replaced, a folder is left alone."""
-        try:
-            found = os.lstat(target)
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(found.st_mode):
-            raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
-        if path in self._ours or not stat.S_ISREG(found.st_mode):
-            return
-        for number in range(1, 1000):
-            kept = f"{target}.kept-{number}"
-            try:
-                os.link(target, kept)  # unlike a rename it never overwrites, and the name is never vacant
-            except FileExistsError:
-                continue
-            except OSError:
-                if os.path.lexists(kept):
-                    continue
-                os.rename(target, kept)
-            self.notices.append(
-                f"{path} was there before and is not in the manifest; it was kept as {path}.kept-{number}"
-            )
-            return
-        raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
-
-    def _ensure_folder(self, folder: str) -> None:
-        """Make a folder below the root; no part of its path may be a link."""
-        if folder in self._folders or not folder:
-            return
-        self._ensure_folder(folder.rpartition("/")[0])
-        path = self.absolute(folder)
-        try:
-            found = os.lstat(path)
-        except FileNotFoundError:
-            os.makedirs(self.root, exist_ok=True)
-            try:
-                os.mkdir(path)
-            except FileExistsError:
-                found = os.lstat(path)
-            else:
-                found = None
-        if found is not None and not stat.S_ISDIR(found.st_mode):
-            what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-            raise UnsafePath(
-                f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
-            )
-        self._folders.add(folder)
-
     def _new_path(self) -> str:
-        self._count += 1
-        return f"{self._parts}/{self._token}-{self._count:x}"
+        return f"{self._parts}/{self._journal.token}-{next(self._numbers):x}"
 
     def close(self) -> None:
         """End the threads."""
         self._executor.shutdown(wait=True)
+
+
+def _ours(error: OSError | FramefetchError, doing: str) -> FramefetchError:
+    """Return an error as one of ours; one that is already is returned as it is."""
+    return error if isinstance(error, FramefetchError) else translate_oserror(error, doing)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 from framefetch.errors import ManifestError, StorageError
-from framefetch.store.files import PRIVATE, FileStore, translate_oserror
+from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
 from framefetch.store.manifest import Manifest
+from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import recover
+from framefetch.store.schema import recognise
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from framefetch.models import Entry
+
 __all__ = ["CacheFolder"]
+
+#: Bytes that SQLite needs beside the manifest before it can change it: on a fuller disk it is opened for reading.
+MANIFEST_ROOM = 128 << 10
 
 
 class CacheFolder:
@@ -55,13 +64,28 @@ class CacheFolder:
         self.fresh = not os.path.exists(os.path.join(self.root, Manifest.NAME))
         if not create and self.fresh and not os.path.exists(os.path.join(self.root, "manifest.json")):
             raise ManifestError(f"{self.root} holds no manifest; expected a cache that 'framefetch mirror' made")
+        recognise(os.path.join(self.root, Manifest.NAME), lock_timeout)  # before anything is made beside it
         self.journal = Journal(self.private)
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
-        self.manifest = Manifest(self.root, timeout=lock_timeout, writable=self.writable)
+        try:
+            self.manifest = Manifest(self.root, timeout=lock_timeout, writable=self.writable)
+        except BaseException:
+            self.journal.close()
+            raise
+        self.files.orphaned = self._adopt
         if self.writable:
-            recover(self.files, self.manifest, self.private)
+            try:
+                recover(self.files, self.manifest, self.private)
+            except BaseException:
+                self.close()
+                raise
+
+    def _adopt(self, entry: Entry) -> None:
+        """Record a file whose caller was cancelled; where that fails, the journal stays and the next run adopts it."""
+        with contextlib.suppress(ManifestError):
+            self.manifest.commit([entry])
 
     def _make_private(self) -> StorageError | None:
         """Make the private folders and begin the journal; return why that is impossible, if it is."""
@@ -70,17 +94,14 @@ class CacheFolder:
                 os.makedirs(folder, exist_ok=True)
                 if folder != self.root and os.path.islink(folder):
                     raise StorageError(f"{folder} is a link; nothing is written through it")
+            _require_room(self.root)
             self.journal.open()
         except OSError as error:
             if not os.path.isdir(self.root):
                 failure = translate_oserror(error, f"making the cache folder {self.root}")
                 failure.fatal = True
                 raise failure from error
-            obstacle = (
-                error
-                if isinstance(error, StorageError)
-                else translate_oserror(error, f"writing to the cache {self.root}")
-            )
+            obstacle = translate_oserror(error, f"writing to the cache {self.root}")
             obstacle.fatal = True
             return obstacle
         return None
@@ -90,11 +111,13 @@ class CacheFolder:
 
         Raises
         ------
-        StorageError
-            Where they cannot.
+        StorageError, ManifestError
+            Where they cannot, or cannot be recorded.
         """
         if self.obstacle is not None:
             raise self.obstacle
+        if self.manifest.failed:
+            self.manifest.flush()  # what could not be recorded before may be by now
         self.files.prepare()
 
     def free_space(self) -> int:
@@ -104,8 +127,10 @@ class CacheFolder:
     def close(self) -> None:
         """Commit, sync and close everything; closing twice is fine."""
         self.files.close()
-        self.manifest.close()
-        self.journal.close(keep=self.manifest.failed)
+        try:
+            self.manifest.close()
+        finally:
+            self.journal.close(keep=self.manifest.failed)
 
     def __enter__(self) -> Self:
         """Return the folder."""
@@ -114,3 +139,9 @@ class CacheFolder:
     def __exit__(self, *exc_info: object) -> None:
         """Close it."""
         self.close()
+
+
+def _require_room(root: str) -> None:
+    usage = shutil.disk_usage(root)
+    if usage.total and usage.free < MANIFEST_ROOM:  # some file systems do not tell, and say that they have nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -10,7 +10,9 @@ The rules, for a file that the manifest knows:
   recorded yet is computed;
 - an entry that is not durable and was written before the last start of the machine is hashed.
 
-A file that the manifest does not know is adopted where the table states its digest and it matches.
+A file that the manifest does not know is adopted where the table states its digest and it matches. A file that is
+held for another key is never replaced, and a folder at a file's place never either: such a row is blocked, before
+anything is asked of the server.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from enum import Enum, auto
 from os import lstat, stat_result
 from typing import TYPE_CHECKING
 
-from framefetch.errors import TargetBlocked
+from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
+from framefetch.store.places import inode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,12 +66,12 @@ class Finding:
 class HeldReport:
     """What a check found besides the held files.
 
-    ``ours`` are paths that may be replaced, ``blocked`` files whose path is held for another key, ``warnings`` are for
+    ``ours`` are paths that may be replaced, ``blocked`` says why a file cannot stand at its path, ``warnings`` are for
     the caller.
     """
 
     ours: set[str] = field(default_factory=set)
-    blocked: dict[int, TargetBlocked] = field(default_factory=dict)
+    blocked: dict[int, FramefetchError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -77,7 +80,7 @@ def unchanged(recorded: Receipt, found: stat_result) -> bool:
     if found.st_size != recorded.size or found.st_mtime_ns != recorded.mtime_ns or not stat.S_ISREG(found.st_mode):
         return False
     # Another inode is a copy of the folder, whose ctime says nothing.
-    return found.st_ino != recorded.inode or found.st_ctime_ns == recorded.ctime_ns
+    return inode_of(found) != recorded.inode or found.st_ctime_ns == recorded.ctime_ns
 
 
 def judge(request: Request, entry: Entry, found: stat_result | None, level: VerifyLevel) -> State:
@@ -141,52 +144,80 @@ class HeldCheck:
         with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-hash") as pool:
             for start in range(0, len(positions), LOOKUP_ROWS):
                 block = [requests[position] for position in positions[start : start + LOOKUP_ROWS]]
-                doubtful: list[tuple[Request, Entry | None]] = []
+                doubtful: list[_Doubt] = []
                 yield from self._by_stat(block, doubtful)
-                yield from filter(None, pool.map(self._by_hash, doubtful))
+                yield from filter(None, pool.map(self._settle, doubtful))
 
-    def _by_stat(self, block: Sequence[Request], doubtful: list[tuple[Request, Entry | None]]) -> Iterator[Finding]:
+    def _by_stat(self, block: Sequence[Request], doubtful: list[_Doubt]) -> Iterator[Finding]:
         known: dict[str, list[Entry]] = {}
         for entry in self._manifest.lookup(block[0].version, [request.key for request in block]):
             known.setdefault(entry.key, []).append(entry)
-        occupied: list[Request] = []
+        away: list[_Doubt] = []
         for request in block:
             entries = known.get(request.key)
             if entries is None:
-                if _stat(self._files.absolute(request.path)) is not None:
-                    occupied.append(request)
+                away.append(_Doubt(request))
                 continue
             entry = self._chosen(request, entries)
-            state = judge(request, entry, _stat(self._files.absolute(entry.path)), self._level)
-            if entry.path == request.path:
-                self.report.ours.add(entry.path) if state is not State.HELD else None
-            if state is State.HASH or (state is State.HELD and self._fixed_paths and entry.path != request.path):
-                doubtful.append((request, entry))
-            elif state is State.HELD:
+            found = _stat(self._files.absolute(entry.path))
+            state = judge(request, entry, found, self._level)
+            here = entry.path == request.path
+            if state is State.HELD and (here or not self._fixed_paths):
                 yield Finding(request.index, entry.path, entry.receipt)
-        self._judge_occupied(occupied, doubtful)
+            elif not here:
+                away.append(_Doubt(request, entry if state in (State.HELD, State.HASH) else None))
+            elif found is not None and stat.S_ISDIR(found.st_mode):
+                self._block(request, _folder_at(request.path))
+            else:
+                self.report.ours.add(request.path)
+                if state is State.HASH:
+                    doubtful.append(_Doubt(request, entry))
+        doubtful += self._judge_away(away)
 
-    def _judge_occupied(self, occupied: Sequence[Request], doubtful: list[tuple[Request, Entry | None]]) -> None:
-        """Look at files nobody asked this key for: adopt by digest, or leave to the key that holds them."""
-        if not occupied:
-            return
-        owners = self._manifest.owners([request.path for request in occupied])
-        for request in occupied:
-            if request.digests:
-                doubtful.append((request, None))
-            elif request.path in owners:
-                self.report.blocked[request.index] = TargetBlocked(
-                    f"{request.path} is held for another URL, {owners[request.path]}; "
-                    "use another version, or a path template that tells them apart"
-                )
+    def _judge_away(self, away: Sequence[_Doubt]) -> Iterator[_Doubt]:
+        """Look at the planned paths of files that are not recorded there: what stands there may be somebody's."""
+        occupied: set[str] = set()
+        for doubt in away:
+            found = _stat(self._files.absolute(doubt.request.path))
+            if found is not None:
+                occupied.add(doubt.request.path)
+                if stat.S_ISDIR(found.st_mode):
+                    self._block(doubt.request, _folder_at(doubt.request.path))
+        owners = self._manifest.owners(list(occupied)) if occupied else {}
+        for doubt in away:
+            request, owner = doubt.request, owners.get(doubt.request.path)
+            if request.index in self.report.blocked:
+                continue
+            if doubt.entry is not None and (owner is None or not self._fixed_paths):
+                yield replace(doubt, owner=owner)
+            elif request.path in occupied and request.digests:
+                yield _Doubt(request, owner=owner)
+            elif owner is not None:
+                self._block(request, _held_for(request.path, owner))
+
+    def _block(self, request: Request, error: FramefetchError) -> None:
+        self.report.blocked[request.index] = error
 
     @staticmethod
     def _chosen(request: Request, entries: Iterable[Entry]) -> Entry:
         """Prefer the entry at the planned path, else take the newest."""
         return max(entries, key=lambda entry: (entry.path == request.path, entry.fetched_at))
 
-    def _by_hash(self, case: tuple[Request, Entry | None]) -> Finding | None:
-        request, entry = case
+    def _settle(self, doubt: _Doubt) -> Finding | None:
+        """Hash a file; where it is not held, say whether it may be fetched to its path."""
+        try:
+            finding = self._by_hash(doubt.request, doubt.entry)
+        except FramefetchError as error:
+            if error.fatal:
+                raise
+            if isinstance(error, TargetBlocked | UnsafePath):
+                self._block(doubt.request, error)
+            return None
+        if finding is None and doubt.owner is not None:
+            self._block(doubt.request, _held_for(doubt.request.path, doubt.owner))
+        return finding
+
+    def _by_hash(self, request: Request, entry: Entry | None) -> Finding | None:
         stated = request.digests
         recorded = () if entry is None else entry.receipt.digests
         path = request.path if entry is None else entry.path
@@ -204,8 +235,10 @@ class HeldCheck:
             receipt = self._files.receipt(path, digests, Verified.NONE)
         except OSError:
             return None
-        if receipt.mtime_ns != before.st_mtime_ns or (request.size is not None and receipt.size != request.size):
-            return None  # changed while it was read, or stated otherwise
+        if receipt.inode != inode_of(before) or not unchanged(receipt, before):
+            return None  # changed while it was read
+        if request.size is not None and receipt.size != request.size:
+            return None
         return self._refreshed(request, entry, path, receipt)
 
     def _warn_changed(self, path: str, recorded: Sequence[object], found: Sequence[object]) -> None:
@@ -218,9 +251,28 @@ class HeldCheck:
         level = Verified.NONE if entry is None else entry.receipt.verified
         level = Verified.DIGEST if request.digests else level
         etag = None if entry is None else entry.receipt.etag
-        receipt = replace(receipt, verified=level, etag=etag)
         if self._fixed_paths and path != request.path:
-            receipt = replace(self._files.copy(path, request), verified=level, etag=etag)
+            receipt = self._files.copy(path, replace(request, digests=receipt.digests))
             path = request.path
+        receipt = replace(receipt, verified=level, etag=etag)
         fetched_at = time.time() if entry is None else entry.fetched_at
         return Finding(request.index, path, receipt, Entry(request.version, request.key, path, receipt, fetched_at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A file that a stat cannot settle: its entry, if it has one, and the other key that holds its path."""
+
+    request: Request
+    entry: Entry | None = None
+    owner: str | None = None
+
+
+def _folder_at(path: str) -> TargetBlocked:
+    return TargetBlocked(f"a folder stands at {path}; move it away and run again")
+
+
+def _held_for(path: str, owner: str) -> TargetBlocked:
+    return TargetBlocked(
+        f"{path} is held for another URL, {owner}; use another version, or a path template that tells them apart"
+    )

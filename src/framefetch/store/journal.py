@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import threading
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.store.places import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +30,8 @@ __all__ = ["Journal", "leftovers", "read_journal"]
 
 Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 
+#: What a process leaves is named after its token: its journal and its parts.
+_NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+|\.journal)$")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -46,12 +51,17 @@ class Journal:
             f"{private}/locks/{self.token}.lock", thread_local=False
         )  # taken and released by any thread
         self._handle: int | None = None
+        self._torn = False
         self._guard = threading.Lock()
 
     def open(self) -> None:
         """Take the lock that says this process lives, and begin an empty journal."""
         self._lock.acquire(timeout=0)
-        self._handle = os.open(self._path, _FLAGS, 0o666)
+        try:
+            self._handle = os.open(self._path, _FLAGS, 0o666)
+        except OSError:
+            self._let_go()
+            raise
 
     def intend(self, intents: Sequence[Intent]) -> None:
         """Append intents, in one write.
@@ -68,10 +78,14 @@ class Journal:
             for r, digests, verified, etag in intents
         )
         with self._guard:
-            assert self._handle is not None, "the journal is not open"
-            view = memoryview(lines.encode())
+            if self._handle is None:
+                raise StorageError("the cache is not open for writing")
+            # A line that a full disk has torn must not swallow the next one.
+            view = memoryview((("\n" if self._torn else "") + lines).encode())
+            self._torn = True
             while view:
                 view = view[os.write(self._handle, view) :]
+            self._torn = False
 
     def settle(self) -> None:
         """Forget all intents: the manifest holds them."""
@@ -87,16 +101,12 @@ class Journal:
             os.close(self._handle)
             self._handle = None
         if not keep:
-            os.unlink(self._path)
+            remove(self._path)
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._lock.release()
-        _remove(self._lock.lock_file)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        return
+        remove(self._lock.lock_file)
 
 
 def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
@@ -108,7 +118,8 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         return
     owned: dict[str, list[str]] = {}
     for name in names:
-        owned.setdefault(name[:8], []).append(f"{parts}/{name}")
+        if _NAME.match(name):
+            owned.setdefault(name[:8], []).append(f"{parts}/{name}")
     for token, paths in owned.items():
         lock = FileLock(f"{private}/locks/{token}.lock")
         try:
@@ -118,20 +129,36 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         try:
             yield token, paths
             for path in paths:
-                _remove(path)
+                remove(path)
         finally:
             lock.release()
-            _remove(lock.lock_file)
+            remove(lock.lock_file)
 
 
 def read_journal(path: str) -> Iterator[Entry]:
-    """Yield what a journal intended, as entries without times; a torn last line is passed over."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    """Yield what a journal intended, as entries without times; a torn or foreign line is passed over.
+
+    A journal that is gone by now was read by another process, which had found it at the same time.
+    """
+    try:
+        file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return
+    with file:
         for line in file:
-            try:
-                version, key, name, digests, verified, etag = json.loads(line)
-                stated = tuple(Digest(*text.split(":", 1)) for text in digests)
-                receipt = Receipt(-1, 0, 0, 0, stated, Verified(verified), etag)
-            except (ValueError, TypeError):
-                continue
-            yield Entry(version, key, name, receipt, fetched_at=0.0)
+            entry = _read_line(line)
+            if entry is not None:
+                yield entry
+
+
+def _read_line(line: str) -> Entry | None:
+    try:
+        version, key, path, digests, verified, etag = json.loads(line)
+        stated = tuple(Digest(*text.split(":", 1)) for text in digests)
+        receipt = Receipt(-1, 0, 0, 0, stated, Verified(verified), etag)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    texts = all(isinstance(text, str) for text in (version, key, path)) and isinstance(etag, str | None)
+    if not stated or not texts or path.startswith("/") or ".." in path.split("/"):
+        return None  # without a digest nothing could be proved, and no file of ours stands outside
+    return Entry(version, key, path, receipt, fetched_at=0.0)

@@ -62,11 +62,12 @@ def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> lis
     for identity, intent in latest.items():
         if recorded.get(identity) == intent.receipt.digests:
             continue
-        receipt = intent.receipt
+        wanted = intent.receipt
         try:
-            if files.hash(intent.path, [digest.algorithm for digest in receipt.digests]) != receipt.digests:
+            # Only a regular file is read: opening a pipe would wait for ever.
+            receipt = files.receipt(intent.path, wanted.digests, wanted.verified, wanted.etag)
+            if files.hash(intent.path, [digest.algorithm for digest in wanted.digests]) != wanted.digests:
                 continue
-            receipt = files.receipt(intent.path, receipt.digests, receipt.verified, receipt.etag)
         except OSError:
             continue
         found.append(replace(intent, receipt=receipt, fetched_at=time.time()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from framefetch.errors import ManifestError
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "boot_id", "connect"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "boot_id", "connect", "explain", "recognise"]
 
 #: "frft" in ASCII: tells our databases from other programs' (SQLite file format, section 1.3).
 APPLICATION_ID: Final = 0x66726674
@@ -77,24 +79,73 @@ def connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection:
 
 
 def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection:
-    existed = os.path.exists(path) and os.path.getsize(path) > 0
-    if existed:
-        _recognise(path, timeout)
-    mode = "rwc" if writable else "ro"
-    connection = _opened(path, f"mode={mode}", timeout)
-    if writable:
-        if not existed:
-            # Before the switch to WAL, so that the file itself, and not only a log that a copy of it may lack, says
-            # whose it is.
-            connection.executescript(_SCHEMA)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+    recognise(path, timeout)
+    if writable and not os.path.exists(path):
+        _create(path)
+    connection = _opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
+    try:
+        if writable:
+            if os.path.getsize(path) == 0:
+                connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            # Opens the log, so that closing this connection last also removes it where nothing was written.
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _recognise(path: str, timeout: float) -> None:
-    """Refuse what is not ours before anything is written to it."""
-    connection = _opened(path, "mode=ro", timeout)
+def _create(path: str) -> None:
+    """Make a manifest beside its place, then give it its name: it is there whole, or not at all.
+
+    It is not in WAL mode yet, so that the file itself, and not only a log that a copy of it may lack, says whose it is.
+    """
+    new = f"{path}.{secrets.token_hex(4)}"
+    try:
+        connection = sqlite3.connect(new, isolation_level=None)
+        try:
+            connection.executescript(_SCHEMA)
+        finally:
+            connection.close()
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            return  # another process was faster
+        except OSError:  # a file system without links
+            if not os.path.exists(path):
+                os.rename(new, path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be made: {error.strerror or error}") from error
+    finally:
+        for name in (new, f"{new}-journal"):
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def recognise(path: str, timeout: float) -> None:
+    """Refuse what is not ours before anything is written to it, or beside it.
+
+    Raises
+    ------
+    ManifestError
+        Where the database is another program's, of a newer schema, damaged, or a link.
+    """
+    if os.path.islink(path):
+        raise ManifestError(f"{path} is a link; nothing is written through it. Put the manifest itself there")
+    if not os.path.exists(path) or os.path.getsize(path) == 0:
+        return
+    try:
+        # First as a file that nobody changes, which leaves nothing beside it; then with its log, if it is ours.
+        for mode in ("mode=ro&immutable=1", "mode=ro"):
+            _refuse_foreign(path, mode, timeout)
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def _refuse_foreign(path: str, mode: str, timeout: float) -> None:
+    connection = _opened(path, mode, timeout)
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -109,30 +160,24 @@ def _recognise(path: str, timeout: float) -> None:
         )
 
 
-def _opened(path: str, parameters: str, timeout: float) -> sqlite3.Connection:
-    uri = Path(path).absolute().as_uri()
-    connection = sqlite3.connect(
-        f"{uri}?{parameters}", uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
-    )
+def _opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
+    uri = f"{Path(path).absolute().as_uri()}?{mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
-        if parameters != "mode=ro":
-            raise
-        # A WAL database on a read-only disk can be read only as one that nobody changes.
-        connection = sqlite3.connect(
-            f"{uri}?mode=ro&immutable=1",
-            uri=True,
-            timeout=timeout,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        connection.close()
+        if mode == "mode=ro" and _is_read_only(error):
+            # A WAL database on a read-only or full disk can be read only as one that nobody changes.
+            return _opened(path, "mode=ro&immutable=1", timeout)
         raise
     return connection
+
+
+def _is_read_only(error: sqlite3.Error) -> bool:
+    """Return whether the file can be read, but what SQLite shares between readers cannot be made beside it."""
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR_SHM", "SQLITE_FULL"))
 
 
 def explain(error: sqlite3.Error, path: str) -> ManifestError:
@@ -142,7 +187,7 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
         return ManifestError(
             f"{path} is locked by another process for longer than the lock timeout; try again ({name})"
         )
-    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return ManifestError(f"{path} is damaged ({error}); it was left as it is. Move it away to begin a new one")
     if name == "SQLITE_FULL":
         return ManifestError(f"{path}: no space left on the disk; free some and run the same command again")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["sync_files"]
 
@@ -45,16 +46,23 @@ def sync_files(root: str, paths: Iterable[str]) -> bool:
                 return bool(syncfs(handle) == 0)
             finally:
                 os.close(handle)
-        folders = set()
+        folders = {root}
         for path in paths:
-            _fsync(path)
-            folders.add(os.path.dirname(path))
+            with contextlib.suppress(FileNotFoundError):  # removed since: nothing is left to be protected
+                _fsync(path)
+                folders.update(_folders_above(path, root))
         if os.name == "posix":  # a folder cannot be opened on Windows, where the rename is journalled anyway
             for folder in folders:
                 _fsync(folder)
     except OSError:
         return False
     return True
+
+
+def _folders_above(path: str, root: str) -> Iterator[str]:
+    """Yield the folders between a file and the root: a new folder's own name must reach the disk too."""
+    while len(path := os.path.dirname(path)) > len(root):
+        yield path
 
 
 def _fsync(path: str) -> None:

@@ -1,0 +1,200 @@
+"""Final names: where a file of the cache stands, what may be replaced there, and what is set aside.
+
+Nothing is written through a link below the root, a folder is never replaced, and a file that is not ours keeps its
+bytes under another name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from framefetch.errors import DiskFull, StorageError, TargetBlocked, UnsafePath
+from framefetch.models import Digest, Receipt, Verified
+
+__all__ = ["Content", "Places", "inode_of", "remove", "translate_oserror"]
+
+#: Bytes of one name on every common file system.
+NAME_BYTES = 255
+#: SQLite's integers have a sign; some file systems use the 64th bit of an inode's number, and Windows even 128.
+_INODE_BITS = (1 << 63) - 1
+
+
+def translate_oserror(error: OSError, doing: str) -> StorageError:
+    """Return an operating system's error as one of ours, saying what was being done."""
+    if isinstance(error, StorageError):
+        return error
+    name = errno.errorcode.get(error.errno or 0, "")
+    reason = f"{error.strerror or error} ({name})" if name else str(error)
+    if error.errno in DiskFull.CODES:
+        return DiskFull(f"{doing}: {reason}; free some space and run the same command again")
+    failure = StorageError(f"{doing}: {reason}")
+    failure.fatal = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    failure.retryable = error.errno in (errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN)
+    return failure
+
+
+def inode_of(found: os.stat_result) -> int:
+    """Return a file's inode number as it is recorded and compared."""
+    return found.st_ino & _INODE_BITS
+
+
+def remove(path: str) -> None:
+    """Remove a file of our own, if it is there and can be removed."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # whatever failed before is already under way; this must not hide it
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is known of the bytes of a part when it gets its final name."""
+
+    size: int
+    digests: tuple[Digest, ...]
+    verified: Verified
+    etag: str | None = None
+
+
+class Places:
+    """The final names below one cache folder.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path of the cache; the only link that is followed is the root itself.
+
+    Attributes
+    ----------
+    notices : list of str
+        Messages about files that were found in the way and set aside.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.notices: list[str] = []
+        self._folders: set[str] = set()
+        self._ours: set[str] = set()
+
+    def absolute(self, path: str) -> str:
+        """Return the absolute path of a relative one."""
+        return f"{self.root}/{path}"
+
+    def own(self, path: str) -> None:
+        """Let the file at this path be replaced: the manifest knows it as ours."""
+        self._ours.add(path)
+
+    def receipt(self, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None = None) -> Receipt:
+        """Describe the regular file at a path.
+
+        Raises
+        ------
+        OSError
+            Where there is none.
+        """
+        found = os.lstat(self.absolute(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise TargetBlocked(f"{path} is not a file any more")
+        return Receipt(found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode_of(found), digests, verified, etag)
+
+    def move_in(self, part: str, path: str, content: Content) -> Receipt:
+        """Give a finished part its final name; blocking.
+
+        Raises
+        ------
+        OSError, UnsafePath
+            Where something stands in the way, or the disk refuses.
+        """
+        written = os.lstat(part)
+        if written.st_size != content.size:
+            raise StorageError(
+                f"expected {content.size:,} bytes on the disk for {path}, it has {written.st_size:,}; is it full?"
+            )
+        target = self.absolute(path)
+        self.ensure_folder(path.rpartition("/")[0])
+        self._make_way(path, target)
+        try:
+            os.replace(part, target)
+        except IsADirectoryError as error:
+            raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
+        receipt = self.receipt(path, content.digests, content.verified, content.etag)
+        if (receipt.size, receipt.mtime_ns) != (written.st_size, written.st_mtime_ns):
+            # These digests belong to bytes that are not there any more.
+            failure = StorageError(f"{path} was replaced by another process the moment it was published")
+            failure.retryable = True
+            raise failure
+        return receipt
+
+    def _make_way(self, path: str, target: str) -> None:
+        """Set a file aside that stands at the target and is not ours; a link is replaced, a folder is left alone."""
+        try:
+            found = os.lstat(target)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
+        if path in self._ours or not stat.S_ISREG(found.st_mode):
+            return
+        folder, slash, name = path.rpartition("/")
+        for number in range(1, 1000):
+            kept = folder + slash + _kept_name(name, number)
+            if _keep(target, self.absolute(kept)):
+                self.notices.append(f"{path} was there before and is not in the manifest; it was kept as {kept}")
+                return
+        raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
+
+    def forget_folders(self) -> None:
+        """Look at every folder again before anything is written below it: much may happen between two runs."""
+        self._folders.clear()
+
+    def ensure_folder(self, folder: str) -> None:
+        """Make a folder below the root; no part of its path may be a link.
+
+        Raises
+        ------
+        OSError, UnsafePath
+            Where it cannot be made, or something else stands there.
+        """
+        if folder in self._folders or not folder:
+            return
+        self.ensure_folder(folder.rpartition("/")[0])
+        path = self.absolute(folder)
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            os.makedirs(self.root, exist_ok=True)
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                found = os.lstat(path)
+            else:
+                found = None
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
+            raise UnsafePath(
+                f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
+            )
+        self._folders.add(folder)
+
+
+def _kept_name(name: str, number: int) -> str:
+    tail = f".kept-{number}"
+    room = NAME_BYTES - len(tail)
+    head = name if len(name.encode()) <= room else name.encode()[:room].decode("utf-8", "ignore")
+    return head + tail
+
+
+def _keep(target: str, kept: str) -> bool:
+    """Give a file a second name; False where that name is taken."""
+    try:
+        os.link(target, kept)  # unlike a rename it never overwrites, and the name is never vacant
+    except FileExistsError:
+        return False
+    except OSError:
+        if os.path.lexists(kept):
+            return False
+        os.rename(target, kept)
+    return True

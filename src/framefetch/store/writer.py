@@ -1,0 +1,233 @@
+"""The one thread that writes the manifest: many files, one transaction; then, now and then, one sync for all.
+
+Whatever goes wrong in here, nobody may be left waiting: a failure is kept for the next caller, the entries it
+concerns are kept too, and they are tried again whenever somebody flushes, so that a disk that has room again, or a
+lock that was given back, costs no row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeAlias
+
+from framefetch.errors import ManifestError
+from framefetch.models import Entry
+from framefetch.store.schema import explain
+from framefetch.store.sync import sync_files
+
+__all__ = ["CommitWriter", "Committed"]
+
+#: Called with the entries of one commit, in the writer's thread.
+Committed: TypeAlias = Callable[[Sequence[Entry]], None]
+Handed: TypeAlias = "tuple[Sequence[Entry], Committed | None]"
+
+WINDOW_ROWS: Final = 256
+WINDOW_SECONDS: Final = 0.25
+SYNC_SECONDS: Final = 1.0
+
+_INSERT: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+logger = logging.getLogger("framefetch")
+
+
+def _storable(text: str) -> str:
+    """Return text that SQLite can store: a lone surrogate, such as a raw byte of a header makes, is escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _to_row(entry: Entry, window: int) -> tuple[Any, ...]:
+    receipt = entry.receipt
+    etag = None if receipt.etag is None else _storable(receipt.etag)
+    return (
+        _storable(entry.version), _storable(entry.key), _storable(entry.path),
+        receipt.size, receipt.mtime_ns, receipt.ctime_ns, receipt.inode,
+        " ".join(map(str, receipt.digests)), receipt.verified.value, etag, entry.fetched_at, window,
+    )  # fmt: skip
+
+
+class CommitWriter:
+    """Commits entries in a thread of its own.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path of the cache.
+    path : str
+        The database.
+    connection : sqlite3.Connection
+        Open for writing; the writer closes it.
+    boot : str
+        What is recorded as the boot that wrote the entries.
+    """
+
+    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str) -> None:
+        self._root = root
+        self._path = path
+        self._connection = connection
+        self._boot = boot
+        self._identity = self._identify()
+        self._queue: queue.SimpleQueue[Handed | Future[None] | None] = queue.SimpleQueue()
+        self._handing = threading.Lock()
+        self._closed = False
+        self._failure: ManifestError | None = None
+        self._unsynced: dict[int, list[str]] = {}
+        self._synced_at = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="framefetch-manifest", daemon=True)
+        self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a commit failed and has not been made up for."""
+        return self._failure is not None
+
+    def hand_in(self, entries: Sequence[Entry], committed: Committed | None) -> None:
+        """Take entries; returns at once. Raises `ManifestError` where an earlier commit failed."""
+        if self._failure is not None:
+            raise self._failure
+        self._put((entries, committed))
+
+    def flush(self) -> None:
+        """Wait until everything handed in is committed; what failed before is tried again."""
+        done: Future[None] = Future()
+        self._put(done)
+        done.result()
+
+    def close(self) -> None:
+        """Commit and sync what was handed in, and end the thread."""
+        with self._handing:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, item: Handed | Future[None]) -> None:
+        with self._handing:  # nothing may come behind the end: nobody would answer it
+            if self._closed:
+                raise ManifestError(f"{self._path} is closed")
+            self._queue.put(item)
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        batch: list[Handed] = []
+        last = False
+        while not last:
+            waiters, last = self._collect(batch)
+            try:
+                self._commit(batch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
+                self._failure = _explained(error, self._path)
+            else:
+                self._failure = None
+                for entries, committed in batch:
+                    _call_back(committed, entries)
+                batch = []
+            for waiter in waiters:
+                _answer(waiter, self._failure)
+            self._sync_if_due(at_once=last)
+        with contextlib.suppress(sqlite3.Error):  # every row is committed; closing only folds the log into the file
+            self._connection.close()
+
+    def _collect(self, batch: list[Handed]) -> tuple[list[Future[None]], bool]:
+        """Add one window to the batch: until it is full, its time is up, someone waits, or the end is near.
+
+        Returns
+        -------
+        waiters : list of Future
+            Those who wait for this window.
+        last : bool
+            Whether nothing will follow.
+        """
+        waiters: list[Future[None]] = []
+        rows, begun = 0, False
+        deadline = time.monotonic() + SYNC_SECONDS if self._unsynced else None
+        while rows < WINDOW_ROWS and not waiters:
+            try:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                item = self._queue.get(timeout=left) if left is None or left > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return waiters, True
+            if isinstance(item, Future):
+                waiters.append(item)
+                continue
+            if not begun:
+                begun, deadline = True, time.monotonic() + WINDOW_SECONDS
+            batch.append(item)
+            rows += len(item[0])
+        return waiters, False
+
+    def _commit(self, batch: list[Handed]) -> None:
+        if not any(entries for entries, _ in batch):
+            return
+        if self._identify() != self._identity:
+            raise ManifestError(
+                f"{self._path} was removed or replaced while it was open; close this cache and open it again"
+            )
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
+            assert window is not None
+            self._connection.executemany(_INSERT, (_to_row(entry, window) for entries, _ in batch for entry in entries))
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._unsynced[window] = [os.path.join(self._root, entry.path) for entries, _ in batch for entry in entries]
+
+    def _identify(self) -> tuple[int, int] | None:
+        """Return what tells the database from another file of the same name: SQLite would write to a removed one."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _sync_if_due(self, *, at_once: bool) -> None:
+        """Sync the files of the windows since the last time, then say so; a failure leaves them not durable."""
+        if not self._unsynced or not (at_once or time.monotonic() - self._synced_at >= SYNC_SECONDS):
+            return
+        if sync_files(self._root, (path for paths in self._unsynced.values() for path in paths)):
+            windows = [(window,) for window in self._unsynced]
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("DELETE FROM windows WHERE window = ?", windows)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()
+        self._unsynced.clear()
+        self._synced_at = time.monotonic()
+
+
+def _explained(error: Exception, path: str) -> ManifestError:
+    if isinstance(error, ManifestError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        return explain(error, path)
+    return ManifestError(f"{path}: an entry cannot be recorded: {error!r}")
+
+
+def _call_back(committed: Committed | None, entries: Sequence[Entry]) -> None:
+    if committed is None:
+        return
+    try:
+        committed(entries)
+    except Exception:
+        logger.exception("a call back after a commit failed; the entries are recorded")
+
+
+def _answer(waiter: Future[None], failure: ManifestError | None) -> None:
+    if failure is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(failure)

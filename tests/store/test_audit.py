@@ -1,0 +1,101 @@
+"""Does the manifest tell the truth? One finding for each thing that is not as recorded."""
+
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+
+from framefetch.models import Verified
+from framefetch.store import writer as writer_module
+from framefetch.store.audit import Holdings, audit, count_holdings
+from tests.store.builders import RECEIPT, hold, request, row
+
+BODY = b"the bytes of a file"
+
+
+@pytest.fixture
+def place(folder, tmp_path):
+    """Give a function that holds a file and returns where it is."""
+
+    def make(path: str):
+        hold(folder, request(path), BODY)
+        return tmp_path / "cache" / path
+
+    return make
+
+
+def findings(folder, level="stat") -> list[tuple[str, str]]:
+    return [(finding.kind, finding.path) for finding in audit(folder.files, folder.manifest, level=level)]
+
+
+def test_what_is_as_recorded_is_no_finding(folder, place) -> None:
+    assert findings(folder) == []
+    for path in ("v0/1", "v0/deep/2", "v1/1"):
+        place(path)
+    assert findings(folder) == findings(folder, "hash") == []
+
+
+def test_each_kind_of_untruth(folder, place, tmp_path) -> None:
+    place("v0/good")
+    place("v0/missing").unlink()
+    for name, make in (("folder", os.mkdir), ("pipe", os.mkfifo), ("link", lambda path: os.symlink("good", path))):
+        path = place(f"v0/{name}")
+        path.unlink()
+        make(path)
+    place("v0/longer").write_bytes(BODY + b"!")
+    place("v0/touched").touch()
+    edited = place("v0/edited")
+    before = edited.stat()
+    edited.write_bytes(BODY[::-1])
+    os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "cache" / "v0" / "x").mkdir()
+    (tmp_path / "cache" / "v0" / "x" / "stranger").write_bytes(b"")
+    (tmp_path / "cache" / "v0" / "good.kept-1").write_bytes(b"set aside")
+    (tmp_path / "cache" / "notes.txt").write_bytes(b"outside any version")
+    at_stat = {
+        ("missing", "v0/missing"),
+        ("blocked", "v0/folder"),
+        ("blocked", "v0/pipe"),
+        ("blocked", "v0/link"),
+        ("changed", "v0/longer"),
+        ("changed", "v0/touched"),
+        ("changed", "v0/edited"),
+        ("unknown", "v0/x/stranger"),
+    }
+    assert set(findings(folder)) == at_stat
+    assert len(findings(folder)) == len(at_stat)
+    by_hash = at_stat - {("changed", "v0/touched"), ("changed", "v0/edited")} | {("corrupt", "v0/edited")}
+    assert set(findings(folder, "hash")) == by_hash
+
+
+def test_a_finding_says_what_was_expected_and_what_is_there(folder, place) -> None:
+    place("v0/1").write_bytes(b"x")
+    (finding,) = audit(folder.files, folder.manifest, level="stat")
+    assert finding.detail == f"recorded with {len(BODY)} bytes, has 1"
+
+
+def test_thousands_of_entries(folder) -> None:
+    folder.manifest.commit([row(number) for number in range(3000)])
+    folder.manifest.flush()
+    assert set(findings(folder)) == {("missing", f"v0/{number}.nwb") for number in range(3000)}
+
+
+def test_an_audit_that_is_not_read_to_its_end_leaves_no_thread(folder) -> None:
+    folder.manifest.commit([row(number) for number in range(3000)])
+    folder.manifest.flush()
+    reading = audit(folder.files, folder.manifest, level="stat")
+    next(reading)
+    reading.close()
+    assert [thread.name for thread in threading.enumerate() if "audit" in thread.name] == []
+
+
+def test_holdings_are_counted(folder, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 1e6)
+    assert count_holdings(folder.manifest) == Holdings(0, 0, {}, {}, 0)
+    sure = replace(RECEIPT, size=1 << 40, verified=Verified.DIGEST)
+    folder.manifest.commit([row(1), row(2, receipt=sure), row(1, version="v1", path="v1/1.nwb")])
+    folder.manifest.flush()
+    assert count_holdings(folder.manifest) == Holdings(
+        3, (1 << 40) + 6, {"v0": 2, "v1": 1}, {"length": 2, "digest": 1}, 3
+    )

@@ -1,0 +1,292 @@
+"""The prototype's manifest.json, out and in."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from framefetch.errors import DiskFull, ManifestError, StorageError
+from framefetch.models import Verified
+from framefetch.store.exchange import export_manifest, import_manifest
+from tests.store.builders import digest, hold, parts, request, row, tree
+
+BODY = b"the bytes of a file"
+HOSTS = {"testwarehouse:9000": "localhost:8080"}
+
+
+def md5(content: bytes = BODY) -> str:
+    return digest(content).hex
+
+
+def name_for(version: str, url: str) -> str:
+    return f"{version}/{url.rpartition('/')[2]}.nwb"
+
+
+@pytest.fixture
+def take(folder, tmp_path):
+    """Give a function that imports a layout, written to a file beside the cache."""
+
+    def run(layout: object, source=None, hosts=HOSTS):
+        source = source or tmp_path / "older.json"
+        source.write_text(layout if isinstance(layout, str) else json.dumps(layout))
+        return import_manifest(folder.files, folder.manifest, str(source), hosts, name_for)
+
+    return run
+
+
+def stated(path: object, checksum: str = "", url: str = "http://localhost:8080/api/1") -> dict[str, object]:
+    return {"v0": {url: {"file_path": str(path), "md5_checksum": checksum or md5()}}}
+
+
+def held(folder) -> list[tuple[str, str, str]]:
+    return [(entry.version, entry.key, entry.path) for entry in folder.manifest.entries()]
+
+
+# -- out -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_has_the_prototypes_layout(folder, tmp_path) -> None:
+    hold(folder, request("v0/1.nwb", key="http://host/1"), BODY)
+    hold(folder, request("v0/x/2.nwb", key="http://host/ü?a=1&b"), b"2")
+    hold(folder, request("v1/1.nwb", key="http://host/1"), b"3")
+    assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 3
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {
+        "v0": {
+            "http://host/1": {"file_path": "v0/1.nwb", "md5_checksum": md5()},
+            "http://host/ü?a=1&b": {"file_path": "v0/x/2.nwb", "md5_checksum": md5(b"2")},
+        },
+        "v1": {"http://host/1": {"file_path": "v1/1.nwb", "md5_checksum": md5(b"3")}},
+    }
+
+
+def test_an_export_of_nothing(folder, tmp_path) -> None:
+    assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == {}
+
+
+def test_of_two_places_of_one_url_the_newest_is_exported_and_counted(folder, tmp_path) -> None:
+    folder.manifest.commit([row(1, path="v0/z", fetched_at=1.0), row(1, path="v0/a", fetched_at=2.0)])
+    folder.manifest.flush()
+    assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 1
+    assert json.loads((tmp_path / "out.json").read_text())["v0"]["http://host/1"]["file_path"] == "v0/a"
+
+
+def test_an_export_replaces_the_older_one_in_one_step(folder, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "out.json"
+    target.write_text("older")
+    seen = []
+    real = os.replace
+
+    def look(part: str, final: str) -> None:
+        seen.append((Path(part).read_text(), target.read_text()))
+        real(part, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", look)
+        export_manifest(folder.manifest, str(target))
+    assert seen == [("{}", "older")]
+    assert target.read_text() == "{}"
+    assert sorted(os.listdir(tmp_path)) == ["cache", "out.json"]
+
+
+def test_an_export_that_fails_leaves_the_older_one(folder, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "out.json"
+    target.write_text("older")
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(DiskFull, match=r"writing .*out\.json: No space left"):
+            export_manifest(folder.manifest, str(target))
+    (tmp_path / "place").mkdir()
+    for impossible in (tmp_path / "place", tmp_path / "none" / "out.json"):
+        with pytest.raises(StorageError, match="writing"):
+            export_manifest(folder.manifest, str(impossible))
+    assert target.read_text() == "older"
+    assert sorted(os.listdir(tmp_path)) == ["cache", "out.json", "place"]
+
+
+def test_what_is_exported_can_be_imported(folder, tmp_path, open_folder) -> None:
+    hold(folder, request("v0/1.nwb", key="http://host/1"), BODY)
+    export_manifest(folder.manifest, f"{folder.root}/manifest.json")
+    before = held(folder)
+    folder.close()
+    for name in os.listdir(folder.root):
+        if name.startswith("manifest.sqlite"):
+            os.unlink(f"{folder.root}/{name}")
+    again = open_folder()
+    assert again.fresh
+    report = import_manifest(again.files, again.manifest, f"{again.root}/manifest.json", {}, name_for)
+    assert (report.imported, report.skipped) == (1, [])
+    assert held(again) == before
+
+
+# -- in ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inside(folder):
+    path = f"{folder.root}/v0/old name.nwb"
+    os.mkdir(f"{folder.root}/v0")
+    with open(path, "wb") as file:
+        file.write(BODY)
+    return path
+
+
+@pytest.mark.parametrize("how", ["absolute", "cache", "manifest", "working"])
+def test_a_file_below_the_cache_stays_where_it_is(folder, take, inside, tmp_path, monkeypatch, how) -> None:
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    path = {
+        "absolute": inside,
+        "cache": "v0/old name.nwb",
+        "manifest": "cache/v0/old name.nwb",
+        "working": "../cache/v0/old name.nwb",
+    }[how]
+    source = tmp_path / "work" / "deep" / "m.json" if how == "working" else None
+    report = take(stated(path, md5().upper() + " "), source)
+    assert (report.imported, report.skipped) == (1, [])
+    assert held(folder) == [("v0", "http://testwarehouse:9000/api/1", "v0/old name.nwb")]
+    (entry,) = folder.manifest.entries()
+    assert entry.receipt.verified is Verified.DIGEST
+    assert entry.receipt.mtime_ns == os.stat(inside).st_mtime_ns
+    assert parts(folder) == []
+
+
+def test_secrets_of_a_url_are_not_recorded(folder, take, inside) -> None:
+    take(stated(inside, url="http://me:pw@localhost:8080/api/1?token=canary"))
+    assert held(folder) == [("v0", "http://testwarehouse:9000/api/1?token=***", "v0/old name.nwb")]
+    report = take(stated(inside, md5(b"other"), url="http://me:pw@localhost:8080/api/2?token=canary"))
+    assert [url for url, _ in report.skipped] == ["http://localhost:8080/api/2?token=***"]
+
+
+def test_a_file_outside_is_copied_and_the_original_left_alone(folder, take, tmp_path) -> None:
+    outside = tmp_path / "elsewhere" / "1085755199"
+    outside.parent.mkdir()
+    outside.write_bytes(BODY)
+    before = outside.stat()
+    for _ in range(2):  # a second time changes nothing
+        report = take(stated(outside))
+        assert (report.imported, report.skipped) == (1, [])
+        assert held(folder) == [("v0", "http://testwarehouse:9000/api/1", "v0/1.nwb")]
+        assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY}
+    after = outside.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+    assert parts(folder) == []
+
+
+def test_a_link_below_the_cache_becomes_a_file(folder, take, tmp_path) -> None:
+    (tmp_path / "outside").write_bytes(BODY)
+    (tmp_path / "cache" / "v0").mkdir()
+    (tmp_path / "cache" / "v0" / "1.nwb").symlink_to(tmp_path / "outside")
+    assert take(stated("v0/1.nwb")).imported == 1
+    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY}
+    assert not (tmp_path / "cache" / "v0" / "1.nwb").is_symlink()
+    assert (tmp_path / "outside").read_bytes() == BODY
+
+
+def test_of_several_files_of_one_name_the_right_one_is_taken(folder, take, inside, tmp_path, monkeypatch) -> None:
+    right = tmp_path / "work" / "v0" / "old name.nwb"
+    right.parent.mkdir(parents=True)
+    right.write_bytes(b"the right one")
+    monkeypatch.chdir(tmp_path / "work")
+    assert take(stated("v0/old name.nwb", md5(b"the right one"))).imported == 1
+    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": b"the right one", "old name.nwb": BODY}
+
+
+def test_two_files_of_one_name_do_not_replace_each_other(folder, take, tmp_path) -> None:
+    layout: dict[str, dict[str, object]] = {"v0": {}}
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+        layout["v0"] |= stated(tmp_path / name, md5(name.encode()), f"http://{name}/1")["v0"]
+    for _ in range(2):
+        report = take(layout)
+        assert report.imported == 1
+        assert [url for url, reason in report.skipped if "held for another URL, http://a/1" in reason] == ["http://b/1"]
+        assert tree(tmp_path / "cache" / "v0") == {"1.nwb": b"a"}
+
+
+def test_a_foreign_file_where_a_copy_belongs_is_set_aside(folder, take, tmp_path) -> None:
+    (tmp_path / "outside").write_bytes(BODY)
+    (tmp_path / "cache" / "v0").mkdir()
+    (tmp_path / "cache" / "v0" / "1.nwb").write_bytes(b"mine")
+    assert take(stated(tmp_path / "outside")).imported == 1
+    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY, "1.nwb.kept-1": b"mine"}
+
+
+def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder, take, inside, tmp_path) -> None:
+    (tmp_path / "outside").write_bytes(b"other bytes")
+    layout = {
+        "v0": {
+            "http://h/wrong": {"file_path": inside, "md5_checksum": md5(b"other")},
+            "http://h/gone": {"file_path": "v0/gone.nwb", "md5_checksum": md5()},
+            "http://h/folder": {"file_path": "v0", "md5_checksum": md5()},
+            "http://h/none": {"file_path": inside, "md5_checksum": None},
+            "http://h/outside": {"file_path": str(tmp_path / "outside"), "md5_checksum": md5()},
+            "http://h/good": {"file_path": inside, "md5_checksum": md5()},
+        }
+    }
+    report = take(layout)
+    assert report.imported == 1
+    reasons = dict(report.skipped)
+    assert list(reasons) == [f"http://h/{name}" for name in ("wrong", "gone", "folder", "none", "outside")]
+    assert reasons["http://h/wrong"] == f"expected md5:{md5(b'other')}, but {inside} has md5:{md5()}"
+    assert reasons["http://h/gone"].startswith("no file at ")
+    assert "32 lower-case hex digits, got 'none'" in reasons["http://h/none"]
+    assert held(folder) == [("v0", "http://h/good", "v0/old name.nwb")]
+    assert (tmp_path / "outside").read_bytes() == b"other bytes"
+    assert tree(tmp_path / "cache" / "v0") == {"old name.nwb": BODY}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "",
+        "{",
+        "[1]",
+        "3",
+        '{"v0": [1]}',
+        '{"v0": {"u": 1}}',
+        '{"v0": {"u": {"file_path": "x"}}}',
+        "\x00",
+        "[" * 100_000,
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_what_is_no_manifest_is_refused_whole(folder, take, broken) -> None:
+    with pytest.raises(ManifestError, match=r"is no manifest of the prototype: expected \{"):
+        take(broken)
+    assert held(folder) == []
+
+
+def test_bytes_that_are_no_text_and_a_file_that_is_not_there(folder, tmp_path) -> None:
+    (tmp_path / "latin").write_bytes(b'{"v0": {"caf\xe9": 1}}')
+    for source, message in (
+        ("latin", "is no manifest of the prototype"),
+        ("none", "No such file"),
+        ("cache", "Is a d"),
+    ):
+        with pytest.raises(ManifestError, match=message):
+            import_manifest(folder.files, folder.manifest, str(tmp_path / source), {}, name_for)
+
+
+def test_a_full_disk_ends_an_import(disk, open_folder, tmp_path) -> None:
+    folder = open_folder(disk("size=600k"))
+    (tmp_path / "large").write_bytes(b"x" * 900_000)
+    (tmp_path / "m.json").write_text(json.dumps(stated(tmp_path / "large", md5(b"x" * 900_000))))
+    with pytest.raises(DiskFull):
+        import_manifest(folder.files, folder.manifest, str(tmp_path / "m.json"), {}, name_for)
+    assert parts(folder) == []
+
+
+def test_hundreds_of_files_are_imported(folder, take, tmp_path) -> None:
+    (tmp_path / "cache" / "v0").mkdir()
+    layout: dict[str, dict[str, object]] = {"v0": {}}
+    for number in range(600):
+        (tmp_path / "cache" / "v0" / str(number)).write_bytes(b"%d" % number)
+        layout["v0"] |= stated(f"v0/{number}", md5(b"%d" % number), f"http://h/{number}")["v0"]
+    assert take(layout).imported == 600
+    assert len(held(folder)) == 600

@@ -1,0 +1,266 @@
+"""What a process that died has left is understood by the next one; what a live one is doing is left alone."""
+
+import json
+import os
+import sqlite3
+
+import pytest
+
+from framefetch.errors import ManifestError, StorageError
+from framefetch.models import Verified
+from framefetch.store.files import FileStore
+from framefetch.store.folder import CacheFolder
+from framefetch.store.held import HeldCheck
+from framefetch.store.journal import Journal, leftovers, read_journal
+from tests.store.builders import descriptors, digest, hold, parts, query, request, tree
+
+BODY = b"the bytes of a file"
+
+#: Publishes some files in both ways and a large one in parts, and stops before any of them is recorded.
+DIES_BEFORE_ITS_COMMIT = """
+async def work(folder):
+    await folder.files.save([small(request(f"v0/{at}", index=at), b"%d" % at, etag='"e"') for at in range(3)])
+    await stream(folder, request("v0/streamed"), b"a", b"b")
+    part = await folder.files.create(request("v0/never"))
+    await part.write(b"half of it")
+
+folder = CacheFolder(sys.argv[1])
+asyncio.run(work(folder))
+barrier("renamed")
+"""
+
+
+@pytest.fixture
+def died(tmp_path, start):
+    """Give a cache in which a process was killed between its renames and its commit."""
+    child = start(DIES_BEFORE_ITS_COMMIT, tmp_path / "cache")
+    child.wait_for("renamed")
+    child.kill()
+    return tmp_path / "cache"
+
+
+def private(root) -> list[str]:
+    return sorted(os.listdir(root / ".framefetch" / "parts") + os.listdir(root / ".framefetch" / "locks"))
+
+
+def test_files_without_rows_are_adopted_by_hash_with_no_digest_stated(died, open_folder) -> None:
+    assert query(died, "SELECT count(*) FROM entries") == [(0,)]
+    folder = open_folder(died)
+    wanted = [request(f"v0/{at}", index=at) for at in range(3)] + [request("v0/streamed", index=3)]
+    check = HeldCheck(folder.files, folder.manifest, "stat", fixed_paths=False)
+    findings = list(check.run(wanted, range(4)))
+    assert [finding.path for finding in findings] == [one.path for one in wanted]
+    assert [finding.entry for finding in findings] == [None] * 4, "they are in the manifest already"
+    assert findings[0].receipt.digests == (digest(b"0"),)
+    assert (findings[0].receipt.etag, findings[0].receipt.verified) == ('"e"', Verified.LENGTH)
+    assert check.report.warnings == []
+    assert folder.files.notices == []
+
+
+def test_parts_of_the_dead_are_removed_and_nothing_else_stays(died, open_folder) -> None:
+    assert any("-" in name for name in private(died))
+    folder = open_folder(died)
+    assert parts(folder) == []
+    folder.close()
+    assert private(died) == []
+    assert "v0/never" not in tree(died)
+
+
+def test_a_file_changed_since_is_not_adopted(died, open_folder) -> None:
+    (died / "v0" / "0").write_bytes(b"X")
+    (died / "v0" / "1").unlink()
+    (died / "v0" / "2").unlink()
+    (died / "v0" / "2").mkdir()
+    os.unlink(died / "v0" / "streamed")
+    os.mkfifo(died / "v0" / "streamed")  # to be opened by nobody: it would wait for a writer for ever
+    folder = open_folder(died)
+    assert list(folder.manifest.entries()) == []
+    assert (died / "v0" / "0").read_bytes() == b"X"
+
+
+def test_torn_and_foreign_lines_are_passed_over(died, open_folder, tmp_path) -> None:
+    (tmp_path / "precious").write_bytes(BODY)
+    (journal,) = (died / ".framefetch" / "parts").glob("*.journal")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    stated = [str(digest(BODY))]
+    foreign = [
+        ["v0", "k", "../precious", stated, "none", None],
+        ["v0", "k", f"{tmp_path}/precious", stated, "none", None],
+        ["v0", "k", "v0/0", [], "none", None],
+        ["v0", "k", "v0/0", [1], "none", None],
+        ["v0", "k", "v0/0", stated, "perhaps", None],
+        ["v0", 5, "v0/0", stated, "none", None],
+        [1, 2], {}, 5, None,
+    ]  # fmt: skip
+    noise = b"".join(json.dumps(line).encode() + b"\n" for line in foreign)
+    journal.write_bytes(b"\xff\xfe\0\n\n" + noise + lines[0] + lines[1] + lines[2] + lines[3][: len(lines[3]) // 2])
+    folder = open_folder(died)
+    assert sorted(entry.path for entry in folder.manifest.entries()) == ["v0/0", "v0/1", "v0/2"]
+
+
+def test_a_live_process_is_left_alone(tmp_path, start, open_folder) -> None:
+    child = start(DIES_BEFORE_ITS_COMMIT, tmp_path / "cache")
+    child.wait_for("renamed")
+    before = tree(tmp_path / "cache" / ".framefetch")
+    second = open_folder()
+    assert {
+        path: content for path, content in tree(tmp_path / "cache" / ".framefetch").items() if path in before
+    } == before
+    assert list(second.manifest.entries()) == []
+    second.close()
+    assert tree(tmp_path / "cache" / ".framefetch") == before
+    child.kill()
+    assert len(list(open_folder().manifest.entries())) == 4
+
+
+def test_two_caches_of_one_process_leave_each_other_alone(open_folder) -> None:
+    first = open_folder()
+    first.journal.intend([(request(), (digest(BODY),), Verified.NONE, None)])
+    second = open_folder()
+    assert first.journal.token != second.journal.token
+    assert len([name for name in os.listdir(f"{first.private}/parts") if name.endswith(".journal")]) == 2
+    second.close()
+    assert os.listdir(f"{first.private}/parts") == [f"{first.journal.token}.journal"]
+
+
+def test_what_is_recorded_is_not_read_again(tmp_path, start, open_folder, monkeypatch) -> None:
+    script = """
+    folder = CacheFolder(sys.argv[1])
+    hold(folder, request(), b"bytes")
+    barrier("recorded")
+    """
+    child = start(script, tmp_path / "cache")
+    child.wait_for("recorded")
+    child.kill()
+    monkeypatch.setattr(FileStore, "hash", lambda *arguments: pytest.fail("the manifest knows it"))
+    assert len(list(open_folder().manifest.entries())) == 1
+
+
+def test_many_processes_may_find_the_dead_at_once(died, start) -> None:
+    script = """
+    barrier("ready")
+    with CacheFolder(sys.argv[1]) as folder:
+        barrier("open")
+    """
+    children = [start(script, died) for _ in range(6)]
+    for word in ("ready", "open"):
+        for child in children:
+            child.wait_for(word)
+        for child in children:
+            child.go_on()
+    for child in children:
+        child.end()
+    assert len(query(died, "SELECT key FROM entries")) == 4
+    assert private(died) == []
+
+
+def test_a_journal_that_another_process_has_read_by_now_says_nothing(tmp_path) -> None:
+    assert list(read_journal(str(tmp_path / "none.journal"))) == []
+
+
+def test_a_process_that_can_record_nothing_leaves_its_journal(open_folder, tmp_path) -> None:
+    folder = open_folder(lock_timeout=0.05)
+    holder = sqlite3.connect(tmp_path / "cache" / "manifest.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ManifestError, match="locked"):
+        hold(folder, request(), BODY)
+    folder.close()
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert [entry.key for entry in open_folder().manifest.entries()] == ["http://host/1.nwb"]
+
+
+def test_a_settled_journal_is_empty_and_goes_on(folder) -> None:
+    path = f"{folder.private}/parts/{folder.journal.token}.journal"
+    intent = (request(), (digest(BODY),), Verified.NONE, None)
+    folder.journal.intend([intent])
+    folder.journal.settle()
+    assert list(read_journal(path)) == []
+    folder.journal.intend([])
+    folder.journal.intend([intent, intent])
+    assert len(list(read_journal(path))) == 2
+
+
+def test_a_line_torn_by_a_full_disk_does_not_swallow_the_next(folder, monkeypatch) -> None:
+    real = os.write
+
+    def torn(handle: int, view: memoryview) -> int:
+        monkeypatch.setattr(os, "write", refuse)
+        return real(handle, view[:20])
+
+    def refuse(handle: int, view: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", torn)
+        with pytest.raises(OSError, match="No space"):
+            folder.journal.intend([(request("v0/a"), (digest(BODY),), Verified.NONE, None)])
+    monkeypatch.setattr(os, "write", real)
+    folder.journal.intend([(request("v0/b"), (digest(BODY),), Verified.NONE, None)])
+    path = f"{folder.private}/parts/{folder.journal.token}.journal"
+    assert [entry.path for entry in read_journal(path)] == ["v0/b"]
+
+
+def test_files_of_others_in_the_private_folder_stay(open_folder, tmp_path) -> None:
+    folder = open_folder()
+    folder.close()
+    names = ["README.md", "notes", "0123456789abcdef", "deadbeef.txt"]
+    for name in names:
+        (tmp_path / "cache" / ".framefetch" / "parts" / name).write_bytes(b"mine")
+    (tmp_path / "cache" / ".framefetch" / "parts" / "deadbeef-1").write_bytes(b"a part of the dead")
+    open_folder().close()
+    assert sorted(os.listdir(tmp_path / "cache" / ".framefetch" / "parts")) == sorted(names)
+
+
+def test_a_journal_is_closed_whatever_happens(tmp_path) -> None:
+    before = descriptors()
+    for folder in ("parts", "locks"):
+        (tmp_path / folder).mkdir()
+    journal = Journal(str(tmp_path))
+    journal.open()
+    os.unlink(tmp_path / "parts" / f"{journal.token}.journal")
+    journal.close()
+    journal.close()
+    with pytest.raises(StorageError, match="not open for writing"):
+        journal.intend([(request(), (digest(BODY),), Verified.NONE, None)])
+    os.rmdir(tmp_path / "parts")
+    with pytest.raises(FileNotFoundError):
+        Journal(str(tmp_path)).open()
+    assert os.listdir(tmp_path / "locks") == []
+    assert list(leftovers(str(tmp_path))) == []
+    assert descriptors() == before
+
+
+def test_nothing_is_lost_where_the_process_dies_at_any_step(tmp_path, start) -> None:
+    """Whichever call of the disk is the last one: a row never precedes its file, and no file is half there."""
+    script = """
+    steps, last = 0, int(sys.argv[2])
+    for name in ("open", "write", "close", "replace", "lstat", "link", "ftruncate", "unlink", "mkdir"):
+        def step(*arguments, real=getattr(os, name), **options):
+            global steps
+            steps += 1
+            if steps > last:
+                os.kill(os.getpid(), 9)
+            return real(*arguments, **options)
+        setattr(os, name, step)
+    with CacheFolder(sys.argv[1]) as folder:
+        hold(folder, request("v0/1"), b"one")
+        receipt = asyncio.run(stream(folder, request("v0/2"), b"t", b"wo"))
+        folder.manifest.commit([Entry("v0", "http://host/2", "v0/2", receipt, 1.0)])
+    """
+    for last in range(0, 1000, 2):
+        root = tmp_path / f"cache-{last}"
+        root.mkdir()
+        child = start(script, root, last)
+        code = child.process.wait()
+        there = {path: content for path, content in tree(root).items() if path.startswith("v0/")}
+        assert there.items() <= {"v0/1": b"one", "v0/2": b"two"}.items()
+        with CacheFolder(root) as folder:
+            recorded = {entry.path for entry in folder.manifest.entries()}
+            assert recorded == there.keys()
+            assert parts(folder) == []
+        if code == 0:
+            assert last > 20
+            break
+    else:
+        pytest.fail("it never came to its end")

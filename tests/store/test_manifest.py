@@ -1,0 +1,481 @@
+"""The manifest: one transaction for many, called back after it, durable after a sync, and nobody left waiting."""
+
+import os
+import sqlite3
+import threading
+from dataclasses import replace
+
+import pytest
+
+from framefetch.errors import ManifestError
+from framefetch.models import Digest, Verified
+from framefetch.store import manifest as manifest_module
+from framefetch.store import writer as writer_module
+from framefetch.store.manifest import Manifest
+from framefetch.store.writer import WINDOW_ROWS
+from tests.store.builders import RECEIPT, descriptors, fill, query, row
+
+TRANSACTIONS = "SELECT seq FROM sqlite_sequence WHERE name = 'windows'"
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    opened = Manifest(str(tmp_path), timeout=0.1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """Give a connection that can hold the database."""
+    connection = sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def reopened(root, **options: object) -> Manifest:
+    opened = Manifest(str(root), **options)
+    opened.close()
+    return opened
+
+
+# -- group commit --------------------------------------------------------------------------------------------------
+
+
+def test_many_entries_are_one_transaction(manifest, tmp_path) -> None:
+    for number in range(WINDOW_ROWS - 1):
+        manifest.commit([row(number)])
+    manifest.flush()
+    assert query(tmp_path, TRANSACTIONS) == [(1,)]
+    assert query(tmp_path, "SELECT count(*), count(DISTINCT window) FROM entries") == [(WINDOW_ROWS - 1, 1)]
+
+
+def test_a_full_window_is_committed_without_anybody_asking(manifest) -> None:
+    done = threading.Event()
+    manifest.commit([row(number) for number in range(WINDOW_ROWS)], lambda _: done.set())
+    assert done.wait(10)
+
+
+def test_a_window_that_never_fills_is_committed_too(manifest) -> None:
+    done = threading.Event()
+    manifest.commit([row()], lambda _: done.set())
+    assert done.wait(10)
+
+
+def test_callers_are_told_after_the_commit_each_with_its_own_entries_in_order(manifest, tmp_path) -> None:
+    told: list[tuple[list[str], int]] = []
+
+    def committed(entries) -> None:
+        told.append(([entry.key for entry in entries], query(tmp_path, "SELECT count(*) FROM entries")[0][0]))
+
+    manifest.commit([row(1), row(2)], committed)
+    manifest.commit([row(3)], committed)
+    manifest.flush()
+    assert told == [(["http://host/1", "http://host/2"], 3), (["http://host/3"], 3)]
+
+
+def test_nothing_handed_in_is_no_transaction(manifest, tmp_path) -> None:
+    called = threading.Event()
+    manifest.commit([], lambda _: called.set())
+    manifest.flush()
+    assert called.is_set()
+    assert query(tmp_path, "SELECT count(*) FROM windows") == [(0,)]
+
+
+def test_a_later_row_of_the_same_file_replaces_the_earlier(manifest) -> None:
+    manifest.commit([row(fetched_at=1.0)])
+    manifest.commit([row(fetched_at=2.0), row(path="v0/elsewhere.nwb")])
+    manifest.flush()
+    assert [(entry.path, entry.fetched_at) for entry in manifest.entries()] == [
+        ("v0/1.nwb", 2.0),
+        ("v0/elsewhere.nwb", 1.0),
+    ]
+
+
+def test_close_commits_and_makes_durable(tmp_path) -> None:
+    manifest = Manifest(str(tmp_path))
+    told = []
+    manifest.commit([row(1)], told.extend)
+    manifest.close()
+    manifest.close()
+    assert told == [row(1)]
+    assert query(tmp_path, "SELECT (SELECT count(*) FROM entries), (SELECT count(*) FROM windows)") == [(1, 0)]
+    assert os.listdir(tmp_path) == ["manifest.sqlite"]
+
+
+def test_a_closed_manifest_says_so(tmp_path) -> None:
+    manifest = reopened(tmp_path)
+    for verb in (lambda: manifest.commit([row()]), manifest.flush, lambda: list(manifest.entries())):
+        with pytest.raises(ManifestError, match="is closed"):
+            verb()
+
+
+# -- failures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_reaches_the_next_caller_and_flush_and_costs_no_row(manifest, locked, tmp_path) -> None:
+    locked.execute("BEGIN IMMEDIATE")
+    told = []
+    manifest.commit([row(1)], told.extend)
+    with pytest.raises(ManifestError, match="locked by another process"):
+        manifest.flush()
+    assert manifest.failed
+    with pytest.raises(ManifestError, match="locked by another process"):
+        manifest.commit([row(2)])
+    assert told == []
+    locked.execute("ROLLBACK")
+    manifest.flush()  # what failed is tried again
+    assert not manifest.failed
+    assert told == [row(1)]
+    manifest.commit([row(3)])
+    manifest.flush()
+    assert query(tmp_path, "SELECT key FROM entries") == [("http://host/1",), ("http://host/3",)]
+
+
+def test_what_failed_is_tried_again_at_the_end(tmp_path, locked) -> None:
+    manifest = Manifest(str(tmp_path), timeout=0.05)
+    locked.execute("BEGIN IMMEDIATE")
+    manifest.commit([row(1)])
+    with pytest.raises(ManifestError):
+        manifest.flush()
+    locked.execute("ROLLBACK")
+    manifest.close()
+    assert not manifest.failed
+    assert query(tmp_path, "SELECT key FROM entries") == [("http://host/1",)]
+
+
+def test_closing_ends_also_where_nothing_can_be_committed(tmp_path, locked) -> None:
+    manifest = Manifest(str(tmp_path), timeout=0.05)
+    locked.execute("BEGIN IMMEDIATE")
+    manifest.commit([row(1)])
+    manifest.close()
+    assert manifest.failed
+
+
+def test_a_full_disk_is_told_and_what_was_there_can_be_read(disk) -> None:
+    root = disk("size=200k")
+    manifest = Manifest(str(root))
+    manifest.commit([row(0)])
+    manifest.flush()
+    filler = fill(root)
+    manifest.commit([row(number) for number in range(1, 2000)])
+    with pytest.raises(ManifestError, match="no space left|cannot be used"):
+        manifest.flush()
+    assert [entry.key for entry in manifest.lookup("v0", ["http://host/0"])] == ["http://host/0"]
+    filler.unlink()
+    disk("size=8m")
+    manifest.flush()
+    assert len(list(manifest.entries())) == 2000
+    manifest.close()
+
+
+def test_a_call_back_that_raises_costs_nobody_else_anything(manifest, caplog) -> None:
+    told = []
+
+    def broken(entries) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    manifest.commit([row(1)], broken)
+    manifest.commit([row(2)], told.extend)
+    manifest.flush()
+    manifest.commit([row(3)], told.extend)
+    manifest.flush()
+    assert told == [row(2), row(3)]
+    assert "Event loop is closed" in caplog.text
+    assert len(list(manifest.entries())) == 3
+
+
+def test_text_that_is_no_unicode_is_recorded_and_stops_nothing(manifest) -> None:
+    etag = b'"caf\xe9"'.decode("utf-8", "surrogateescape")  # as a header with a Latin-1 byte reads
+    manifest.commit([row(1, receipt=replace(RECEIPT, etag=etag)), row(2, key="http://host/\udce9")])
+    manifest.flush()
+    assert [entry.receipt.etag for entry in manifest.lookup("v0", ["http://host/1"])] == ['"caf\\udce9"']
+    assert len(list(manifest.entries())) == 2
+
+
+def test_an_entry_that_cannot_be_stored_is_an_error_and_no_hang(tmp_path) -> None:
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1, receipt=replace(RECEIPT, size=1 << 70))])
+    with pytest.raises(ManifestError, match="cannot be recorded: OverflowError"):
+        manifest.flush()
+    manifest.close()
+
+
+def test_a_manifest_that_was_removed_under_us_is_no_place_to_write_to(manifest, tmp_path) -> None:
+    manifest.commit([row(1)])
+    manifest.flush()
+    for name in ("manifest.sqlite", "manifest.sqlite-wal", "manifest.sqlite-shm"):
+        (tmp_path / name).unlink()
+    manifest.commit([row(2)])
+    with pytest.raises(ManifestError, match="was removed or replaced while it was open"):
+        manifest.flush()
+    other = Manifest(str(tmp_path))
+    with pytest.raises(ManifestError, match="was removed or replaced while it was open"):
+        manifest.flush()
+    assert list(other.entries()) == []
+    other.close()
+
+
+def test_a_damaged_row_is_an_error_of_the_manifest(manifest, tmp_path, locked) -> None:
+    manifest.commit([row(1)])
+    manifest.flush()
+    locked.execute("UPDATE entries SET digests = 'crc32:00'")
+    with pytest.raises(ManifestError, match="is damaged"):
+        list(manifest.entries())
+
+
+def test_nobody_is_left_waiting_where_many_write_while_one_closes(tmp_path) -> None:
+    manifest = Manifest(str(tmp_path))
+    accepted: list[str] = []
+    begun = threading.Barrier(9)
+
+    def write(worker: int) -> None:
+        begun.wait()
+        for number in range(10_000):
+            entry = row(number, key=f"http://host/{worker}/{number}")
+            try:
+                manifest.commit([entry])
+                accepted.append(entry.key)
+                if number % 50 == 0:
+                    manifest.flush()
+            except ManifestError:
+                return
+
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(8)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    manifest.flush()
+    manifest.close()
+    for thread in threads:
+        thread.join()
+    assert {key for (key,) in query(tmp_path, "SELECT key FROM entries")} == set(accepted)
+
+
+def test_nothing_stays_open(tmp_path) -> None:
+    before, threads = descriptors(), threading.active_count()
+    for _ in range(20):
+        manifest = Manifest(str(tmp_path))
+        manifest.commit([row()])
+        next(manifest.entries(), None)
+        manifest.close()
+    assert descriptors() == before
+    assert threading.active_count() == threads
+
+
+# -- durability ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def boot(monkeypatch):
+    """Give a function that starts the machine anew."""
+
+    def starts(name: str) -> None:
+        monkeypatch.setattr(manifest_module, "boot_id", lambda: name)
+
+    starts("first")
+    return starts
+
+
+def test_an_entry_is_not_durable_before_a_sync_and_trusted_only_in_its_boot(tmp_path, boot, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: False)
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1)])
+    manifest.flush()
+    assert [(entry.durable, entry.trusted) for entry in manifest.entries()] == [(False, True)]
+    manifest.close()
+    for name, trusted in (("first", True), ("second", False), ("", False)):
+        boot(name)
+        opened = Manifest(str(tmp_path))
+        assert [(entry.durable, entry.trusted) for entry in opened.lookup("v0", ["http://host/1"])] == [
+            (False, trusted)
+        ]
+        opened.close()
+
+
+def test_a_system_that_names_no_boot_trusts_only_what_is_durable(tmp_path, boot, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 1e6)
+    boot("")
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1)])
+    manifest.flush()
+    assert [entry.trusted for entry in manifest.entries()] == [False]
+    manifest.close()
+    opened = Manifest(str(tmp_path))
+    assert [(entry.durable, entry.trusted) for entry in opened.entries()] == [(True, True)]
+    opened.close()
+
+
+def test_after_a_sync_the_window_is_gone_and_every_boot_trusts_its_rows(tmp_path, boot, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 1e6)
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1)])
+    manifest.flush()
+    assert query(tmp_path, "SELECT boot FROM windows") == [("first",)]
+    manifest.close()
+    assert query(tmp_path, "SELECT boot FROM windows") == []
+    boot("second")
+    opened = Manifest(str(tmp_path))
+    assert [(entry.durable, entry.trusted) for entry in opened.entries()] == [(True, True)]
+    opened.close()
+
+
+def test_rows_turn_durable_while_the_manifest_stays_open(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
+    synced = threading.Event()
+    real = writer_module.sync_files
+
+    def sync(root, paths) -> bool:
+        paths = list(paths)
+        assert query(root, "SELECT count(*) FROM entries") == [(1,)], "the row comes before its sync"
+        assert paths == [f"{root}/v0/1.nwb"]
+        synced.set()
+        return real(root, paths)
+
+    monkeypatch.setattr(writer_module, "sync_files", sync)
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1)])
+    assert synced.wait(10)
+    manifest.flush()  # behind the sync in the writer's thread
+    assert [entry.durable for entry in manifest.entries()] == [True]
+    manifest.close()
+
+
+def test_who_waits_for_a_commit_does_not_wait_for_the_sync(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
+    let_go = threading.Event()
+    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: let_go.wait(30))
+    manifest = Manifest(str(tmp_path))
+    told = threading.Event()
+    manifest.commit([row(1)], lambda _: told.set())
+    manifest.flush()
+    assert told.is_set()
+    let_go.set()
+    manifest.close()
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    root = tmp_path_factory.mktemp("large")
+    manifest = Manifest(str(root))
+    manifest.commit([row(number, fetched_at=float(number)) for number in range(10_000)])
+    manifest.commit([row(number, version="v1", path=f"v1/{number}.nwb") for number in range(10)])
+    manifest.flush()
+    yield manifest
+    manifest.close()
+
+
+def test_ten_thousand_keys_are_looked_up_at_once(large) -> None:
+    keys = [f"http://host/{number}" for number in range(0, 20_000, 2)]
+    found = large.lookup("v0", keys)
+    assert {entry.key for entry in found} == set(keys[:5000])
+    assert all(entry.path == f"v0/{int(entry.fetched_at)}.nwb" for entry in found)
+    assert large.lookup("v2", keys) == []
+    assert large.lookup("v0", []) == []
+
+
+def test_owners_of_ten_thousand_paths(large) -> None:
+    paths = [f"v0/{number}.nwb" for number in range(20_000)]
+    assert large.owners(paths) == {f"v0/{number}.nwb": f"http://host/{number}" for number in range(10_000)}
+    assert large.owners([]) == {}
+
+
+def test_entries_come_in_order_and_by_version(large) -> None:
+    everything = [(entry.version, entry.key) for entry in large.entries()]
+    assert len(everything) == 10_010
+    assert everything == sorted(everything)
+    assert {entry.version for entry in large.entries("v1")} == {"v1"}
+    assert len(list(large.entries("v1"))) == 10
+
+
+def test_reading_on_while_rows_are_written(large) -> None:
+    reading = large.entries("v0")
+    first = next(reading)
+    large.commit([row(20_000)])
+    large.flush()
+    assert len([first, *reading]) in (10_000, 10_001)
+    assert [entry.key for entry in large.lookup("v0", ["http://host/20000"])] == ["http://host/20000"]
+
+
+def test_an_entry_comes_back_as_it_went_in(manifest) -> None:
+    digests = (Digest("md5", "a" * 32), Digest("sha256", "b" * 64))
+    receipt = replace(
+        RECEIPT, size=0, mtime_ns=-5, inode=(1 << 63) - 1, digests=digests, verified=Verified.DIGEST, etag='W/"x y"'
+    )
+    entry = row(1, key="http://host/ü?q=%20'\"", path="v0/日本.nwb", receipt=receipt, fetched_at=1e9 + 0.25)
+    manifest.commit([entry])
+    manifest.flush()
+    assert list(manifest.entries()) == [entry]
+    assert manifest.lookup("v0", [entry.key]) == [entry]
+    assert manifest.owners([entry.path]) == {entry.path: entry.key}
+
+
+def test_there_may_be_nothing_to_read(tmp_path) -> None:
+    manifest = Manifest(str(tmp_path), writable=False)
+    assert (list(manifest.entries()), manifest.lookup("v0", ["x"]), manifest.owners(["x"])) == ([], [], {})
+    manifest.close()
+    assert os.listdir(tmp_path) == []
+
+
+# -- several processes ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_commit_to_one_manifest(tmp_path, start) -> None:
+    script = """
+    folder = CacheFolder(sys.argv[1])
+    barrier("open")
+    told = []
+    for number in range(300):
+        folder.manifest.commit([row(number, key=f"http://{sys.argv[2]}/{number}")], told.extend)
+        if number % 10 == 0:
+            folder.manifest.flush()
+    folder.close()
+    assert len(told) == 300
+    """
+    children = [start(script, tmp_path, name) for name in ("a", "b")]
+    for child in children:
+        child.wait_for("open")
+    for child in children:
+        child.go_on()
+    for child in children:
+        child.end()
+    keys = {key for (key,) in query(tmp_path, "SELECT key FROM entries")}
+    assert keys == {f"http://{name}/{number}" for name in ("a", "b") for number in range(300)}
+    assert query(tmp_path, "SELECT count(*) FROM windows") == [(0,)]
+
+
+def test_many_processes_may_make_one_manifest(tmp_path, start) -> None:
+    script = """
+    barrier("ready")
+    with CacheFolder(sys.argv[1]) as folder:
+        folder.manifest.commit([row(int(sys.argv[2]))])
+    """
+    children = [start(script, tmp_path / "cache", number) for number in range(6)]
+    for child in children:
+        child.wait_for("ready")
+    for child in children:
+        child.go_on()
+    for child in children:
+        child.end()
+    assert len(query(tmp_path / "cache", "SELECT key FROM entries")) == 6
+    assert sorted(os.listdir(tmp_path / "cache")) == [".framefetch", "manifest.sqlite"]
+
+
+def test_a_killed_process_loses_nothing_it_was_told_of(tmp_path, start) -> None:
+    script = """
+    import threading
+    folder, told = CacheFolder(sys.argv[1]), threading.Event()
+    folder.manifest.commit([row(1), row(2)], lambda entries: told.set())
+    told.wait()
+    barrier("committed")
+    """
+    child = start(script, tmp_path)
+    child.wait_for("committed")
+    child.kill()
+    manifest = Manifest(str(tmp_path))
+    assert [entry.key for entry in manifest.entries()] == ["http://host/1", "http://host/2"]
+    manifest.close()
+    assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]

@@ -183,19 +183,18 @@ def test_a_settled_journal_is_empty_and_goes_on(folder) -> None:
 
 def test_a_line_torn_by_a_full_disk_does_not_swallow_the_next(folder, monkeypatch) -> None:
     real = os.write
+    answers = iter([20])  # bytes that still fit
 
     def torn(handle: int, view: memoryview) -> int:
-        monkeypatch.setattr(os, "write", refuse)
-        return real(handle, view[:20])
-
-    def refuse(handle: int, view: memoryview) -> int:
-        raise OSError(28, "No space left on device")
+        room = next(answers, 0)
+        if not room:
+            raise OSError(28, "No space left on device")
+        return real(handle, view[:room])
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", torn)
         with pytest.raises(OSError, match="No space"):
             folder.journal.intend([(request("v0/a"), (digest(BODY),), Verified.NONE, None)])
-    monkeypatch.setattr(os, "write", real)
     folder.journal.intend([(request("v0/b"), (digest(BODY),), Verified.NONE, None)])
     path = f"{folder.private}/parts/{folder.journal.token}.journal"
     assert [entry.path for entry in read_journal(path)] == ["v0/b"]

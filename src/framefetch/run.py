@@ -139,8 +139,9 @@ class Run:
             ticking.cancel()
             if self.folder.writable:
                 await asyncio.shield(self._in_thread(self.folder.manifest.flush))
-                if not claims:
-                    self.folder.journal.settle()  # nothing is under way, and everything is recorded
+                # Nothing is under way, and everything is recorded where no power cut reaches it.
+                if not claims and self.folder.manifest.durable:
+                    self.folder.journal.settle()
 
     def _look_up(self, used: np.ndarray[Any, Any]) -> list[int]:
         """Record what is held; return the files that are not."""

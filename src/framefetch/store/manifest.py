@@ -164,6 +164,11 @@ class Manifest:
         return self._writer
 
     @property
+    def durable(self) -> bool:
+        """Whether a power cut could take back nothing that is committed."""
+        return self._writer is None or self._writer.durable
+
+    @property
     def failed(self) -> bool:
         """Whether a commit failed: what was handed in may not be recorded."""
         return self._writer is not None and self._writer.failed

@@ -88,6 +88,11 @@ class CommitWriter:
         """Whether a commit failed and has not been made up for."""
         return self._failure is not None
 
+    @property
+    def durable(self) -> bool:
+        """Whether everything that is committed has been synced as well."""
+        return not self._unsynced
+
     def hand_in(self, entries: Sequence[Entry], committed: Committed | None) -> None:
         """Take entries; returns at once. Raises `ManifestError` where an earlier commit failed."""
         if self._failure is not None:

@@ -5,7 +5,6 @@ They hold facts, not behaviour: nothing here touches the disk, the network or a 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -25,8 +24,6 @@ DIGEST_LENGTHS: Final[Mapping[str, int]] = {
     "sha512": 128,
     "blake2b": 128,
 }
-
-_HEX = re.compile(r"[0-9a-f]+")
 
 
 class Status(StrEnum):
@@ -73,7 +70,12 @@ class Digest:
         expected = DIGEST_LENGTHS.get(self.algorithm)
         if expected is None:
             raise ValueError(f"unknown digest algorithm {self.algorithm!r}; known: {', '.join(DIGEST_LENGTHS)}")
-        if len(self.hex) != expected or not _HEX.fullmatch(self.hex):
+        if (
+            len(self.hex) != expected
+            or not self.hex.isalnum()
+            or not self.hex.isascii()
+            or self.hex.lower() != self.hex
+        ):
             raise ValueError(f"a {self.algorithm} digest has {expected} lower-case hex digits, got {self.hex!r}")
 
     def __str__(self) -> str:

@@ -30,7 +30,7 @@ from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.store.places import inode_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from framefetch.models import Requests
     from framefetch.options import VerifyLevel
@@ -85,16 +85,18 @@ def unchanged(recorded: Receipt, found: stat_result) -> bool:
 
 def judge(request: Request, entry: Entry, found: stat_result | None, level: VerifyLevel) -> State:
     """Decide what to do about one entry; a pure function of what is recorded, found and asked for."""
-    recorded = {digest.algorithm: digest for digest in entry.receipt.digests}
-    if any(recorded.get(stated.algorithm, stated) != stated for stated in request.digests):
-        return State.STALE
+    known = True
+    if request.digests and request.digests != entry.receipt.digests:
+        recorded = {digest.algorithm: digest for digest in entry.receipt.digests}
+        if any(recorded.get(stated.algorithm, stated) != stated for stated in request.digests):
+            return State.STALE
+        known = all(stated.algorithm in recorded for stated in request.digests)
     if request.size is not None and request.size != entry.receipt.size:
         return State.STALE
     if level == "none":
         return State.HELD
     if found is None or not stat.S_ISREG(found.st_mode):
         return State.MISSING
-    known = all(stated.algorithm in recorded for stated in request.digests)
     if level == "hash" or not entry.trusted or not known or not unchanged(entry.receipt, found):
         return State.HASH
     return State.HELD
@@ -141,12 +143,18 @@ class HeldCheck:
 
     def run(self, requests: Requests, positions: Sequence[int]) -> Iterator[Finding]:
         """Yield the files that are held; blocking."""
+        if not len(positions) or self._is_new(requests[positions[0]].version):
+            return
         with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-hash") as pool:
             for start in range(0, len(positions), LOOKUP_ROWS):
                 block = [requests[position] for position in positions[start : start + LOOKUP_ROWS]]
                 doubtful: list[_Doubt] = []
                 yield from self._by_stat(block, doubtful)
                 yield from filter(None, pool.map(self._settle, doubtful))
+
+    def _is_new(self, version: str) -> bool:
+        """Return whether nothing of a version can be here: then a million rows need not be looked for one by one."""
+        return not self._manifest.holds_version(version) and _stat(self._files.absolute(version)) is None
 
     def _by_stat(self, block: Sequence[Request], doubtful: list[_Doubt]) -> Iterator[Finding]:
         known: dict[str, list[Entry]] = {}
@@ -199,8 +207,10 @@ class HeldCheck:
         self.report.blocked[request.index] = error
 
     @staticmethod
-    def _chosen(request: Request, entries: Iterable[Entry]) -> Entry:
+    def _chosen(request: Request, entries: Sequence[Entry]) -> Entry:
         """Prefer the entry at the planned path, else take the newest."""
+        if len(entries) == 1:
+            return entries[0]
         return max(entries, key=lambda entry: (entry.path == request.path, entry.fetched_at))
 
     def _settle(self, doubt: _Doubt) -> Finding | None:

@@ -39,7 +39,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield warehouse.port
 
 
-def test_python_snippets_run_as_notebook_cells(place: int) -> None:
+def test_python_snippets_run_as_notebook_cells(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # another one that is active is IPython's concern, not ours
     shell = InteractiveShell.instance()
     try:
         with warnings.catch_warnings():

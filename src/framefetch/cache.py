@@ -139,7 +139,7 @@ class MetadataCache:
         fixed = self._table.path_template is not None
         check = HeldCheck(folder.files, folder.manifest, self._options.verify, fixed_paths=fixed, look_only=True)
         held = np.zeros(len(rows.requests), dtype=bool)
-        for finding in check.run(rows.requests, np.unique(rows.files[rows.files >= 0]).tolist()):
+        for finding in check.run(rows.requests, rows.used()):
             held[finding.index] = True
         return Plan(rows, held, folder.free_space())
 

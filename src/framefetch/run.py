@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -122,8 +123,7 @@ class Run:
     # -- steps --------------------------------------------------------------------------------------------------
 
     async def _fetch(self, tools: Tools, engine: Engine, claims: Claims) -> None:
-        files = self.rows.files
-        used = np.unique(files[files >= 0])
+        used = self.rows.used()
         missing = await self._in_thread(self._look_up, used)
         copies = self.rows.requests.copy_of
         to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
@@ -143,12 +143,12 @@ class Run:
                 if not claims and self.folder.manifest.durable:
                     self.folder.journal.settle()
 
-    def _look_up(self, used: np.ndarray[Any, Any]) -> list[int]:
+    def _look_up(self, used: array[int]) -> list[int]:
         """Record what is held; return the files that are not."""
         check = HeldCheck(self.folder.files, self.folder.manifest, self.options.verify, fixed_paths=self._fixed_paths)
         held = np.zeros(len(self.rows.requests), dtype=bool)
         refreshed = []
-        for finding in check.run(self.rows.requests, used.tolist()):
+        for finding in check.run(self.rows.requests, used):
             if self._stop.is_set():
                 return []
             held[finding.index] = True
@@ -164,7 +164,7 @@ class Run:
             self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
             held[file] = True
         self.warnings += check.report.warnings
-        return [file for file in used.tolist() if not held[file]]
+        return [file for file in used if not held[file]]
 
     def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
         known, unknown = self.rows.requests.total_bytes(to_fetch)

@@ -7,6 +7,7 @@ later ones; the other rows go on.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,12 @@ class PlannedRows:
     texts: Mapping[int, str]
     notes: tuple[str, ...]
     aliases: Mapping[int, str] = field(default_factory=dict)
+
+    def used(self) -> array[int]:
+        """Return the files that some valid row asks for, in order; eight bytes for each."""
+        asked = np.zeros(len(self.requests) + 1, dtype=bool)
+        asked[self.files] = True  # refused rows have -1 and mark the place behind the last file
+        return array("q", np.flatnonzero(asked[:-1]).astype(np.int64).tobytes())
 
 
 def plan_rows(

@@ -20,7 +20,6 @@
     │   ├── ProtocolError                not HTTP as its standards define it
     │   ├── IncompleteBody               fewer bytes than announced
     │   ├── BodyTooLong                  more bytes than announced, expected or allowed
-    │   ├── RangeMismatch                another range than the one asked for
     │   ├── ResourceChanged              another version than the one begun
     │   ├── EncodingError                a content coding that cannot be undone
     │   ├── ContentMismatch              a body that does not begin as its name promises
@@ -29,7 +28,6 @@
     │   ├── TargetBlocked                a folder, or a foreign thing, stands where the file belongs
     │   └── DiskFull                     no space, no inodes, no quota
     ├── ManifestError                    the manifest cannot be used
-    ├── Cancelled                        the run was stopped before this row was done
     └── FetchFailed                      raised at the end of a run that has failed rows
 
 Each answers three questions about itself: ``retryable`` (may the same request succeed a moment later?), ``fatal``
@@ -43,7 +41,6 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLong",
-    "Cancelled",
     "ConnectFailed",
     "ConnectionLost",
     "ContentMismatch",
@@ -60,7 +57,6 @@ __all__ = [
     "PlanError",
     "PolicyRefused",
     "ProtocolError",
-    "RangeMismatch",
     "RedirectError",
     "ResourceChanged",
     "Stalled",
@@ -201,12 +197,6 @@ class BodyTooLong(TransferError):
     """The body is longer than announced, expected or allowed."""
 
 
-class RangeMismatch(TransferError):
-    """The answer holds another range than the one asked for."""
-
-    retryable = True
-
-
 class ResourceChanged(TransferError):
     """The file on the server is another version than the one begun, or than the one the table states."""
 
@@ -251,10 +241,6 @@ class ManifestError(FramefetchError):
     """The manifest cannot be read or written; it was left as it is."""
 
     fatal = True
-
-
-class Cancelled(FramefetchError):
-    """The run was stopped before this row was finished."""
 
 
 class FetchFailed(FramefetchError):

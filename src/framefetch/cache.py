@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,19 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from framefetch.engine.local import LocalEngine
-from framefetch.errors import FetchFailed, FramefetchError, PlanError
+from framefetch.errors import FetchFailed, PlanError
 from framefetch.options import Options, TableOptions
-from framefetch.sources.http import HttpSource
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
+from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
 from framefetch.table.naming import check_version
 from framefetch.table.plan import PlannedRows, plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
 from framefetch.urls import redact
-from framefetch.works import Job, Works
+from framefetch.works import SCHEMES, Job, Works
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from framefetch.engine.base import Engine
 
 __all__ = ["MetadataCache"]
-
-#: Seconds to wait for a cancelled run to commit what is finished.
-STOP_SECONDS = 2.0
 
 
 class MetadataCache:
@@ -92,7 +89,7 @@ class MetadataCache:
         self.file_version = check_version(file_version)
         self._table = table or TableOptions()
         self._options = options or Options()
-        self._engine: Engine = engine or LocalEngine()
+        self._engine = engine
         self._works = Works(cache_dir, self._options, host_map or {})
         self._rows_by_url: dict[str, int] | None = None
         self._finalizer = weakref.finalize(self, self._works.close)
@@ -139,12 +136,17 @@ class MetadataCache:
         fixed = self._table.path_template is not None
         check = HeldCheck(folder.files, folder.manifest, self._options.verify, fixed_paths=fixed, look_only=True)
         held = np.zeros(len(rows.requests), dtype=bool)
-        for finding in check.run(rows.requests, rows.used()):
+        doubtful = rows.used()
+        if self._options.verify == "stat":
+            doubtful, used = array("q"), doubtful
+            for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful):
+                held[found.file] = True
+        for finding in check.run(rows.requests, doubtful):
             held[finding.index] = True
         return Plan(rows, held, folder.free_space())
 
     def _plan_rows(self, df: pd.DataFrame, file_version: str | None) -> PlannedRows:
-        return plan_rows(df, self._table, file_version or self.file_version, HttpSource.schemes)
+        return plan_rows(df, self._table, file_version or self.file_version, SCHEMES)
 
     async def fetch_all(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
         """Hold the file of every row.
@@ -168,7 +170,7 @@ class MetadataCache:
         StorageError, ManifestError
             Where no file can be held: the disk is full, the folder or the manifest cannot be used.
         """
-        return await _awaited(self._start(df, file_version))
+        return await self._start(df, file_version).wait_async()
 
     def _start(self, df: pd.DataFrame, file_version: str | None) -> Job:
         fixed = self._table.path_template is not None
@@ -180,7 +182,7 @@ class MetadataCache:
         Ctrl-C (or any exception that a signal handler raises) ends it within two seconds with everything finished
         committed; the exception then carries what was done in its attribute ``result``.
         """
-        return _waited_for(self._start(df, file_version))
+        return self._start(df, file_version).wait()
 
     def get_all_files(self, df: pd.DataFrame, file_version: str | None = None) -> dict[str, Path]:
         """Hold the file of every row and return where each is, by the URL as the table gives it.
@@ -208,11 +210,11 @@ class MetadataCache:
         FramefetchError
             Why it is not held.
         """
-        return _only_path(await _awaited(self._start_one(url, file_version)))
+        return _only_path(await self._start_one(url, file_version).wait_async())
 
     def get_file(self, file_url: str, file_version: str | None = None) -> Path:
         """Hold one file and return where it is; blocking twin of `fetch`."""
-        return _only_path(_waited_for(self._start_one(file_url, file_version)))
+        return _only_path(self._start_one(file_url, file_version).wait())
 
     def _start_one(self, url: str, file_version: str | None) -> Job:
         """Start a job for one URL: by its row where the table has it, else by itself."""
@@ -222,7 +224,7 @@ class MetadataCache:
         def plan() -> PlannedRows:
             if position is None:
                 table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
-                return plan_rows(pd.DataFrame({"url": [url]}), table, version, HttpSource.schemes)
+                return plan_rows(pd.DataFrame({"url": [url]}), table, version, SCHEMES)
             rows = self._plan_rows(self.dataframe.iloc[[position]], version)
             # The caller's URL may be signed anew: the same file, asked for by the caller's signature.
             return replace(rows, requests=replace(rows.requests, urls=[url], mirrors={}))
@@ -290,29 +292,6 @@ class MetadataCache:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close it."""
         await asyncio.to_thread(self.close)
-
-
-async def _awaited(job: Job) -> FetchResult:
-    """Wait for a job in any loop; cancellation stops it, and returns once what is finished is committed."""
-    future = asyncio.wrap_future(job.future)
-    try:
-        return job.ended(await asyncio.shield(future))
-    except asyncio.CancelledError:
-        job.stop()
-        await asyncio.wait([future], timeout=STOP_SECONDS)
-        raise
-
-
-def _waited_for(job: Job) -> FetchResult:
-    """Wait for a job in any thread; what a signal handler raises stops it and carries the partial result."""
-    try:
-        return job.ended(job.future.result())
-    except FramefetchError:
-        raise
-    except (KeyboardInterrupt, SystemExit) as interrupt:
-        job.stop()
-        interrupt.result = job.future.result()  # type: ignore[union-attr]
-        raise
 
 
 def _only_path(result: FetchResult) -> Path:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from framefetch.errors import FramefetchError
 
-__all__ = ["Digest", "Entry", "Outcome", "Receipt", "Request", "Requests", "Status", "Verified"]
+__all__ = ["Digest", "Entry", "Outcome", "Receipt", "Request", "Requests", "Stated", "Status", "Verified"]
 
 #: Hex digits of each digest a table may state.
 DIGEST_LENGTHS: Final[Mapping[str, int]] = {
@@ -111,8 +111,22 @@ class Request:
     digests: tuple[Digest, ...] = ()
 
 
+#: Position, key, planned path, size (-1 where none is stated) and digests as ``algorithm:hex``.
+Stated: TypeAlias = tuple[int, str, str, int, tuple[str, ...]]
+
+
 class Requests(Protocol):
     """The files of a plan, made into a `Request` only when one is asked for."""
+
+    @property
+    def version(self) -> str:
+        """The version of all files."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The key of each file."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -120,6 +134,10 @@ class Requests(Protocol):
 
     def __getitem__(self, index: int, /) -> Request:
         """Return one file."""
+        ...
+
+    def stated_of(self, positions: Sequence[int]) -> Iterator[Stated]:
+        """Yield what the table states of some files, without an object for each."""
         ...
 
     def queues(self) -> Mapping[str, Iterator[int]]:

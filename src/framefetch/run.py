@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -16,15 +16,18 @@ from framefetch.engine.base import Engine, Tools
 from framefetch.errors import DiskFull, FramefetchError
 from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
 from framefetch.models import Entry, Outcome, Status
-from framefetch.sources.base import Meter, Source
+from framefetch.sources.base import Meter
+from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
-from framefetch.table.result import FetchResult, Ledger, RunFigures
+from framefetch.table.ledger import Ledger
+from framefetch.table.result import FetchResult, RunFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from framefetch.models import Requests
     from framefetch.options import Options
+    from framefetch.sources.base import Source
     from framefetch.store.folder import CacheFolder
     from framefetch.table.plan import PlannedRows
 
@@ -36,6 +39,7 @@ STOP_SECONDS = 2.0
 
 T = TypeVar("T")
 Identity = tuple[str, str, str]
+OpenSources: TypeAlias = "Callable[[], Awaitable[Mapping[str, Source]]]"
 
 
 class Claims:
@@ -95,8 +99,8 @@ class Run:
         """End the run soon: what is finished is committed, the rest is cancelled."""
         self._stop.set()
 
-    async def finish(self, engine: Engine, sources: Mapping[str, Source], claims: Claims) -> FetchResult:
-        """Run to the end and return the result.
+    async def finish(self, engine: Engine, open_sources: OpenSources, claims: Claims) -> FetchResult:
+        """Run to the end and return the result; sources are opened when something is to be fetched.
 
         Raises
         ------
@@ -106,7 +110,7 @@ class Run:
         began = time.monotonic()
         self._claims = claims
         try:
-            await self._fetch(Tools(sources, self.folder.files, self.options, self.meter), engine, claims)
+            await self._fetch(open_sources, engine, claims)
         except FramefetchError as error:
             error.result = self._result(began)
             raise
@@ -122,7 +126,7 @@ class Run:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, tools: Tools, engine: Engine, claims: Claims) -> None:
+    async def _fetch(self, open_sources: OpenSources, engine: Engine, claims: Claims) -> None:
         used = self.rows.used()
         missing = await self._in_thread(self._look_up, used)
         copies = self.rows.requests.copy_of
@@ -132,8 +136,10 @@ class Run:
             await self._in_thread(self._prepare, to_fetch)
         ticking = self._loop.create_task(self._tick())
         try:
-            while len(to_fetch) and not self._stop.is_set():
-                to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
+            if len(to_fetch):
+                tools = Tools(await open_sources(), self.folder.files, self.options, self.meter)
+                while len(to_fetch) and not self._stop.is_set():
+                    to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
             await self._in_thread(self._copy, [file for file in missing if file in copies])
         finally:
             ticking.cancel()
@@ -148,7 +154,7 @@ class Run:
         check = HeldCheck(self.folder.files, self.folder.manifest, self.options.verify, fixed_paths=self._fixed_paths)
         held = np.zeros(len(self.rows.requests), dtype=bool)
         refreshed = []
-        for finding in check.run(self.rows.requests, used):
+        for finding in check.run(self.rows.requests, self._glance(used, held)):
             if self._stop.is_set():
                 return []
             held[finding.index] = True
@@ -165,6 +171,18 @@ class Run:
             held[file] = True
         self.warnings += check.report.warnings
         return [file for file in used if not held[file]]
+
+    def _glance(self, used: array[int], held: np.ndarray[Any, np.dtype[np.bool_]]) -> array[int]:
+        """Record what is plainly held; return the files that must be looked at more closely."""
+        if self.options.verify != "stat":
+            return used
+        doubtful = array("q")
+        for found in glance(self.rows.requests, used, self.folder.manifest, self.folder.root, doubtful):
+            held[found.file] = True
+            self.ledger.record_plain(*found)
+            if self._stop.is_set():
+                break
+        return doubtful
 
     def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
         known, unknown = self.rows.requests.total_bytes(to_fetch)

@@ -7,18 +7,16 @@ is read here, at the edge, once.
 from __future__ import annotations
 
 import asyncio
-import netrc
 import os
 import threading
-import urllib.request
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from framefetch.engine.local import LocalEngine
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Claims, Run
 from framefetch.sources.environment import Environment
-from framefetch.sources.http import HttpSource
 from framefetch.store.exchange import ImportReport, import_manifest
 from framefetch.store.folder import CacheFolder
 from framefetch.table.addresses import basename
@@ -33,11 +31,19 @@ if TYPE_CHECKING:
     from framefetch.table.plan import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["Job", "Works"]
+__all__ = ["SCHEMES", "Job", "Works"]
+
+#: URL schemes that can be fetched.
+SCHEMES: Final = ("http", "https")
+#: Seconds to wait for a cancelled run to commit what is finished.
+STOP_SECONDS = 2.0
 
 
 def _read_environment() -> Environment:
     """Read proxy variables and ``.netrc``, once."""
+    import netrc
+    import urllib.request
+
     try:
         logins: netrc.netrc | None = netrc.netrc(os.environ.get("NETRC"))
     except FileNotFoundError:
@@ -95,12 +101,15 @@ class Works:
         if self._closed:
             raise RuntimeError("this cache is closed")
 
-    async def open_sources(self) -> None:
-        """Make the sources; on the private loop, which they belong to."""
+    async def open_sources(self) -> Mapping[str, Source]:
+        """Return the sources, made when first asked for; on the private loop, which they belong to."""
         if not self.sources:
+            from framefetch.sources.http import HttpSource  # aiohttp: a run that finds everything held needs none
+
             environment = _read_environment() if self.options.trust_env else Environment()
             http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment)
-            self.sources = dict.fromkeys(http.schemes, http)
+            self.sources = dict.fromkeys(SCHEMES, http)
+        return self.sources
 
     async def _close_sources(self) -> None:
         for source in set(self.sources.values()):
@@ -130,8 +139,8 @@ class Job:
     ----------
     works : Works
         What the cache has open.
-    engine : Engine
-        What fetches many files at once.
+    engine : Engine or None
+        What fetches many files at once; None for `LocalEngine`.
     plan : callable
         Makes the plan; called in a thread.
     fixed_paths : bool
@@ -143,9 +152,11 @@ class Job:
         Done when the run has ended, also after `stop`.
     """
 
-    def __init__(self, works: Works, engine: Engine, plan: Callable[[], PlannedRows], *, fixed_paths: bool) -> None:
+    def __init__(
+        self, works: Works, engine: Engine | None, plan: Callable[[], PlannedRows], *, fixed_paths: bool
+    ) -> None:
         self._works = works
-        self._engine = engine
+        self._engine = engine or LocalEngine()
         self._plan = plan
         self._fixed_paths = fixed_paths
         self._run: Run | None = None
@@ -156,11 +167,10 @@ class Job:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(None, self._plan)
         folder = await loop.run_in_executor(None, lambda: self._works.folder)
-        await self._works.open_sources()
         self._run = Run(rows, folder, self._works.options, fixed_paths=self._fixed_paths)
         if self._stopped:
             self._run.stop()
-        return await self._run.finish(self._engine, self._works.sources, self._works.claims)
+        return await self._run.finish(self._engine, self._works.open_sources, self._works.claims)
 
     def stop(self) -> None:
         """End the run soon; what is finished is committed."""
@@ -168,7 +178,32 @@ class Job:
         if self._run is not None:
             self._works.portal.call(self._run.stop)
 
-    def ended(self, result: FetchResult) -> FetchResult:
+    def wait(self) -> FetchResult:
+        """Wait in any thread; what a signal handler raises stops the job and carries the partial result.
+
+        Raises
+        ------
+        FramefetchError
+            A fatal one, or why there is no plan.
+        """
+        try:
+            return self._ended(self.future.result())
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            self.stop()
+            interrupt.result = self.future.result()  # type: ignore[union-attr]
+            raise
+
+    async def wait_async(self) -> FetchResult:
+        """Wait in any loop; cancellation stops the job, and returns once what is finished is committed."""
+        future = asyncio.wrap_future(self.future)
+        try:
+            return self._ended(await asyncio.shield(future))
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([future], timeout=STOP_SECONDS)
+            raise
+
+    def _ended(self, result: FetchResult) -> FetchResult:
         """Return the result, after warning the caller of what was found on the way."""
         if self._run is not None:
             for message in self._run.warnings:

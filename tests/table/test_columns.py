@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.options import TableOptions
 from framefetch.table.columns import choose_columns, parse_digest, read_digests, read_sizes
-from framefetch.table.template import column_values
+from framefetch.table.rows import FrameRows, column_values
 
 MD5 = hashlib.md5(b"x").hexdigest()
 SHA256 = hashlib.sha256(b"x").hexdigest()
 
 
 def chosen(columns: list[str], **options: str) -> Any:
-    return choose_columns(pd.DataFrame(columns=columns, dtype=object), TableOptions(**options))
+    return choose_columns(FrameRows(pd.DataFrame(columns=columns, dtype=object)), TableOptions(**options))
 
 
 def test_well_known_names_are_found_and_noted() -> None:
@@ -53,8 +53,8 @@ def test_without_any_url_the_candidates_are_named() -> None:
     with pytest.raises(PlanError, match="no column of URLs: expected one named wkf or url or .*; the table has: a, b"):
         chosen(["a", "b"])
     with pytest.raises(PlanError, match="no column of URLs"):
-        choose_columns(pd.DataFrame(index=[0, 1]), TableOptions())
-    assert choose_columns(pd.DataFrame(), TableOptions()).url is None
+        choose_columns(FrameRows(pd.DataFrame(index=[0, 1])), TableOptions())
+    assert choose_columns(FrameRows(pd.DataFrame()), TableOptions()).url is None
 
 
 def test_many_columns_are_not_all_listed() -> None:
@@ -65,13 +65,13 @@ def test_many_columns_are_not_all_listed() -> None:
 def test_columns_of_several_levels_are_refused() -> None:
     table = pd.DataFrame([["http://h/a"]], columns=pd.MultiIndex.from_tuples([("url", "x")]))
     with pytest.raises(PlanError, match="expected columns of one level, got 2"):
-        choose_columns(table, TableOptions())
+        choose_columns(FrameRows(table), TableOptions())
 
 
 def test_a_column_name_that_is_there_twice_is_refused() -> None:
     table = pd.DataFrame([["http://h/a", "http://h/b"]], columns=["url", "url"])
     with pytest.raises(PlanError, match="the table has 2 columns named 'url'; expected one"):
-        choose_columns(table, TableOptions(url_column="url"))
+        choose_columns(FrameRows(table), TableOptions(url_column="url"))
 
 
 @pytest.mark.parametrize(

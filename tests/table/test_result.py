@@ -10,8 +10,9 @@ import pytest
 from framefetch.errors import FetchFailed, StatusError
 from framefetch.models import Digest, Outcome, Receipt, Status, Verified
 from framefetch.options import TableOptions
+from framefetch.table.ledger import Ledger
 from framefetch.table.plan import PlannedRows, plan_rows
-from framefetch.table.result import FetchResult, Ledger, Plan, RunFigures
+from framefetch.table.result import FetchResult, Plan, RunFigures
 
 A, B, C = "http://h/a.nwb", "http://h/b.nwb?token=t1", "http://h/c.nwb"
 TABLE = pd.DataFrame(

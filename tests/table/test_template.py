@@ -11,20 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefetch.errors import PlanError
+from framefetch.table.rows import FrameRows
 from framefetch.table.template import Template, is_missing
 from framefetch.urls import invisible_character
 
 
 def url(text: str, **columns: Any) -> list[str | None]:
-    return Template(text, for_url=True).apply(pd.DataFrame(columns))[0]
+    return Template(text, for_url=True).apply(FrameRows(pd.DataFrame(columns)))[0]
 
 
 def path(text: str, **columns: Any) -> list[str | None]:
-    return Template(text, for_url=False).apply(pd.DataFrame(columns))[0]
+    return Template(text, for_url=False).apply(FrameRows(pd.DataFrame(columns)))[0]
 
 
 def reasons(text: str, **columns: Any) -> dict[int, tuple[str, str]]:
-    refused = Template(text, for_url=True).apply(pd.DataFrame(columns))[1]
+    refused = Template(text, for_url=True).apply(FrameRows(pd.DataFrame(columns)))[1]
     return {position: (column, str(error)) for position, (column, error) in refused.items()}
 
 
@@ -153,7 +154,8 @@ def test_a_cell_that_a_spec_cannot_format_is_refused_alone() -> None:
 
 def test_index_levels_can_be_named() -> None:
     index = pd.MultiIndex.from_tuples([(1, "a"), (2, "b")], names=["day", "name"])
-    made, refused = Template("{day}/{name}-{x}", for_url=False).apply(pd.DataFrame({"x": [5, 6]}, index=index))
+    rows = FrameRows(pd.DataFrame({"x": [5, 6]}, index=index))
+    made, refused = Template("{day}/{name}-{x}", for_url=False).apply(rows)
     assert (made, refused) == (["1/a-5", "2/b-6"], {})
 
 
@@ -176,7 +178,7 @@ def test_texts_that_are_no_template(template: str, message: str) -> None:
 
 def test_a_template_must_name_columns_of_the_table() -> None:
     with pytest.raises(PlanError, match=r"names the column 'x\.y'; the table has: a, b"):
-        Template("{a}{x.y}", for_url=True).check(pd.DataFrame({"a": [1], "b": [2]}))
+        Template("{a}{x.y}", for_url=True).check(FrameRows(pd.DataFrame({"a": [1], "b": [2]})))
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5), st.booleans())

@@ -275,3 +275,30 @@ def test_the_demo_shows_what_it_claims(tmp_path) -> None:
 @pytest.mark.parametrize(("text", "amount"), [("500", 500), ("1K", 1024), ("1.5m", 1.5 * 2**20), ("2GiB", 2**31)])
 def test_amounts(text: str, amount: float) -> None:
     assert parse_amount(text, "--x") == amount
+
+
+def test_a_whole_csv_is_mirrored_without_pandas_and_held_files_without_aiohttp(table, tmp_path) -> None:
+    _, path, _ = table
+    code = (
+        "import sys, framefetch.ui.cli as cli\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in ('pandas', 'aiohttp') if name in sys.modules])"
+    )
+    for expected in ("['aiohttp']\n", "[]\n"):
+        words = [sys.executable, "-c", code, "mirror", path, tmp_path / "c", "--quiet"]
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=50)
+        assert (done.returncode, done.stdout) == (0, expected)
+
+
+def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    frame = pd.read_csv(path)
+    column = next(name for name in ("url", "wkf") if name in frame.columns)
+    frame.loc[len(frame), column] = warehouse.url("nowhere")
+    frame.loc[len(frame), column] = "no address"
+    frame.to_csv(path, index=False)
+    done = framefetch("mirror", path, tmp_path / "c")
+    assert done.returncode == 1
+    assert "1 failed, 1 invalid" in done.stderr
+    assert "expected status 200, got 404" in done.stderr
+    assert "'no address'" in done.stderr

@@ -14,16 +14,19 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from framefetch.errors import ManifestError
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.schema import boot_id, connect, explain
 from framefetch.store.writer import Committed, CommitWriter
 
-__all__ = ["Manifest"]
+__all__ = ["Manifest", "Row"]
 
 FETCH_ROWS = 4096
+
+#: Key, path, size, mtime_ns, ctime_ns, inode, digests as text, verified as text, and whether the row is trusted.
+Row: TypeAlias = tuple[str, str, int, int, int, int, str, str, bool]
 
 # In one statement with its window: read before or after, a row could seem durable that is not.
 _SELECT = """
@@ -89,6 +92,17 @@ class Manifest:
         """
         return list(self._select(_LOOKUP, (version, json.dumps(list(keys)))))
 
+    def rows(self, version: str, keys: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows of these keys as they are stored, in no particular order.
+
+        Raises
+        ------
+        ManifestError
+            Where the database cannot be read.
+        """
+        for _, *row, boot in self._fetch(_LOOKUP, (version, json.dumps(keys))):
+            yield (*row[:8], boot is None or (boot == self._boot and boot != ""))
+
     def holds_version(self, version: str) -> bool:
         """Return whether there is any entry of a version."""
         return any(True for _ in self._select(f"{_SELECT} WHERE version = ? LIMIT 1", (version,)))
@@ -104,6 +118,13 @@ class Manifest:
         return self._select(f"{_SELECT}{where} ORDER BY version, key, path", parameters)
 
     def _select(self, query: str, parameters: tuple[str, ...]) -> Iterator[Entry]:
+        try:
+            for row in self._fetch(query, parameters):
+                yield self._to_entry(row)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ManifestError(f"{self._path} is damaged ({error}); it was left as it is") from error
+
+    def _fetch(self, query: str, parameters: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
         if self._empty:
             return
         try:
@@ -113,14 +134,11 @@ class Manifest:
                 cursor = self._reader.execute(query, parameters)
                 rows = cursor.fetchmany(FETCH_ROWS)
             while rows:
-                for row in rows:
-                    yield self._to_entry(row)
+                yield from rows
                 with self._reading:
                     rows = cursor.fetchmany(FETCH_ROWS)
         except sqlite3.Error as error:
             raise explain(error, self._path) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise ManifestError(f"{self._path} is damaged ({error}); it was left as it is") from error
 
     def _to_entry(self, row: tuple[Any, ...]) -> Entry:
         version, key, path, size, mtime, ctime, inode, digests, verified, etag, fetched_at, boot = row

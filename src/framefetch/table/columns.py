@@ -13,14 +13,13 @@ import numpy as np
 
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.models import DIGEST_LENGTHS
-from framefetch.table.template import column_values, is_missing
+from framefetch.table.template import is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pandas as pd
+    from collections.abc import Iterator, Sequence
 
     from framefetch.options import TableOptions
+    from framefetch.table.rows import Rows
 
 __all__ = ["Columns", "choose_columns", "parse_digest", "read_digests", "read_sizes"]
 
@@ -48,7 +47,7 @@ class Columns:
     notes: tuple[str, ...]
 
 
-def choose_columns(table: pd.DataFrame, options: TableOptions) -> Columns:
+def choose_columns(rows: Rows, options: TableOptions) -> Columns:
     """Decide which column says what: what the options name, else exact well-known names.
 
     Raises
@@ -56,25 +55,24 @@ def choose_columns(table: pd.DataFrame, options: TableOptions) -> Columns:
     PlanError
         Where a named column is not in the table, or nothing says where the files are.
     """
-    if table.columns.nlevels > 1:
-        raise PlanError(f"expected columns of one level, got {table.columns.nlevels}: {_listed(table)}")
+    names = rows.names
     notes: list[str] = []
 
-    def find(explicit: str | None, names: tuple[str, ...], meaning: str) -> str | None:
+    def find(explicit: str | None, known: tuple[str, ...], meaning: str) -> str | None:
         if explicit is not None:
-            if column_values(table.iloc[:0], explicit) is None:
-                raise PlanError(f"the table has no column {explicit!r}; it has: {_listed(table)}")
+            if rows.block(0, 0).values(explicit) is None:
+                raise PlanError(f"the table has no column {explicit!r}; it has: {_listed(names)}")
             return explicit
-        found = next((name for name in names if name in table.columns), None)
+        found = next((name for name in known if name in names), None)
         if found is not None:
             notes.append(f"{meaning} from column {found!r}")
         return found
 
     url = None if options.url_template is not None else find(options.url_column, URL_NAMES, "URLs")
-    if url is None and options.url_template is None and (len(table.columns) or len(table)):
+    if url is None and options.url_template is None and (len(names) or len(rows)):
         raise PlanError(
             f"no column of URLs: expected one named {' or '.join(URL_NAMES)}, or a url_column or url_template; "
-            f"the table has: {_listed(table)}"
+            f"the table has: {_listed(names)}"
         )
     stated = [
         ("md5", find(options.md5_column, MD5_NAMES, "md5")),
@@ -90,9 +88,8 @@ def choose_columns(table: pd.DataFrame, options: TableOptions) -> Columns:
     )
 
 
-def _listed(table: pd.DataFrame) -> str:
-    names = list(map(str, table.columns))
-    return ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:40])) + (", …" if len(names) > 40 else "")
 
 
 def parse_digest(text: object, algorithm: str = "") -> tuple[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from framefetch.table.naming import fold
 
@@ -30,17 +29,21 @@ def group_rows(
     hashes = np.zeros(count, dtype=np.int64)
     for column in columns:
         hashes = hashes * 1_000_003 ^ np.fromiter(map(hash, column), dtype=np.int64, count=count)
-    in_order = np.sort(hashes[rows])
-    if not (in_order[1:] == in_order[:-1]).any():  # all different: each row is a file of its own
+    order = np.argsort(hashes[rows], kind="stable")
+    in_order = hashes[rows[order]]
+    alike = in_order[1:] == in_order[:-1]
+    if not alike.any():  # all different: each row is a file of its own
         files[rows] = np.arange(len(rows))
         return files, rows
-    codes = np.zeros(len(rows), dtype=np.int64)
-    for column in columns:
-        of_column, values = pd.factorize(np.array(column, dtype=object)[rows])
-        codes = codes * len(values) + of_column
-    codes, _ = pd.factorize(codes)
-    files[rows] = codes
-    _, first = np.unique(codes, return_index=True)
+    doubtful = np.zeros(len(rows), dtype=bool)
+    doubtful[order[1:][alike]] = True
+    doubtful[order[:-1][alike]] = True
+    leaders = np.arange(len(rows))
+    seen: dict[tuple[str, ...], int] = {}
+    for at in np.flatnonzero(doubtful).tolist():
+        leaders[at] = seen.setdefault(tuple([column[rows[at]] for column in columns]), at)
+    first = leaders == np.arange(len(rows))
+    files[rows] = (np.cumsum(first) - 1)[leaders]
     return files, rows[first]
 
 
@@ -56,12 +59,21 @@ def find_collisions(names: Sequence[str], good: np.ndarray[Any, Any]) -> Iterato
             while folder and (key := fold(folder)) not in folders:
                 folders[key] = file
                 folder = folder.rpartition("/")[0]
-    values, counts = np.unique(folded[good], return_counts=True)
-    doubled = set(values[counts > 1].tolist())
-    folder_hashes = {hash(key) for key in folders}
-    if not doubled and folder_hashes.isdisjoint(values.tolist() if folders else ()):
+    in_order = folded[good]
+    in_order.sort()  # in place: np.unique would hold five such columns at once
+    doubled = set(in_order[1:][in_order[1:] == in_order[:-1]].tolist())
+    folder_hashes = np.array([hash(key) for key in folders], dtype=np.int64)
+    if not doubled and not _any_in(folder_hashes, in_order):
         return
     yield from _colliding(names, np.flatnonzero(good).tolist(), folders, doubled, folded)
+
+
+def _any_in(values: np.ndarray[Any, Any], in_order: np.ndarray[Any, Any]) -> bool:
+    """Return whether a sorted column holds any of some values."""
+    if not len(in_order):
+        return False
+    places = np.minimum(np.searchsorted(in_order, values), len(in_order) - 1)
+    return bool((in_order[places] == values).any())
 
 
 def _colliding(

@@ -12,21 +12,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from framefetch.errors import InvalidRow, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
 from framefetch.table.columns import Columns, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
 from framefetch.table.naming import check_version, default_name, fold, safe_path
-from framefetch.table.requests import TableRequests
-from framefetch.table.template import Template, column_values, is_missing, texts
+from framefetch.table.requests import TableRequests, unpacked
+from framefetch.table.rows import FrameRows
+from framefetch.table.template import Template, is_missing, texts
+from framefetch.table.text import TextRows
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    import pandas as pd
+
     from framefetch.options import TableOptions
+    from framefetch.table.rows import Rows
 
 __all__ = ["PlannedRows", "plan_rows"]
 
@@ -40,7 +44,7 @@ class PlannedRows:
 
     Parameters
     ----------
-    index : Index
+    index : Index or range
         The table's own.
     requests : TableRequests
         The distinct files.
@@ -56,7 +60,7 @@ class PlannedRows:
         For rows whose file another row names first, and by another URL, that of their own.
     """
 
-    index: pd.Index
+    index: Any
     requests: TableRequests
     files: np.ndarray[Any, np.dtype[np.int64]]
     errors: Mapping[int, InvalidRow]
@@ -72,13 +76,13 @@ class PlannedRows:
 
 
 def plan_rows(
-    table: pd.DataFrame, options: TableOptions, version: str, schemes: Collection[str] = ("http", "https")
+    table: pd.DataFrame | TextRows, options: TableOptions, version: str, schemes: Collection[str] = ("http", "https")
 ) -> PlannedRows:
     """Plan a table.
 
     Parameters
     ----------
-    table : DataFrame
+    table : DataFrame or TextRows
         One row a file.
     options : TableOptions
         Which column says what.
@@ -97,29 +101,30 @@ def plan_rows(
         Where a named column is missing, a template cannot be used, or nothing says where the files are.
     """
     check_version(version)
-    return _Planner(table, options, version, schemes).plan()
+    rows = table if isinstance(table, TextRows) else FrameRows(table)
+    return _Planner(rows, options, version, schemes).plan()
 
 
 class _Planner:
     """One planning, step by step; its attributes are columns over the rows."""
 
-    def __init__(self, table: pd.DataFrame, options: TableOptions, version: str, schemes: Collection[str]) -> None:
-        self.table = table
+    def __init__(self, rows: Rows, options: TableOptions, version: str, schemes: Collection[str]) -> None:
+        self.rows = rows
         self.options = options
         self.version = version
-        self.columns: Columns = choose_columns(table, options)
+        self.columns: Columns = choose_columns(rows, options)
         self.url_template = Template(options.url_template, for_url=True) if options.url_template else None
         self.path_template = Template(options.path_template, for_url=False) if options.path_template else None
         for template in (self.url_template, self.path_template):
             if template is not None:
-                template.check(table)
+                template.check(rows)
         self.reader = AddressReader(options.base_url, schemes)
-        self.urls: list[str] = [""] * len(table)
+        self.urls: list[str] = [""] * len(rows)
         self.mirrors: dict[int, tuple[str, ...]] = {}
         self.errors: dict[int, InvalidRow] = {}
         self.texts: dict[int, str] = {}
         self.digests: dict[str, np.ndarray[Any, Any]] = {}
-        self.sizes = np.full(len(table), -1, dtype=np.int64)
+        self.sizes = np.full(len(rows), -1, dtype=np.int64)
 
     def plan(self) -> PlannedRows:
         self._read_urls()
@@ -136,7 +141,7 @@ class _Planner:
         if self.errors:
             files[list(self.errors)] = -1
         return PlannedRows(
-            index=self.table.index,
+            index=self.rows.index,
             requests=self._requests(keys, names, first),
             files=files,
             errors=self.errors,
@@ -152,15 +157,15 @@ class _Planner:
         if self.urls[position]:
             self.texts[position] = redact(self.urls[position])
         kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
-        self.errors[position] = kind(f"row {_label(self.table.index[position])}, column {column!r}: {reason}")
+        self.errors[position] = kind(f"row {_label(self.rows.index[position])}, column {column!r}: {reason}")
 
     @property
     def _url_column(self) -> str:
         return self.columns.url or "URL template"
 
-    def _blocks(self) -> Iterator[tuple[int, pd.DataFrame]]:
-        for start in range(0, len(self.table), BLOCK):
-            yield start, self.table.iloc[start : start + BLOCK]
+    def _blocks(self) -> Iterator[tuple[int, Rows]]:
+        for start in range(0, len(self.rows), BLOCK):
+            yield start, self.rows.block(start, start + BLOCK)
 
     def _read_urls(self) -> None:
         column = self.columns.url
@@ -170,7 +175,7 @@ class _Planner:
                 cells: Sequence[Any]
                 cells, refused = self.url_template.apply(block)
             else:
-                values = column_values(block, column) if column is not None else None
+                values = block.values(column) if column is not None else None
                 cells = values.tolist() if values is not None else []
             for position, (name, reason) in refused.items():
                 self._refuse(start + position, name, reason)
@@ -195,7 +200,7 @@ class _Planner:
     def _read_digests(self) -> None:
         for algorithm, column in self.columns.digests:
             for start, block in self._blocks():
-                values = column_values(block, column)
+                values = block.values(column)
                 assert values is not None
                 for position, *found in read_digests(values, algorithm):
                     if isinstance(found[0], InvalidRow):
@@ -206,7 +211,7 @@ class _Planner:
     def _state(self, position: int, column: str, algorithm: str, digits: str) -> None:
         stated = self.digests.get(algorithm)
         if stated is None:
-            stated = self.digests[algorithm] = np.full(len(self.table), None, dtype=object)
+            stated = self.digests[algorithm] = np.full(len(self.rows), None, dtype=object)
         if stated[position] is not None and stated[position] != digits:
             self._refuse(position, column, f"expected one {algorithm} digest, got {stated[position]} and {digits}")
         stated[position] = digits
@@ -215,7 +220,7 @@ class _Planner:
         column = self.columns.size
         if column is None:
             return
-        values = column_values(self.table, column)
+        values = self.rows.values(column)
         assert values is not None
         self.sizes, wrong = read_sizes(values)
         for position in wrong:
@@ -225,7 +230,7 @@ class _Planner:
         column = self.columns.key
         if column is None:
             return [url if "?" not in url and "@" not in url and "#" not in url else redact(url) for url in self.urls]
-        values = column_values(self.table, column)
+        values = self.rows.values(column)
         assert values is not None
         refused: dict[int, tuple[str, InvalidRow]] = {}
         keys = texts(column, values, refused)
@@ -241,7 +246,7 @@ class _Planner:
             return  # no file has two rows
         rows = np.flatnonzero(files >= 0)
         for algorithm, stated in self.digests.items():
-            said = rows[pd.notna(stated[rows])]
+            said = rows[_stated(stated[rows])]
             joined = np.full(len(first), None, dtype=object)
             joined[files[said][::-1]] = stated[said][::-1]
             bad = np.unique(files[said[np.not_equal(stated[said], joined[files[said]])]])
@@ -269,7 +274,7 @@ class _Planner:
         names = []
         unnamed: dict[int, InvalidRow] = {}
         suffix = self.options.suffix
-        for file, position in enumerate(first.tolist()):
+        for file, position in enumerate(unpacked(first)):
             try:
                 names.append(default_name(basename(self.urls[position]), suffix))
             except UnsafePath as error:
@@ -281,7 +286,7 @@ class _Planner:
     def _named_by_template(self, keys: list[str]) -> tuple[list[str], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """With a path template a row names its own path, so rows of one URL may ask for several files."""
         assert self.path_template is not None
-        paths: list[str] = [""] * len(self.table)
+        paths: list[str] = [""] * len(self.rows)
         for start, block in self._blocks():
             made, refused = self.path_template.apply(block)
             for position, (name, reason) in refused.items():
@@ -339,6 +344,11 @@ class _Planner:
             digests={algorithm: stated[first] for algorithm, stated in self.digests.items()},
             copy_of=find_copies(file_keys) if self.path_template is not None else {},
         )
+
+
+def _stated(column: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which cells of a column of digests state one."""
+    return np.fromiter((cell is not None for cell in column.tolist()), dtype=bool, count=len(column))
 
 
 def _label(label: object) -> str:

@@ -6,6 +6,7 @@ A row costs eight bytes for each column and the text that is its own (a name; a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from framefetch.models import Digest, Request
 from framefetch.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["TableRequests"]
+    from framefetch.models import Stated
+
+__all__ = ["TableRequests", "unpacked"]
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -84,6 +87,22 @@ class TableRequests:
             if (digits := column[index]) is not None
         )
 
+    def stated_of(self, positions: Sequence[int]) -> Iterator[Stated]:
+        """Yield position, key, path, size and digests of some files."""
+        keys, names, prefix = self.keys, self.names, f"{self.version}/"
+        sizes = self.sizes[positions].tolist()
+        columns = [
+            [digits and f"{algorithm}:{digits}" for digits in column[positions].tolist()]
+            for algorithm, column in self.digests.items()
+        ]
+        digests: Iterable[tuple[str, ...]] = repeat(())
+        if len(columns) == 1:
+            digests = [(text,) if text else () for text in columns[0]]
+        elif columns:
+            digests = [tuple(filter(None, texts)) for texts in zip(*columns, strict=True)]
+        for position, size, stated in zip(positions, sizes, digests, strict=False):
+            yield position, keys[position], prefix + names[position], size, stated
+
     def total_bytes(self, positions: IntArray | np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[int, int]:
         """Return the stated bytes of some files, and how many of them state none."""
         sizes = self.sizes[positions]
@@ -101,11 +120,11 @@ class TableRequests:
         positions = np.arange(len(self)) if self.wanted is None else self.wanted
         codes, origins = self._origins(positions)
         if len(origins) == 1:
-            return {origins[0]: iter(_unpacked(positions))}
+            return {origins[0]: iter(unpacked(positions))}
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(origins) + 1))
         return {
-            origin: iter(_unpacked(positions[order[bounds[code] : bounds[code + 1]]]))
+            origin: iter(unpacked(positions[order[bounds[code] : bounds[code + 1]]]))
             for code, origin in enumerate(origins)
         }
 
@@ -124,7 +143,7 @@ class TableRequests:
         return codes, list(origins)
 
 
-def _unpacked(positions: IntArray) -> Iterator[int]:
+def unpacked(positions: IntArray) -> Iterator[int]:
     """Yield plain integers, a block at a time: a list of a million of them would be 32 MB."""
     for start in range(0, len(positions), 4096):
         yield from positions[start : start + 4096].tolist()

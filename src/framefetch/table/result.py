@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from framefetch.errors import FetchFailed
-from framefetch.models import Outcome, Receipt, Status, Verified
+from framefetch.models import Status
+from framefetch.table.ledger import CODES, LEVELS, STATUSES, Ledger
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import pandas as pd
+
     from framefetch.table.plan import PlannedRows
 
-__all__ = ["FetchResult", "Ledger", "Plan", "RunFigures"]
+__all__ = ["FetchResult", "Plan", "RunFigures"]
 
-_STATUSES = tuple(Status)
-_CODES = {status: code for code, status in enumerate(_STATUSES)}
-_LEVELS = tuple(Verified)
 #: Rows named in an exception's message; the exception holds them all.
 NAMED_FAILURES = 10
 
@@ -113,14 +112,16 @@ class Plan:
         ``status`` is ``to_fetch``, ``held`` or ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes,
         missing where the table states none.
         """
+        import pandas as pd
+
         rows = self.rows
-        codes = np.where(self.held, _CODES[Status.HELD], _CODES[Status.TO_FETCH])
-        status = _taken(codes, rows.files, _CODES[Status.INVALID])
+        codes = np.where(self.held, CODES[Status.HELD], CODES[Status.TO_FETCH])
+        status = _taken(codes, rows.files, CODES[Status.INVALID])
         paths = np.array([rows.requests.path(file) for file in range(len(rows.requests))], dtype=object)
         sizes = _taken(rows.requests.sizes, rows.files, -1)
         return pd.DataFrame(
             {
-                "status": np.array(_STATUSES, dtype=object)[status.astype(np.intp)],
+                "status": np.array(STATUSES, dtype=object)[status.astype(np.intp)],
                 "url": _urls(rows),
                 "path": _taken(paths, rows.files, None),
                 "size": pd.array(sizes.astype(np.int64), dtype="Int64")
@@ -157,63 +158,6 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return _html("framefetch plan", self.summary(), self.frame)
-
-
-class Ledger:
-    """What became of each file, in columns.
-
-    Parameters
-    ----------
-    files : int
-        How many there are.
-    """
-
-    def __init__(self, files: int) -> None:
-        self.status = np.full(files, _CODES[Status.CANCELLED], dtype=np.uint8)
-        self.size = np.full(files, -1, dtype=np.int64)
-        self.md5 = np.full(files, None, dtype=object)
-        self.verified = np.full(files, len(_LEVELS), dtype=np.uint8)
-        self.attempts = np.zeros(files, dtype=np.int32)
-        self.seconds = np.zeros(files, dtype=np.float32)
-        self.errors: dict[int, tuple[str, str]] = {}
-        #: Files that are held elsewhere than planned.
-        self.places: dict[int, str] = {}
-
-    def record(self, outcome: Outcome) -> None:
-        """Note one outcome."""
-        file = outcome.request.index
-        self.status[file] = _CODES[outcome.status]
-        self.attempts[file] = outcome.attempts
-        self.seconds[file] = outcome.seconds
-        if outcome.receipt is not None:
-            self._note(file, outcome.receipt)
-        if outcome.error is not None:
-            self.errors[file] = (type(outcome.error).__name__, str(outcome.error))
-
-    def record_held(self, file: int, receipt: Receipt, place: str | None = None) -> None:
-        """Note a file that was held already, and where if that is not where it was planned."""
-        self.status[file] = _CODES[Status.CACHED]
-        if place is not None:
-            self.places[file] = place
-        self._note(file, receipt)
-
-    def holds(self, file: int) -> bool:
-        """Return whether a file is held."""
-        return int(self.status[file]) in (_CODES[Status.CACHED], _CODES[Status.DOWNLOADED])
-
-    def share(self, first: int, file: int) -> None:
-        """Let a file have the outcome of another with the same bytes."""
-        for column in (self.status, self.size, self.md5, self.verified, self.attempts, self.seconds):
-            column[file] = column[first]
-        if first in self.errors:
-            self.errors[file] = self.errors[first]
-
-    def _note(self, file: int, receipt: Receipt) -> None:
-        self.size[file] = receipt.size
-        self.verified[file] = _LEVELS.index(receipt.verified)
-        for digest in receipt.digests:
-            if digest.algorithm == "md5":
-                self.md5[file] = digest.hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +198,12 @@ class FetchResult:
 
     @cached_property
     def _status(self) -> np.ndarray[Any, Any]:
-        codes = _taken(self._ledger.status, self._rows.files, _CODES[Status.INVALID])
+        codes = _taken(self._ledger.status, self._rows.files, CODES[Status.INVALID])
         return codes.astype(np.uint8)
 
     @cached_property
     def _ok(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return np.asarray(np.isin(self._status, (_CODES[Status.CACHED], _CODES[Status.DOWNLOADED])))
+        return np.asarray(np.isin(self._status, (CODES[Status.CACHED], CODES[Status.DOWNLOADED])))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -269,19 +213,21 @@ class FetchResult:
         file is held), ``url`` (without secrets), ``version``, ``md5``, ``size`` (bytes), ``verified`` (digest,
         length, none), ``attempts``, ``seconds``, ``error_type``, ``error``.
         """
+        import pandas as pd
+
         ledger, files = self._ledger, self._rows.files
         kinds, messages = _errors(self._rows, ledger.errors)
         sizes = _taken(ledger.size, files, -1).astype(np.int64)
-        levels = _taken(ledger.verified, files, len(_LEVELS)).astype(np.intp)
+        levels = _taken(ledger.verified, files, len(LEVELS)).astype(np.intp)
         return pd.DataFrame(
             {
-                "status": np.array(_STATUSES, dtype=object)[self._status],
+                "status": np.array(STATUSES, dtype=object)[self._status],
                 "path": self._paths(),
                 "url": _urls(self._rows),
                 "version": self._rows.requests.version,
                 "md5": _taken(ledger.md5, files, None),
                 "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
-                "verified": np.array([*_LEVELS, None], dtype=object)[levels],
+                "verified": np.array([*LEVELS, None], dtype=object)[levels],
                 "attempts": _taken(ledger.attempts, files, 0).astype(np.int64),
                 "seconds": _taken(ledger.seconds, files, 0.0).astype(np.float64),
                 "error_type": kinds,
@@ -305,17 +251,29 @@ class FetchResult:
     @property
     def ok(self) -> pd.Series[bool]:
         """Whether each row's file is held, on the table's index."""
+        import pandas as pd
+
         return pd.Series(self._ok, index=self._rows.index, name="ok")
 
     @property
     def paths(self) -> pd.Series[str]:
         """Absolute path of each row's file, missing where it is not held."""
+        import pandas as pd
+
         return pd.Series(self._paths(), index=self._rows.index, name="path")
 
     @property
     def failed(self) -> pd.DataFrame:
         """The failed and invalid rows of `frame`."""
-        return self.frame[np.isin(self._status, (_CODES[Status.FAILED], _CODES[Status.INVALID]))]
+        return self.frame[np.isin(self._status, (CODES[Status.FAILED], CODES[Status.INVALID]))]
+
+    def messages(self, limit: int) -> list[str]:
+        """Return why the first few failed or invalid rows have no file."""
+        failed = np.flatnonzero(np.isin(self._status, (CODES[Status.FAILED], CODES[Status.INVALID])))[:limit]
+        errors, of_files = self._rows.errors, self._ledger.errors
+        return [
+            str(errors[row]) if row in errors else of_files[int(self._rows.files[row])][1] for row in failed.tolist()
+        ]
 
     def by_url(self) -> dict[str, Path]:
         """Return where each held file is, by its URL as the table gives it."""
@@ -335,12 +293,12 @@ class FetchResult:
             each), ``bytes`` (received), ``requests`` (HTTP requests sent), ``seconds``.
         """
         files = self._rows.files
-        counts = np.bincount(self._status, minlength=len(_STATUSES))
+        counts = np.bincount(self._status, minlength=len(STATUSES))
         return {
             "rows": len(files),
             "files": len(np.unique(files[files >= 0])),
             **{
-                status.value: int(counts[_CODES[status]])
+                status.value: int(counts[CODES[status]])
                 for status in (
                     Status.DOWNLOADED,
                     Status.CACHED,

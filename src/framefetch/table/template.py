@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.urls import invisible_character
@@ -24,25 +23,31 @@ from framefetch.urls import invisible_character
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
 
+    from framefetch.table.rows import Rows
+
     Refused = MutableMapping[int, tuple[str, InvalidRow]]
 
-__all__ = ["Template", "column_values", "is_missing", "texts"]
+__all__ = ["Template", "is_missing", "texts"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 _IN_PATH = "/:@!$&'()*+,;=~"
 #: What becomes of a missing value where a column is made text.
 _NO_TEXT = frozenset(("nan", "NaT", "<NA>"))
+#: pandas' own kinds of nothing, by name: who has no pandas loaded has none of them.
+_PANDAS_MISSING = frozenset(("NAType", "NaTType"))
 #: Format types that ask for a fraction, so that a whole float stays a float.
 _FRACTION = frozenset("eEfFgG%")
 
 
 def is_missing(value: object) -> bool:
     """Return whether a cell is empty: None, NaN, NaT, NA or blank text."""
-    if value is None or value is pd.NA or value is pd.NaT:
+    if value is None:
         return True
+    if isinstance(value, str):
+        return not value.strip()
     if isinstance(value, float | np.floating | Decimal):
         return math.isnan(value)
-    return isinstance(value, str) and not value.strip()
+    return type(value).__name__ in _PANDAS_MISSING
 
 
 def _text(value: object) -> str | None:
@@ -98,21 +103,6 @@ def _each(
             refused.setdefault(position, (column, error))
             made.append(None)
     return made
-
-
-def column_values(table: pd.DataFrame, column: str) -> np.ndarray[Any, Any] | None:
-    """Return a column's values, or those of an index level of that name; None where there is neither."""
-    if column in table.columns:
-        if (count := list(table.columns).count(column)) > 1:
-            raise PlanError(f"the table has {count} columns named {column!r}; expected one")
-        source: pd.Series[Any] | pd.Index[Any] = table[column]
-    elif column in table.index.names:
-        source = table.index.get_level_values(column)
-    else:
-        return None
-    if isinstance(source.dtype, np.dtype) and source.dtype.kind in "iuf":
-        return source.to_numpy()
-    return source.astype(object).to_numpy()
 
 
 def _quote_path(text: str) -> str:
@@ -193,21 +183,27 @@ class Template:
         if not self._fields:
             raise PlanError(f"the template {text!r} names no column; expected one such as '{{file_id}}'")
 
-    def check(self, table: pd.DataFrame) -> None:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it names."""
+        return tuple(dict.fromkeys(field.column for field in self._fields))
+
+    def check(self, rows: Rows) -> None:
         """Raise `PlanError` where the template names a column that the table lacks."""
+        none = rows.block(0, 0)
         for field in self._fields:
-            if column_values(table.iloc[:0], field.column) is None:
-                columns = ", ".join(map(str, table.columns))
+            if none.values(field.column) is None:
+                columns = ", ".join(map(str, rows.names))
                 raise PlanError(
                     f"the template {self.text!r} names the column {field.column!r}; the table has: {columns}"
                 )
 
-    def apply(self, table: pd.DataFrame) -> tuple[list[str | None], dict[int, tuple[str, InvalidRow]]]:
+    def apply(self, rows: Rows) -> tuple[list[str | None], dict[int, tuple[str, InvalidRow]]]:
         """Return the text for each row, None where there is none, and for those rows a column and the reason."""
         refused: dict[int, tuple[str, InvalidRow]] = {}
         columns = []
         for field in self._fields:
-            values = column_values(table, field.column)
+            values = rows.values(field.column)
             assert values is not None
             column = field.apply(values, refused)
             if None in column:

@@ -1,0 +1,92 @@
+"""The short way of "do we hold it?", for the many files where nothing has changed: columns against rows and one stat.
+
+A file is settled here only where every look agrees: one entry, at the planned path, trusted, of the size and digests
+the table states, and a stat that is as recorded. Whatever is not so plain is left to `framefetch.store.held`, which
+knows the whole ladder; so this module may pass a file on, and never decides against one.
+"""
+
+from __future__ import annotations
+
+import stat
+from os import lstat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from framefetch.models import Verified
+from framefetch.store.places import inode_of
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterator, Sequence
+
+    from framefetch.models import Requests, Stated
+    from framefetch.store.manifest import Manifest, Row
+
+__all__ = ["Glimpse", "glance"]
+
+LOOKUP_ROWS: Final = 4096
+_LEVELS: Final = {level.value: level for level in Verified}
+
+
+class Glimpse(NamedTuple):
+    """A file that is held as it was recorded."""
+
+    file: int
+    size: int
+    verified: Verified
+    md5: str
+
+
+def glance(
+    requests: Requests, positions: Sequence[int], manifest: Manifest, root: str, doubtful: array[int]
+) -> Iterator[Glimpse]:
+    """Yield the files that are plainly held; append the positions of all others to `doubtful`, in order.
+
+    Parameters
+    ----------
+    requests : Requests
+        The plan.
+    positions : sequence of int
+        The files to look for.
+    manifest : Manifest
+        What is recorded.
+    root : str
+        Absolute path of the cache.
+    doubtful : array of int
+        Gets what is left to look at in full.
+    """
+    if not manifest.holds_version(requests.version):
+        doubtful.extend(positions)
+        return
+    for start in range(0, len(positions), LOOKUP_ROWS):
+        block = positions[start : start + LOOKUP_ROWS]
+        known: dict[str, Row | None] = {}
+        for row in manifest.rows(requests.version, [requests.keys[position] for position in block]):
+            known[row[0]] = None if row[0] in known else row  # a key in two places is for the long way
+        for stated in requests.stated_of(block):
+            row_of_key = known.get(stated[1])
+            if row_of_key is not None and _agrees(row_of_key, stated, root):
+                yield Glimpse(stated[0], row_of_key[2], _LEVELS[row_of_key[7]], row_of_key[6][4:36])
+            else:
+                doubtful.append(stated[0])
+
+
+def _agrees(row: Row, stated: Stated, root: str) -> bool:
+    """Return whether what is recorded, what the table states, and what a stat finds are the same file."""
+    _, path, size, mtime_ns, ctime_ns, inode, digests, _, trusted = row
+    _, _, planned, stated_size, stated_digests = stated
+    if path != planned or not trusted or (stated_size != size and stated_size >= 0) or digests[:4] != "md5:":
+        return False
+    for text in stated_digests:
+        if text not in digests:  # "algorithm:digits": found whole or not at all, as all digests of one have one length
+            return False
+    try:
+        found = lstat(f"{root}/{path}")
+    except OSError:
+        return False
+    return (
+        found.st_size == size
+        and found.st_mtime_ns == mtime_ns
+        and found.st_ctime_ns == ctime_ns
+        and inode_of(found) == inode
+        and stat.S_ISREG(found.st_mode)
+    )

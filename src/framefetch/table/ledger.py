@@ -1,0 +1,84 @@
+"""What became of each file of a run, in columns: a row costs its cells, not objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from framefetch.models import Status, Verified
+
+if TYPE_CHECKING:
+    from framefetch.models import Outcome, Receipt
+
+__all__ = ["CODES", "LEVELS", "STATUSES", "Ledger"]
+
+STATUSES = tuple(Status)
+CODES = {status: code for code, status in enumerate(STATUSES)}
+CACHED = CODES[Status.CACHED]
+LEVELS = tuple(Verified)
+LEVEL_CODES = {level: code for code, level in enumerate(LEVELS)}
+
+
+class Ledger:
+    """What became of each file, in columns.
+
+    Parameters
+    ----------
+    files : int
+        How many there are.
+    """
+
+    def __init__(self, files: int) -> None:
+        self.status = np.full(files, CODES[Status.CANCELLED], dtype=np.uint8)
+        self.size = np.full(files, -1, dtype=np.int64)
+        self.md5 = np.full(files, None, dtype=object)
+        self.verified = np.full(files, len(LEVELS), dtype=np.uint8)
+        self.attempts = np.zeros(files, dtype=np.int32)
+        self.seconds = np.zeros(files, dtype=np.float32)
+        self.errors: dict[int, tuple[str, str]] = {}
+        #: Files that are held elsewhere than planned.
+        self.places: dict[int, str] = {}
+
+    def record(self, outcome: Outcome) -> None:
+        """Note one outcome."""
+        file = outcome.request.index
+        self.status[file] = CODES[outcome.status]
+        self.attempts[file] = outcome.attempts
+        self.seconds[file] = outcome.seconds
+        if outcome.receipt is not None:
+            self._note(file, outcome.receipt)
+        if outcome.error is not None:
+            self.errors[file] = (type(outcome.error).__name__, str(outcome.error))
+
+    def record_held(self, file: int, receipt: Receipt, place: str | None = None) -> None:
+        """Note a file that was held already, and where if that is not where it was planned."""
+        self.status[file] = CODES[Status.CACHED]
+        if place is not None:
+            self.places[file] = place
+        self._note(file, receipt)
+
+    def record_plain(self, file: int, size: int, verified: Verified, md5: str) -> None:
+        """Note a file that was held already, where it was planned."""
+        self.status[file] = CACHED
+        self.size[file] = size
+        self.md5[file] = md5
+        self.verified[file] = LEVEL_CODES[verified]
+
+    def holds(self, file: int) -> bool:
+        """Return whether a file is held."""
+        return int(self.status[file]) in (CODES[Status.CACHED], CODES[Status.DOWNLOADED])
+
+    def share(self, first: int, file: int) -> None:
+        """Let a file have the outcome of another with the same bytes."""
+        for column in (self.status, self.size, self.md5, self.verified, self.attempts, self.seconds):
+            column[file] = column[first]
+        if first in self.errors:
+            self.errors[file] = self.errors[first]
+
+    def _note(self, file: int, receipt: Receipt) -> None:
+        self.size[file] = receipt.size
+        self.verified[file] = LEVEL_CODES[receipt.verified]
+        for digest in receipt.digests:
+            if digest.algorithm == "md5":
+                self.md5[file] = digest.hex

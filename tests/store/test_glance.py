@@ -1,0 +1,120 @@
+"""The short way agrees with the long one wherever it decides, and leaves the rest alone."""
+
+import os
+from array import array
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framefetch.models import Digest, Verified
+from framefetch.store.glance import glance
+from framefetch.store.held import HeldCheck
+from framefetch.table.requests import TableRequests
+from tests.store.builders import digest, hold, request
+
+BODY = b"the bytes of a file"
+SHA256 = "a" * 64
+
+
+def plan(*wanted) -> TableRequests:
+    """Return requests as a table has them: columns."""
+    algorithms = {stated.algorithm for one in wanted for stated in one.digests}
+    return TableRequests(
+        version="v0",
+        keys=[one.key for one in wanted],
+        urls=[one.urls[0] for one in wanted],
+        names=[one.path.removeprefix("v0/") for one in wanted],
+        mirrors={},
+        sizes=np.array([-1 if one.size is None else one.size for one in wanted], dtype=np.int64),
+        digests={
+            name: np.array(
+                [next((stated.hex for stated in one.digests if stated.algorithm == name), None) for one in wanted],
+                dtype=object,
+            )
+            for name in sorted(algorithms)
+        },
+    )
+
+
+def look(folder, requests) -> tuple[list[int], list[int]]:
+    """Return what a glance calls held, and what it leaves."""
+    left = array("q")
+    found = [one.file for one in glance(requests, range(len(requests)), folder.manifest, folder.root, left)]
+    return found, list(left)
+
+
+def test_what_is_as_recorded_is_settled_with_its_figures(folder) -> None:
+    hold(folder, request(), BODY)
+    left = array("q")
+    (found,) = glance(plan(request()), [0], folder.manifest, folder.root, left)
+    assert (found.size, found.md5, found.verified) == (len(BODY), digest(BODY).hex, Verified.LENGTH)
+    assert not left
+
+
+def edited(folder, path: Path) -> None:
+    times = path.stat()
+    path.write_bytes(BODY.upper())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def linked(folder, path: Path) -> None:
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+CHANGES = {
+    "nothing": lambda folder, path: None,
+    "gone": lambda folder, path: path.unlink(),
+    "longer": lambda folder, path: path.write_bytes(BODY * 2),
+    "edited, mtime put back": edited,
+    "touched": lambda folder, path: os.utime(path, ns=(1, 1)),
+    "a link": linked,
+    "a folder": lambda folder, path: (path.unlink(), path.mkdir()),
+    "copied over": lambda folder, path: (path.rename(f"{path}.x"), path.write_bytes(BODY)),
+}
+STATED = {
+    "nothing": {},
+    "its md5": {"digests": (digest(BODY),)},
+    "another md5": {"digests": (digest(b"x"),)},
+    "a sha256 nobody recorded": {"digests": (Digest("sha256", SHA256),)},
+    "md5 and a sha256": {"digests": (digest(BODY), Digest("sha256", SHA256))},
+    "its size": {"size": len(BODY)},
+    "another size": {"size": 1},
+    "another path": {"path": "v0/elsewhere.nwb"},
+    "another key": {"key": "http://host/other.nwb"},
+}
+
+
+@pytest.mark.parametrize("stated", STATED)
+@pytest.mark.parametrize("change", CHANGES)
+def test_it_agrees_with_the_whole_ladder(folder, change: str, stated: str) -> None:
+    hold(folder, request(), BODY)
+    CHANGES[change](folder, Path(folder.root, "v0/1.nwb"))
+    wanted = replace(request(), **STATED[stated])
+    held, left = look(folder, plan(wanted))
+    assert sorted([*held, *left]) == [0]
+    check = HeldCheck(folder.files, folder.manifest, "stat", fixed_paths=True, look_only=True)
+    plain = [
+        finding.index for finding in check.run([wanted], [0]) if finding.entry is None and finding.path == wanted.path
+    ]
+    if held:
+        assert plain == [0]
+    if change == "nothing" and stated in ("nothing", "its md5", "its size"):
+        assert held == [0], "the plain case is what this is for"
+
+
+def test_a_key_in_two_places_and_a_new_version_are_left(folder) -> None:
+    hold(folder, request(), BODY)
+    assert look(folder, replace(plan(request()), version="v1")) == ([], [0])
+    hold(folder, request("v0/2.nwb", key=request().key), BODY)
+    assert look(folder, plan(request())) == ([], [0])
+
+
+def test_many_blocks_keep_their_order(folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framefetch.store.glance.LOOKUP_ROWS", 3)
+    wanted = [request(f"v0/{at}.nwb", key=f"http://host/{at}.nwb", index=at) for at in range(10)]
+    for one in wanted[::2]:
+        hold(folder, one, BODY)
+    assert look(folder, plan(*wanted)) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 9])

@@ -1,0 +1,137 @@
+"""A text table means what pandas says it means, or is left to pandas."""
+
+import gzip
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from framefetch.options import TableOptions
+from framefetch.table.plan import plan_rows
+from framefetch.table.read import read_table
+from framefetch.table.rows import FrameRows
+from framefetch.table.text import read_text_rows
+
+PLAIN = "name,url,size,md5\na,http://h/1.nwb,5,D41D8CD98F00B204E9800998ECF8427E\nb,http://h/2.nwb,,\n"
+
+
+def cells(path: Path, options: TableOptions, column: str) -> tuple[list[object], list[object]]:
+    """Return a column as read here and as pandas reads it."""
+    rows = read_text_rows(path, options)
+    assert rows is not None
+    here, there = rows.values(column), FrameRows(read_table(path)).values(column)
+    assert here is not None
+    assert there is not None
+    assert here.dtype == there.dtype
+    return [repr(cell) for cell in here.tolist()], [repr(cell) for cell in there.tolist()]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1", "2", "-3"],
+        ["007", "8"],
+        ["1085755199.0", ""],
+        ["1085755199", "", "NA"],
+        ["", "", "nan"],
+        ["a/b", "7", "NULL", " "],
+        ["http://h/x", '"quoted, with ""more"""'],
+        ["http://h/x", "True"],
+    ],
+)
+def test_cells_are_those_of_pandas(values: list[str], tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("id,url,note\n" + "".join(f"{value},http://h/{row},x\n" for row, value in enumerate(values)))
+    here, there = cells(table, TableOptions(key_column="id"), "id")
+    assert here == there
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "url\n \n",
+        "\ufeffurl\nhttp://h/1\n",
+        "url,url\nhttp://h/1,http://h/2\n",
+        "url,\nhttp://h/1,2\n",
+        "url,size\nhttp://h/1,5,6\n",
+        "url,size\nhttp://h/1\n",
+        "url,size\nhttp://h/1,1e3\n",
+        "url,size\nhttp://h/1, 5\n",
+        "url,size\nhttp://h/1,True\n",
+        "url,size\nhttp://h/1,12345678901234567890\n",
+        'url,size\nhttp://h/1,"5\n',
+        "url\nhttp://h/\0\n",
+    ],
+)
+def test_what_is_not_plain_is_left_to_pandas(text: str, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(text)
+    assert read_text_rows(table, TableOptions()) is None
+
+
+def test_other_formats_and_missing_files_are_left_to_pandas(tmp_path: Path) -> None:
+    (tmp_path / "table.jsonl").write_text('{"url": "http://h/1"}\n')
+    (tmp_path / "latin.csv").write_bytes(b"url\nhttp://h/\xe9\n")
+    for name in ("table.jsonl", "latin.csv", "missing.csv", "table"):
+        assert read_text_rows(tmp_path / name, TableOptions()) is None
+
+
+def test_gzip_tabs_and_a_limit(tmp_path: Path) -> None:
+    table = tmp_path / "table.tsv.gz"
+    table.write_bytes(gzip.compress(b"url\tsize\nhttp://h/1\t5\n\nhttp://h/2\t6\nhttp://h/3\tbad\n"))
+    rows = read_text_rows(table, TableOptions(), limit=2)
+    assert rows is not None
+    assert (len(rows), rows.index) == (2, range(2))
+    plan = plan_rows(rows, TableOptions(), "v0")
+    assert (list(plan.requests.urls), plan.requests.sizes.tolist()) == (["http://h/1", "http://h/2"], [5, 6])
+
+
+def test_a_plan_of_text_is_a_plan_of_the_frame(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(PLAIN + "c,no url,3,xyz\nd,http://h/2.nwb,7,\n,,,\n")
+    rows = read_text_rows(table, TableOptions(path_template="{name}.nwb"))
+    assert rows is not None
+    for options in (TableOptions(), TableOptions(path_template="{name}.nwb"), TableOptions(key_column="name")):
+        text, frame = plan_rows(rows, options, "v0"), plan_rows(read_table(table), options, "v0")
+        assert list(text.index) == list(frame.index)
+        assert text.files.tolist() == frame.files.tolist()
+        assert {row: str(error) for row, error in text.errors.items()} == {
+            row: str(error) for row, error in frame.errors.items()
+        }
+        assert [text.requests[file] for file in range(len(text.requests))] == [
+            frame.requests[file] for file in range(len(frame.requests))
+        ]
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        ["", "NA", "nan", "1", "-2", "3.0", "4.5", "007", "1e5", "True", "inf", "http://h/x", "a b", " ", "é", "-"]
+    ),
+    st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=6),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=6), st.booleans())
+def test_any_table_reads_as_with_pandas_or_not_at_all(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]], quoted: bool
+) -> None:
+    table = tmp_path_factory.mktemp("any") / "table.csv"
+    file = io.StringIO()
+    pd.DataFrame(lines, columns=["url", "id"]).to_csv(file, index=False, quoting=1 if quoted else 0)
+    table.write_text(file.getvalue(), encoding="utf-8")
+    rows = read_text_rows(table, TableOptions(key_column="id"))
+    if rows is None:
+        return
+    frame = FrameRows(read_table(table))
+    assert len(rows) == len(frame)
+    for column in ("url", "id"):
+        here, there = rows.values(column), frame.values(column)
+        assert here is not None
+        assert there is not None
+        if len(rows):
+            assert list(map(repr, here.tolist())) == list(map(repr, there.tolist()))

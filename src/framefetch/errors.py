@@ -20,7 +20,9 @@
     │   ├── ProtocolError                not HTTP as its standards define it
     │   ├── IncompleteBody               fewer bytes than announced
     │   ├── BodyTooLong                  more bytes than announced, expected or allowed
-    │   ├── ResourceChanged              another version than the one begun
+    │   ├── RangeMismatch                not the bytes that were asked for, or not as asked
+    │   ├── ResourceChanged              another version than the table states
+    │   │   └── ChangedMidway            another version than the one begun
     │   ├── EncodingError                a content coding that cannot be undone
     │   ├── ContentMismatch              a body that does not begin as its name promises
     │   └── DigestMismatch               other bytes than the table states
@@ -41,6 +43,7 @@ from typing import ClassVar
 
 __all__ = [
     "BodyTooLong",
+    "ChangedMidway",
     "ConnectFailed",
     "ConnectionLost",
     "ContentMismatch",
@@ -57,6 +60,7 @@ __all__ = [
     "PlanError",
     "PolicyRefused",
     "ProtocolError",
+    "RangeMismatch",
     "RedirectError",
     "ResourceChanged",
     "Stalled",
@@ -84,6 +88,8 @@ class FramefetchError(Exception):
         Whether the other rows cannot succeed either.
     retry_after : float or None
         Seconds the server asked to wait before the next request.
+    kept : int
+        Bytes of the file that are kept for the next attempt.
     result : FetchResult or None
         On a fatal error of a run: what was done until then.
     """
@@ -93,6 +99,7 @@ class FramefetchError(Exception):
     repeats: int | None = None
     fatal: bool = False
     retry_after: float | None = None
+    kept: int = 0
 
 
 class PlanError(FramefetchError, ValueError):
@@ -197,8 +204,25 @@ class BodyTooLong(TransferError):
     """The body is longer than announced, expected or allowed."""
 
 
+class RangeMismatch(TransferError):
+    """The answer to a request for a range is not that range.
+
+    The file is begun anew once; a server that does it again does not know what it serves.
+    """
+
+    retryable = True
+    repeats = 1
+
+
 class ResourceChanged(TransferError):
-    """The file on the server is another version than the one begun, or than the one the table states."""
+    """The file on the server is another version than the one the table states."""
+
+
+class ChangedMidway(ResourceChanged):
+    """The file on the server is another version than the one begun; it is begun anew once."""
+
+    retryable = True
+    repeats = 1
 
 
 class EncodingError(TransferError):

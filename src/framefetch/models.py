@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from framefetch.errors import FramefetchError
 
-__all__ = ["Digest", "Entry", "Outcome", "Receipt", "Request", "Requests", "Stated", "Status", "Verified"]
+__all__ = ["Digest", "Entity", "Entry", "Outcome", "Receipt", "Request", "Requests", "Stated", "Status", "Verified"]
 
 #: Hex digits of each digest a table may state.
 DIGEST_LENGTHS: Final[Mapping[str, int]] = {
@@ -156,6 +156,28 @@ class Receipt:
     digests: tuple[Digest, ...]
     verified: Verified
     etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One version of a file on a server: what the bytes of a part are the beginning of.
+
+    Parameters
+    ----------
+    url : str
+        Where it was asked for, without secrets.
+    etag : str or None
+        Its strong entity tag, quotes and all.
+    modified : str or None
+        Its Last-Modified as sent, where it is old enough to tell versions apart (RFC 9110 section 8.8.2.2).
+    total : int or None
+        Its bytes, None where the server did not say.
+    """
+
+    url: str
+    etag: str | None = None
+    modified: str | None = None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

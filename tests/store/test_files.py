@@ -245,7 +245,7 @@ async def test_a_small_body_that_cannot_be_written_leaves_nothing(folder, monkey
 
 
 async def test_an_error_that_shows_itself_only_at_close_is_no_file(folder, monkeypatch) -> None:
-    real = files_module._DigestingFile.close
+    real = files_module.DigestingFile.close
 
     def close(self) -> None:
         if not self.closed:
@@ -253,7 +253,7 @@ async def test_an_error_that_shows_itself_only_at_close_is_no_file(folder, monke
             failing(errno.ENOSPC)()
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_module._DigestingFile, "close", close)
+        patch.setattr(files_module.DigestingFile, "close", close)
         with pytest.raises(DiskFull, match="publishing v0/1.nwb"):
             await stream(folder, request(), BODY)
     assert files(folder) == {}

@@ -101,6 +101,11 @@ class ContentCheck:
         self._found = self._signatures is None
         self.head = b""
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that may still come could break the promise."""
+        return self._found
+
     def feed(self, block: bytes | memoryview) -> None:
         """Take the next bytes.
 

@@ -46,7 +46,8 @@ class _Run:
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
+        self._alarm_at = 0.0
 
     async def finish(self) -> None:
         """Run to the end, or to a fatal error."""
@@ -83,10 +84,10 @@ class _Run:
 
     async def _rest(self, until: float | None) -> None:
         """Wait until something has changed, or a time has come."""
-        if until is not None and (self._alarm is None or self._alarm.when() > until or self._alarm.cancelled()):
+        if until is not None and (self._alarm is None or self._alarm_at > until):
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(until, self._ring)
+            self._alarm, self._alarm_at = self._loop.call_at(until, self._ring), until
         change = self._loop.create_future()
         self._idle.append(change)
         await change
@@ -159,7 +160,7 @@ class _Run:
             job.mirror = mirror
             self._schedule.again(job, now)
             return
-        job.attempts.rounds += 1
+        job.attempts.end_round(error.kept, self._rule.most_rounds)
         # This mirror may be gone for good while an earlier one is only busy.
         decision = self._rule.decide(job.attempts, job.attempts.hope or error)
         if decision.wait is None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Attempts", "Decision", "RetryRule", "explained"]
 
 
+#: How many times the attempts of the policy a file may take that grows with each.
+PROGRESS_FACTOR = 4
+
+
 @dataclass(slots=True)
 class Attempts:
     """What has been tried for one file.
@@ -29,6 +33,10 @@ class Attempts:
         Attempts in all.
     rounds : int
         Times that every usable mirror has failed.
+    all_rounds : int
+        The same, not begun anew by progress.
+    kept : int
+        Bytes that the last failure left for the next attempt.
     waited : float
         Seconds the servers' Retry-After headers have added up to.
     first : FramefetchError or None
@@ -41,6 +49,8 @@ class Attempts:
 
     made: int = 0
     rounds: int = 0
+    all_rounds: int = 0
+    kept: int = 0
     waited: float = 0.0
     first: FramefetchError | None = None
     hope: FramefetchError | None = None
@@ -56,6 +66,14 @@ class Attempts:
         before = self.repeats.get(type(error), 0)
         self.repeats[type(error)] = before + 1
         return before
+
+    def end_round(self, kept: int, most: int) -> None:
+        """Count a round; bytes that the next attempt can build on begin the count anew, up to `most` rounds in all."""
+        self.all_rounds += 1
+        self.rounds = 1 if kept > self.kept else self.rounds + 1
+        if self.all_rounds >= most:
+            self.rounds = most
+        self.kept = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,11 @@ class RetryRule:
             wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
             retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
         )
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds that a file may take where each brings some of it."""
+        return PROGRESS_FACTOR * self._policy.attempts
 
     def decide(self, attempts: Attempts, error: FramefetchError) -> Decision:
         """Decide after a failed round.

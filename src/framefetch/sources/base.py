@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Body", "Meter", "Source"]
+    from framefetch.models import Entity
+
+__all__ = ["Ask", "Body", "Meter", "Source"]
 
 
 @dataclass(slots=True)
@@ -20,18 +22,46 @@ class Meter:
     received: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A range to ask for.
+
+    Parameters
+    ----------
+    first : int
+        The first byte wanted.
+    last : int or None
+        The last byte wanted; None for all that follow.
+    entity : Entity or None
+        The version it must be a range of; None where only a digest will tell.
+    """
+
+    first: int
+    last: int | None = None
+    entity: Entity | None = None
+
+
 class Body(Protocol):
     """The bytes of one answer that passed the gate.
 
     Attributes
     ----------
+    offset : int
+        Where in the file they begin: as asked, or 0 where the server sends the whole file.
     length : int or None
         Bytes to come, None where the server does not say or a coding hides it.
     framed : bool
         Whether the server announced a length on the wire, which was checked.
     etag : str or None
         The entity tag, quotes and all.
+    entity : Entity or None
+        The version of the file that they belong to; None where no later answer could be told to be of the same.
     """
+
+    @property
+    def offset(self) -> int:
+        """Where in the file the bytes begin."""
+        ...
 
     @property
     def length(self) -> int | None:
@@ -46,6 +76,11 @@ class Body(Protocol):
     @property
     def etag(self) -> str | None:
         """The entity tag."""
+        ...
+
+    @property
+    def entity(self) -> Entity | None:
+        """The version of the file."""
         ...
 
     async def read(self) -> bytes | memoryview:
@@ -71,10 +106,13 @@ class Source(Protocol):
         """The URL schemes it can fetch."""
         ...
 
-    def open(self, url: str, meter: Meter, *, decode: bool = True) -> AbstractAsyncContextManager[Body]:
+    def open(
+        self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None
+    ) -> AbstractAsyncContextManager[Body]:
         """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`.
 
-        `decode` says whether a content coding that nobody asked for is undone, or the coded bytes are the file.
+        `decode` says whether a content coding that nobody asked for is undone, or the coded bytes are the file. Where
+        `ask` names a range, the body is that range, or the whole file.
         """
         ...
 

@@ -143,9 +143,16 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._waiter = None
 
     def fail(self, error: TransferError) -> None:
-        """End the exchange with an error; whoever waits for it gets it."""
+        """End the exchange with an error; whoever waits for it gets what came until then, and then the error."""
         if self._error is None:
             self._error = error
+        if self._block is not None:
+            if self._filled:
+                self._blocks.append(self._block[: self._filled])
+            else:
+                self._buffers.give_back(self._block)
+                self._blocks_out -= 1
+            self._block = None
         self._dirty = True
         self._wake()
 

@@ -29,6 +29,7 @@ from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.environment import Environment, Proxy, basic
+from framefetch.sources.ranges import accept_range, entity_of, range_fields
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from framefetch.models import Entity
     from framefetch.options import Timeouts
-    from framefetch.sources.base import Meter
+    from framefetch.sources.base import Ask, Meter
     from framefetch.sources.wire import Head
 
 __all__ = ["HttpSource"]
@@ -132,9 +134,9 @@ class HttpSource:
         self._routes: dict[str, _Route] = {}
         self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
 
-    def open(self, url: str, meter: Meter, *, decode: bool = True) -> _Exchange:
-        """Ask for a URL; a coding that nobody asked for is undone, or kept."""
-        return _Exchange(self, url, meter, decode=decode)
+    def open(self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None) -> _Exchange:
+        """Ask for a URL, or a range of it; a coding that nobody asked for is undone, or kept."""
+        return _Exchange(self, url, meter, decode=decode, ask=ask)
 
     def route(self, origin: str, url: str) -> _Route:
         """Return how an origin is reached."""
@@ -216,6 +218,8 @@ class _Exchange:
     """One request with its redirects, from the first byte sent to the last received."""
 
     __slots__ = (
+        "_ask_for",
+        "_at_end",
         "_connection",
         "_decode",
         "_decoder",
@@ -225,13 +229,16 @@ class _Exchange:
         "_source",
         "_url",
         "_watch",
+        "entity",
         "etag",
         "framed",
         "length",
+        "offset",
     )
 
-    def __init__(self, source: HttpSource, url: str, meter: Meter, *, decode: bool) -> None:
+    def __init__(self, source: HttpSource, url: str, meter: Meter, *, decode: bool, ask: Ask | None) -> None:
         self._source = source
+        self._ask_for = ask
         self._url = url
         self._meter = meter
         self._watch = Watch(source.watchdog)
@@ -243,6 +250,9 @@ class _Exchange:
         self.length: int | None = None
         self.framed = False
         self.etag: str | None = None
+        self.offset = 0
+        self._at_end = False
+        self.entity: Entity | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -307,7 +317,8 @@ class _Exchange:
         wire = wire_url(url)
         target = wire if route.absolute else _target(wire)
         fields = self._source.fields(route, self._login(route) if own else None, own=own)
-        return f"GET {target} HTTP/1.1\r\n{fields}".encode("latin-1", "replace")
+        wanted = "" if self._ask_for is None else range_fields(self._ask_for)
+        return f"GET {target} HTTP/1.1\r\n{wanted}{fields}".encode("latin-1", "replace")
 
     def _login(self, route: _Route) -> str | None:
         """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
@@ -318,22 +329,33 @@ class _Exchange:
         return route.login
 
     def _accept(self, head: Head) -> None:
-        """Let only a whole file through."""
-        if head.status != 200:
-            has_header = any(name.lower() == "authorization" for name in self._source.headers)
-            own = origin_of(self._url)
-            with_login = has_header or (
-                self._key == own and self._login(self._source.route(own, self._url)) is not None
-            )
-            raise refuse_status(head, with_login=with_login)
+        """Let only a whole file through, or the range that was asked for."""
+        if head.status != 200 and (self._ask_for is None or head.status not in (206, 416)):
+            raise self._refusal(head)
+        total: int | None = None
+        if self._ask_for is not None:
+            self.offset, total = accept_range(head, self._ask_for)
         length = head.get("content-length")
-        self.framed = length is not None
-        coding = coding_of(head.all("content-encoding")) if self._decode else None
-        if coding is not None:
-            self._decoder = Decoder(coding)
-        else:
-            self.length = None if length is None else int(length)
         self.etag = head.get("etag")
+        if head.status == 416:  # nothing is left, and what follows this head is a page of words
+            self._at_end, self.framed, self.length = True, True, 0
+        else:
+            self.framed = length is not None
+            coding = coding_of(head.all("content-encoding")) if self._decode else None
+            if coding is not None:
+                self._decoder = Decoder(coding)
+                return
+            self.length = None if length is None else int(length)
+        # Nothing tells the end of a body that the connection's end delimits from its break.
+        if self.framed or "transfer-encoding" in head.fields:
+            self.entity = entity_of(head, redact(self._url), self.length if head.status == 200 else total)
+
+    def _refusal(self, head: Head) -> TransferError:
+        """Return the error for a status that is no file."""
+        has_header = any(name.lower() == "authorization" for name in self._source.headers)
+        own = origin_of(self._url)
+        with_login = has_header or (self._key == own and self._login(self._source.route(own, self._url)) is not None)
+        return refuse_status(head, with_login=with_login)
 
     async def read(self) -> bytes | memoryview:
         """Return the next bytes, as they come; empty at the end. A memoryview must be given back."""
@@ -342,6 +364,8 @@ class _Exchange:
         return await self._read_wire()
 
     async def _read_wire(self) -> bytes | memoryview:
+        if self._at_end:
+            return b""
         assert self._connection is not None
         block = await self._connection.read()
         self._meter.received += len(block)

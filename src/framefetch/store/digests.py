@@ -32,11 +32,27 @@ class Hasher:
         ]
         self.length = 0
 
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The names of the digests."""
+        return tuple(name for name, _ in self._hashers)
+
     def update(self, block: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
         for _, hasher in self._hashers:
             hasher.update(block)
         self.length += len(block)
+
+    def copy(self) -> Hasher:
+        """Return another that has taken the same bytes."""
+        other = Hasher(())
+        other._hashers = [(name, hasher.copy()) for name, hasher in self._hashers]
+        other.length = self.length
+        return other
+
+    def proof(self) -> tuple[int, str]:
+        """Return the number of bytes so far, and their first digest in hex."""
+        return self.length, str(self._hashers[0][1].hexdigest())
 
     def digests(self) -> tuple[Digest, ...]:
         """Return the digests of all bytes so far."""

@@ -13,8 +13,6 @@ close would cost more than the files.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import itertools
 import os
 import time
@@ -24,17 +22,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles.threadpool import wrap
 
-from framefetch.errors import DigestMismatch, FramefetchError, ResourceChanged, StorageError, UnsafePath
+from framefetch.errors import FramefetchError, StorageError, UnsafePath
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import Hasher, algorithms_for, hash_file
+from framefetch.store.kept import KeptParts
+from framefetch.store.parts import OPEN_NEW, DigestingFile, Part, to_the_end, verdict
 from framefetch.store.places import Content, Places, remove, translate_oserror
+from framefetch.store.schema import boot_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
-
-    from aiofiles.threadpool.binary import AsyncFileIO
+    from collections.abc import Callable, Iterable, Sequence
 
     from framefetch.store.journal import Journal
+    from framefetch.store.sidecar import Sidecar
 
 __all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "verdict"]
 
@@ -42,38 +42,6 @@ T = TypeVar("T")
 
 #: Where everything lives that is not the user's.
 PRIVATE = ".framefetch"
-
-_OPEN_NEW = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-
-
-def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_known: bool) -> Verified:
-    """Compare what came with what the table states.
-
-    Raises
-    ------
-    ResourceChanged
-        Where the size differs.
-    DigestMismatch
-        Where a digest differs.
-    """
-    if request.size is not None and size != request.size:
-        raise ResourceChanged(
-            f"expected {request.size:,} bytes as the table states, got {size:,}; is the table out of date?"
-        )
-    if not request.digests:
-        return Verified.LENGTH if length_known or request.size is not None else Verified.NONE
-    got = {digest.algorithm: digest for digest in digests}
-    for stated in request.digests:
-        if got[stated.algorithm] != stated:
-            raise DigestMismatch(f"expected {stated}, got {got[stated.algorithm]} in {size:,} bytes")
-    return Verified.DIGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,106 +52,6 @@ class SmallBody:
     body: bytes
     length_known: bool
     etag: str | None = None
-
-
-class _DigestingFile(io.FileIO):
-    """A new file that digests what is written to it: one hop to a thread does both."""
-
-    def __init__(self, path: str, algorithms: Iterable[str]) -> None:
-        self.hasher = Hasher(algorithms)
-        super().__init__(os.open(path, _OPEN_NEW, 0o666), "wb")
-
-    def write(self, block: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        """Write and digest the whole block, however many calls that takes."""
-        view = memoryview(block)
-        while view:
-            view = view[super().write(view) or 0 :]
-        self.hasher.update(block)
-        return len(block)
-
-
-async def _to_the_end(work: Awaitable[T]) -> T:
-    """Wait for what a thread does; a cancellation is told only when the thread has let go of its file.
-
-    Else the file would be closed under a write, whose bytes could land in whatever file gets the same descriptor
-    next.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # a second one changes nothing; the first is raised
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
-        raise
-
-
-class Part:
-    """The part file of one attempt; its bytes are digested as they are written."""
-
-    def __init__(self, store: FileStore, request: Request, path: str, file: AsyncFileIO, raw: _DigestingFile) -> None:
-        self._store = store
-        self._request = request
-        self._path = path
-        self._file = file
-        self._raw = raw
-
-    async def write(self, block: bytes | bytearray | memoryview) -> None:
-        """Append a block.
-
-        Raises
-        ------
-        StorageError
-            Where the disk refuses it.
-        """
-        try:
-            await _to_the_end(self._file.write(block))
-        except OSError as error:
-            raise translate_oserror(error, f"writing {self._request.path}") from error
-
-    async def publish(self, *, length_known: bool, etag: str | None) -> Receipt:
-        """Compare, rename to the final name, and return what is now there.
-
-        Raises
-        ------
-        DigestMismatch, ResourceChanged
-            Where the bytes are not those the table states; the part is dropped.
-        StorageError
-            Where the disk refuses; the part is dropped.
-        """
-        work = asyncio.ensure_future(self._store.run(self._publish, length_known, etag))
-        try:
-            return await _to_the_end(work)
-        except asyncio.CancelledError:
-            if not work.cancelled() and work.exception() is None:
-                # Nobody waits for the receipt any more, but the file is there, and it is ours.
-                self._store.report_orphan(self._request, work.result())
-            raise
-
-    def _publish(self, length_known: bool, etag: str | None) -> Receipt:  # noqa: FBT001 - crosses to a thread
-        try:
-            hasher = self._raw.hasher
-            digests = hasher.digests()
-            verified = verdict(self._request, hasher.length, digests, length_known=length_known)
-            self._raw.close()  # a full disk or quota may show itself only here
-            return self._store.put(self._path, self._request, Content(hasher.length, digests, verified, etag))
-        except OSError as error:
-            self._discard()
-            raise translate_oserror(error, f"publishing {self._request.path}") from error
-        except BaseException:
-            self._discard()
-            raise
-
-    async def discard(self) -> None:
-        """Remove the part; does nothing once it is published."""
-        await self._store.run(self._discard)
-
-    def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # why the file failed is already under way; this must not hide it
-            self._raw.close()
-        remove(self._path)
 
 
 class FileStore:
@@ -207,6 +75,8 @@ class FileStore:
         self._journal = journal
         self._parts = os.path.join(root, PRIVATE, "parts")
         self._numbers = itertools.count(1)
+        self.boot = boot_id()
+        self._kept = KeptParts(self._parts, self.boot)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
 
     @property
@@ -226,8 +96,9 @@ class FileStore:
         probe = self._new_path()
         try:
             self._places.ensure_folder(f"{PRIVATE}/parts")
-            os.close(os.open(probe, _OPEN_NEW, 0o666))
+            os.close(os.open(probe, OPEN_NEW, 0o666))
             os.unlink(probe)
+            self._kept.scan()
         except UnsafePath as error:
             failure = StorageError(str(error))
             failure.fatal = True
@@ -245,7 +116,7 @@ class FileStore:
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread of the store, to its end even where the caller is cancelled."""
         loop = asyncio.get_running_loop()
-        return await _to_the_end(loop.run_in_executor(self._executor, function, *arguments))
+        return await to_the_end(loop.run_in_executor(self._executor, function, *arguments))
 
     async def create(self, request: Request) -> Part:
         """Open a new part file for one request.
@@ -256,9 +127,9 @@ class FileStore:
             Where the disk refuses.
         """
         path = self._new_path()
-        work = asyncio.ensure_future(self.run(_DigestingFile, path, algorithms_for(request.digests)))
+        work = asyncio.ensure_future(self.run(DigestingFile, path, algorithms_for(request.digests)))
         try:
-            raw = await _to_the_end(work)
+            raw = await to_the_end(work)
         except OSError as error:
             raise translate_oserror(error, f"opening a part for {request.path}") from error
         except asyncio.CancelledError:
@@ -267,6 +138,40 @@ class FileStore:
                 remove(path)
             raise
         return Part(self, request, path, wrap(raw, executor=self._executor), raw)
+
+    async def resume(self, request: Request) -> Part | None:
+        """Open the part that an earlier attempt kept of a request; None where there is none that can be believed.
+
+        Raises
+        ------
+        StorageError
+            Where the disk refuses.
+        """
+        if not self._kept.has(request):
+            return None
+        path = self._new_path()
+        work = asyncio.ensure_future(self.run(self._kept.take, request, path))
+        try:
+            taken = await to_the_end(work)
+        except OSError as error:
+            raise translate_oserror(error, f"opening the part of {request.path}") from error
+        except asyncio.CancelledError:
+            if not work.cancelled() and work.exception() is None and (part := self._part(request, path, work.result())):
+                await part.suspend()
+            raise
+        return self._part(request, path, taken)
+
+    def _part(self, request: Request, path: str, taken: tuple[DigestingFile, Sidecar] | None) -> Part | None:
+        if taken is None:
+            return None
+        raw, sidecar = taken
+        part = Part(self, request, path, wrap(raw, executor=self._executor), raw)
+        part.recognise(sidecar)
+        return part
+
+    def keep(self, part: str, request: Request, hasher: Hasher) -> None:
+        """Let a part of this store wait to be gone on with; blocking."""
+        self._kept.keep(part, request, hasher)
 
     async def save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
         """Write, digest, compare and publish whole small bodies in one hop.
@@ -314,7 +219,7 @@ class FileStore:
         digests = hasher.digests()
         verified = verdict(small.request, len(small.body), digests, length_known=small.length_known)
         part = self._new_path()
-        handle = os.open(part, _OPEN_NEW, 0o666)
+        handle = os.open(part, OPEN_NEW, 0o666)
         try:
             try:
                 view = memoryview(small.body)
@@ -344,7 +249,7 @@ class FileStore:
         try:
             with (
                 open(os.path.join(self.root, source), "rb") as old,
-                _DigestingFile(part, algorithms_for(request.digests)) as new,
+                DigestingFile(part, algorithms_for(request.digests)) as new,
             ):
                 while block := old.read(1 << 20):
                     new.write(block)

@@ -30,8 +30,8 @@ __all__ = ["Journal", "leftovers", "read_journal"]
 
 Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 
-#: What a process leaves is named after its token: its journal and its parts.
-_NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+|\.journal)$")
+#: What a process leaves is named after its token: its journal, its parts and their sidecars.
+_NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+(?:\.json(?:\.new)?)?|\.journal)$")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 

@@ -1,12 +1,15 @@
-"""What a process that died has left: files without rows, and parts that nobody will finish."""
+"""What a process that died has left: files without rows, and parts that can be gone on with, or not."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from framefetch.store.journal import leftovers, read_journal
+from framefetch.store.sidecar import kept_name, read_sidecar
 
 if TYPE_CHECKING:
     from framefetch.models import Entry
@@ -19,7 +22,7 @@ LOOKUP_ROWS = 1000
 
 
 def recover(files: FileStore, manifest: Manifest, private: str) -> int:
-    """Adopt by hash the files that dead processes published and did not record; remove their parts.
+    """Adopt by hash the files that dead processes published and did not record; keep parts that can be gone on with.
 
     Parameters
     ----------
@@ -37,6 +40,7 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     """
     adopted = 0
     for _, paths in leftovers(private):
+        _keep_parts(paths)
         intents = [entry for path in paths if path.endswith(".journal") for entry in read_journal(path)]
         for start in range(0, len(intents), LOOKUP_ROWS):
             found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
@@ -45,6 +49,19 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
         if intents:
             manifest.flush()  # before the journal goes
     return adopted
+
+
+def _keep_parts(paths: list[str]) -> None:
+    """Let parts wait that have a sidecar; those that stay behind are removed."""
+    for path in paths:
+        sidecar = read_sidecar(path) if path.endswith(".json") else None
+        if sidecar is None:
+            continue
+        kept = f"{os.path.dirname(path)}/{kept_name(sidecar.version, sidecar.key, sidecar.path)}"
+        with contextlib.suppress(OSError):  # the part itself is gone: it was published
+            os.stat(path.removesuffix(".json"), follow_symlinks=False)
+            os.replace(path, f"{kept}.json")
+            os.replace(path.removesuffix(".json"), kept)
 
 
 def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> list[Entry]:

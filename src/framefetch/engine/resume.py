@@ -1,0 +1,55 @@
+"""When an attempt that failed leaves something to go on with, and what to ask for then. Pure functions.
+
+Bytes are kept only where a later answer can be proved to be of the same version: by a validator that the same URL
+gave, or by a digest that the table states for the whole file. Everything else is begun anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framefetch.errors import DiskFull, IncompleteBody, NetworkError, Stalled, StatusError, TooSlow
+from framefetch.models import Entity
+from framefetch.sources.base import Ask
+from framefetch.urls import redact
+
+if TYPE_CHECKING:
+    from framefetch.models import Request
+
+__all__ = ["leaves_part", "resumption", "worth_keeping"]
+
+#: Ends of an attempt that say nothing against the bytes that had come before.
+_HARMLESS = (NetworkError, Stalled, TooSlow, IncompleteBody, StatusError, DiskFull)
+
+
+def worth_keeping(entity: Entity | None, request: Request) -> bool:
+    """Return whether anything could prove that a later answer is of this version."""
+    return entity is not None and (entity.etag is not None or entity.modified is not None or bool(request.digests))
+
+
+def leaves_part(error: BaseException) -> bool:
+    """Return whether what had come before an error may be kept; a cancellation is no fault of the bytes either."""
+    return isinstance(error, _HARMLESS) or not isinstance(error, Exception)
+
+
+def resumption(entity: Entity | None, length: int, url: str, request: Request) -> Ask | None:
+    """Return what to ask for to go on with a part, None where it must be begun anew.
+
+    Parameters
+    ----------
+    entity : Entity or None
+        What the part is the beginning of.
+    length : int
+        Its bytes.
+    url : str
+        The mirror to ask now; the validators of another one mean nothing to it.
+    request : Request
+        The file.
+    """
+    if entity is None or not length or (request.size is not None and length > request.size):
+        return None
+    if entity.total is not None and length > entity.total:
+        return None
+    if entity.url != redact(url):
+        entity = Entity(redact(url), total=entity.total)
+    return Ask(length, entity=entity) if worth_keeping(entity, request) else None

@@ -1,0 +1,136 @@
+"""Ranges: how one is asked for, and whether an answer is it. Pure functions on headers.
+
+Bytes are appended to bytes of an earlier answer only where it is proved that both belong to one version of the file:
+by a strong entity tag or an old enough date in If-Range (RFC 9110 section 13.1.5), or by the digest that the table
+states. What a server says of the range it sends is compared with what was asked in every number.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from framefetch.errors import ChangedMidway, RangeMismatch
+from framefetch.models import Entity
+
+if TYPE_CHECKING:
+    from framefetch.sources.base import Ask
+    from framefetch.sources.wire import Head
+
+__all__ = ["accept_range", "entity_of", "range_fields"]
+
+#: Seconds a file must have been left alone for its date to tell versions apart: dates count whole seconds, and the
+#: clocks of the machines behind one name differ (RFC 9110 section 8.8.2.2 has the rule, the minute is ours).
+SETTLED_SECONDS = 60
+
+_STRONG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+_RANGE = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_NONE_LEFT = re.compile(r"bytes +\*/([0-9]{1,18})")
+
+
+def range_fields(ask: Ask) -> str:
+    """Return the header fields that ask for a range.
+
+    Examples
+    --------
+    >>> from framefetch.sources.base import Ask
+    >>> range_fields(Ask(5000, entity=Entity("http://host/file", etag='"v1"')))
+    'Range: bytes=5000-\\r\\nIf-Range: "v1"\\r\\n'
+    """
+    last = "" if ask.last is None else ask.last
+    validator = None if ask.entity is None else ask.entity.etag or ask.entity.modified
+    condition = "" if validator is None else f"If-Range: {validator}\r\n"
+    return f"Range: bytes={ask.first}-{last}\r\n{condition}"
+
+
+def entity_of(head: Head, url: str, total: int | None) -> Entity:
+    """Return what an answer says of the version it belongs to; weak tags and fresh dates do not count."""
+    etag = head.get("etag")
+    if etag is not None and not _STRONG.fullmatch(etag):
+        etag = None
+    modified = head.get("last-modified")
+    return Entity(url, etag, modified if etag is None and _is_settled(modified, head.get("date")) else None, total)
+
+
+def _is_settled(modified: str | None, date: str | None) -> bool:
+    try:
+        age = parsedate_to_datetime(date or "") - parsedate_to_datetime(modified or "")
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return age.total_seconds() >= SETTLED_SECONDS
+
+
+def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
+    """Return where the body of an answer begins, and the bytes of the whole file where they are known.
+
+    Parameters
+    ----------
+    head : Head
+        An answer with status 200, 206 or 416.
+    ask : Ask
+        What was asked for.
+
+    Returns
+    -------
+    tuple of int and (int or None)
+        The first is 0 for the whole file, else ``ask.first``. A 416 that says that nothing is left is a range of no
+        bytes.
+
+    Raises
+    ------
+    RangeMismatch
+        Where it is not the range that was asked for.
+    ChangedMidway
+        Where it is of another version.
+    """
+    if head.status == 200:
+        return 0, None
+    known = None if ask.entity is None else ask.entity.total
+    if head.status == 416:
+        return ask.first, _none_left(head, ask, known)
+    first, last, total = _content_range(head)
+    if known is not None and total is not None and total != known:
+        raise ChangedMidway(f"expected the rest of a file of {known:,} bytes, the server says it has {total:,} now")
+    if "content-encoding" in head.fields and head.get("content-encoding") != "identity":
+        raise RangeMismatch(f"expected plain bytes, got a range with the coding {head.get('content-encoding')!r}")
+    whole = total if total is not None else known
+    expected = ask.last if ask.last is not None else None if whole is None else whole - 1
+    if first != ask.first or last < first or (expected is not None and last != expected):
+        wanted = f"{ask.first}-{'' if expected is None else expected}"
+        raise RangeMismatch(f"asked for bytes {wanted}, got {first}-{last}")
+    length = head.get("content-length")
+    if length is not None and int(length) != last - first + 1:
+        raise RangeMismatch(
+            f"expected {last - first + 1:,} bytes for the range {first}-{last}, the server says {length}"
+        )
+    if whole is None and ask.last is None:
+        whole = last + 1
+    _check_version(head, ask)
+    return first, whole
+
+
+def _none_left(head: Head, ask: Ask, known: int | None) -> int:
+    found = _NONE_LEFT.fullmatch(head.get("content-range") or "")
+    if found is None or int(found[1]) != ask.first or known not in (None, ask.first):
+        told = f"; the server says it has {int(found[1]):,}" if found else ""
+        raise RangeMismatch(f"asked for what follows the first {ask.first:,} bytes, got status 416{told}")
+    _check_version(head, ask)
+    return ask.first
+
+
+def _content_range(head: Head) -> tuple[int, int, int | None]:
+    values = head.all("content-range")
+    found = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    if found is None:
+        kind = head.get("content-type") or ""
+        got = "several ranges in one body" if kind.startswith("multipart/") else repr(", ".join(values)[:80])
+        raise RangeMismatch(f"expected one Content-Range in bytes with status 206, got {got}")
+    return int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
+
+
+def _check_version(head: Head, ask: Ask) -> None:
+    """Refuse another version; a server may ignore If-Range, and then its tag tells."""
+    etag = head.get("etag")
+    if ask.entity is not None and ask.entity.etag is not None and etag is not None and etag != ask.entity.etag:
+        raise ChangedMidway(f"expected the rest of version {ask.entity.etag}, the server has {etag} now")

@@ -1,0 +1,116 @@
+"""Parts that wait to be gone on with, by the name of the file they will be.
+
+A part is taken by renaming it to a name of the taker's own, so of several processes one gets it. What it holds is
+digested again before a byte is added, unless this process left it and a stat says that it is as it was left.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from framefetch.store.digests import Hasher, algorithms_for
+from framefetch.store.parts import OPEN_OLD, DigestingFile
+from framefetch.store.places import remove
+from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
+
+if TYPE_CHECKING:
+    from framefetch.models import Request
+
+__all__ = ["KeptParts"]
+
+
+class KeptParts:
+    """The waiting parts of one cache.
+
+    Parameters
+    ----------
+    folder : str
+        Where parts lie.
+    boot : str
+        The boot of the machine.
+    """
+
+    def __init__(self, folder: str, boot: str) -> None:
+        self._folder = folder
+        self._boot = boot
+        #: Only ever asked where there are some: most runs have none.
+        self._names: set[str] = set()
+        self._left: dict[str, tuple[Hasher, tuple[int, int, int]]] = {}
+
+    def scan(self) -> None:
+        """Look what there is; blocking."""
+        names = {name for name in os.listdir(self._folder) if name.startswith(KEPT)}
+        self._names = {name for name in names if f"{name}.json" in names}
+        for name in names - self._names:
+            if name.removesuffix(".json") not in self._names:
+                remove(f"{self._folder}/{name}")  # a crash parted it from its other half
+
+    def has(self, request: Request) -> bool:
+        """Return whether there is a part of a request."""
+        return bool(self._names) and kept_name(request.version, request.key, request.path) in self._names
+
+    def keep(self, part: str, request: Request, hasher: Hasher) -> None:
+        """Let a part wait, with what was digested of it; blocking.
+
+        Raises
+        ------
+        OSError
+            Where the disk refuses.
+        """
+        name = kept_name(request.version, request.key, request.path)
+        kept = f"{self._folder}/{name}"
+        os.replace(f"{part}.json", f"{kept}.json")
+        os.replace(part, kept)
+        self._left[name] = hasher, _seen(os.stat(kept))
+        self._names.add(name)
+
+    def take(self, request: Request, path: str) -> tuple[DigestingFile, Sidecar] | None:
+        """Take the part of a request, under a new name; None where there is none that can be believed. Blocking.
+
+        Raises
+        ------
+        OSError
+            Where the disk refuses.
+        """
+        name = kept_name(request.version, request.key, request.path)
+        self._names.discard(name)
+        try:
+            os.rename(f"{self._folder}/{name}", path)
+            os.rename(f"{self._folder}/{name}.json", f"{path}.json")
+        except FileNotFoundError:  # another process was faster
+            remove(path)
+            return None
+        sidecar = read_sidecar(f"{path}.json")
+        raw: DigestingFile | None = None
+        if sidecar is not None and sidecar.is_for(request):
+            try:
+                raw = self._opened(name, path, request, sidecar)
+            except OSError:
+                raw = None  # not a file, or not to be read: whatever it is, nothing is lost by fetching it again
+        if raw is None or sidecar is None:
+            remove(path)
+            remove(f"{path}.json")
+            return None
+        return raw, sidecar
+
+    def _opened(self, name: str, path: str, request: Request, sidecar: Sidecar) -> DigestingFile | None:
+        raw = DigestingFile(path, algorithms_for(request.digests), OPEN_OLD)
+        try:
+            found = os.fstat(raw.fileno())
+            hasher, left = self._left.pop(name, (None, None))
+            if hasher is not None and left == _seen(found) and hasher.algorithms == raw.algorithms:
+                raw.go_on_as_left(hasher)
+            else:
+                raw.go_on(believed_length(sidecar, found.st_size, self._boot), sidecar.proofs)
+        except BaseException:
+            raw.close()
+            raise
+        if raw.hasher.length:
+            return raw
+        raw.close()
+        return None
+
+
+def _seen(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns

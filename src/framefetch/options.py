@@ -110,10 +110,17 @@ class TransferOptions:
         states and that matches is believed over this check.
     max_bytes : int or None, default None
         Bytes a file of unknown size may have; None for no limit but the disk's.
+    segments : int, default 16
+        Connections over which one large file may be fetched, where slots are free, the server proves that it can, and
+        more of them pay; 1 for one always.
     """
 
     check_content: bool = True
     max_bytes: int | None = None
+    segments: int = 16
+
+    def __post_init__(self) -> None:
+        _require(self.segments >= 1, f"segments must be at least 1, got {self.segments}")
 
 
 @dataclass(frozen=True, slots=True)

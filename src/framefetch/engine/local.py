@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from framefetch.engine.limits import Bandwidth
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
-from framefetch.engine.schedule import Job, Schedule
-from framefetch.engine.transfer import fetch, with_start
-from framefetch.errors import DigestMismatch, FramefetchError
+from framefetch.engine.schedule import HostSlots, Job, Schedule
+from framefetch.engine.transfer import Way, fetch, with_start
+from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
@@ -107,7 +107,8 @@ class _Run:
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
         try:
-            got = await fetch(job.request, job.url, self._tools, self._bandwidth, decode=_decodes(job))
+            slots = HostSlots(self._schedule, job.origin, lends=_is_trusted(job))
+            got = await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, self._bandwidth)
         except FramefetchError as error:
             self._schedule.release(job)
             self._failed(job, error)
@@ -190,6 +191,12 @@ def _decodes(job: Job) -> bool:
     """Return whether a coding is undone: not where the name, or the table after a wrong digest, means coded bytes."""
     repeats = job.attempts.repeats or {}
     return not keeps_coded_bytes(job.request.path) and not repeats.get(DigestMismatch)
+
+
+def _is_trusted(job: Job) -> bool:
+    """Return whether ranges may be fetched side by side: not once the whole or a range of it was wrong."""
+    repeats = job.attempts.repeats or {}
+    return not any(repeats.get(kind) for kind in (DigestMismatch, ChangedMidway, RangeMismatch))
 
 
 def _next_mirror(job: Job) -> int | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from framefetch.models import Request, Requests
     from framefetch.options import Limits
 
-__all__ = ["Job", "Schedule"]
+__all__ = ["HostSlots", "Job", "Schedule"]
 
 
 @dataclass(slots=True)
@@ -47,7 +47,24 @@ class _Host:
     active: int = 0
     not_before: float = 0.0
     exhausted: bool = False
+    ahead: int | None = None
     retries: list[tuple[float, int, Job]] = field(default_factory=list)
+
+    def next(self) -> int | None:
+        """Return the next position, None where there is none."""
+        position, self.ahead = self.ahead, None
+        if position is None and not self.exhausted:
+            position = next(self.positions, None)
+            self.exhausted = position is None
+        return position
+
+    @property
+    def is_out(self) -> bool:
+        """Whether no row of it waits, now or later."""
+        if self.retries:
+            return False
+        self.ahead = self.next()
+        return self.ahead is None
 
 
 class Schedule:
@@ -106,11 +123,9 @@ class Schedule:
             return host.not_before
         if host.retries and host.retries[0][0] <= now:
             return heappop(host.retries)[2]
-        if not host.exhausted:
-            position = next(host.positions, None)
-            if position is not None:
-                return Job(self._requests[position], origin)
-            host.exhausted = True
+        position = host.next()
+        if position is not None:
+            return Job(self._requests[position], origin)
         return host.retries[0][0] if host.retries else None
 
     def _start(self, host: _Host, job: Job, now: float) -> Job:
@@ -140,3 +155,47 @@ class Schedule:
         """Ask nothing of a host before a time: all its rows wait, other hosts run on."""
         host = self._hosts[origin]
         host.not_before = max(host.not_before, until)
+
+    def borrow(self, origin: str) -> bool:
+        """Take a slot of a host for one more connection of a file under way, if no row waits for it."""
+        host = self._hosts[origin]
+        free = host.active < host.limit and self._active < self._limits.connections
+        if not free or not host.is_out:
+            return False
+        host.active += 1
+        self._active += 1
+        return True
+
+    def give_back(self, origin: str) -> None:
+        """Give a borrowed slot back."""
+        self._hosts[origin].active -= 1
+        self._active -= 1
+
+
+class HostSlots:
+    """The slots of one host, for the connections of one file.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Where they are counted.
+    origin : str
+        The host.
+    lends : bool
+        Whether any are given at all.
+    """
+
+    __slots__ = ("_lends", "_origin", "_schedule")
+
+    def __init__(self, schedule: Schedule, origin: str, *, lends: bool) -> None:
+        self._schedule = schedule
+        self._origin = origin
+        self._lends = lends
+
+    def borrow(self) -> bool:
+        """Take one, if no row waits for it."""
+        return self._lends and self._schedule.borrow(self._origin)
+
+    def give_back(self) -> None:
+        """Give one back."""
+        self._schedule.give_back(self._origin)

@@ -24,9 +24,10 @@ from aiofiles.threadpool import wrap
 
 from framefetch.errors import FramefetchError, StorageError, UnsafePath
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.store.digesting import OPEN_NEW, DigestingFile
 from framefetch.store.digests import Hasher, algorithms_for, hash_file
 from framefetch.store.kept import KeptParts
-from framefetch.store.parts import OPEN_NEW, DigestingFile, Part, to_the_end, verdict
+from framefetch.store.parts import Left, Part, to_the_end, verdict
 from framefetch.store.places import Content, Places, remove, translate_oserror
 from framefetch.store.schema import boot_id
 
@@ -169,9 +170,9 @@ class FileStore:
         part.recognise(sidecar)
         return part
 
-    def keep(self, part: str, request: Request, hasher: Hasher) -> None:
+    def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part of this store wait to be gone on with; blocking."""
-        self._kept.keep(part, request, hasher)
+        self._kept.keep(part, request, left)
 
     async def save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
         """Write, digest, compare and publish whole small bodies in one hop.

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from framefetch.store.digests import Hasher, algorithms_for
-from framefetch.store.parts import OPEN_OLD, DigestingFile
+from framefetch.store.digesting import OPEN_OLD, DigestingFile
+from framefetch.store.digests import algorithms_for
+from framefetch.store.extents import Extents
 from framefetch.store.places import remove
 from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
 
 if TYPE_CHECKING:
     from framefetch.models import Request
+    from framefetch.store.parts import Left
 
 __all__ = ["KeptParts"]
 
@@ -36,7 +38,7 @@ class KeptParts:
         self._boot = boot
         #: Only ever asked where there are some: most runs have none.
         self._names: set[str] = set()
-        self._left: dict[str, tuple[Hasher, tuple[int, int, int]]] = {}
+        self._left: dict[str, tuple[Left, tuple[int, int, int]]] = {}
 
     def scan(self) -> None:
         """Look what there is; blocking."""
@@ -50,7 +52,7 @@ class KeptParts:
         """Return whether there is a part of a request."""
         return bool(self._names) and kept_name(request.version, request.key, request.path) in self._names
 
-    def keep(self, part: str, request: Request, hasher: Hasher) -> None:
+    def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part wait, with what was digested of it; blocking.
 
         Raises
@@ -62,7 +64,7 @@ class KeptParts:
         kept = f"{self._folder}/{name}"
         os.replace(f"{part}.json", f"{kept}.json")
         os.replace(part, kept)
-        self._left[name] = hasher, _seen(os.stat(kept))
+        self._left[name] = left, _seen(os.stat(kept))
         self._names.add(name)
 
     def take(self, request: Request, path: str) -> tuple[DigestingFile, Sidecar] | None:
@@ -98,11 +100,12 @@ class KeptParts:
         raw = DigestingFile(path, algorithms_for(request.digests), OPEN_OLD)
         try:
             found = os.fstat(raw.fileno())
-            hasher, left = self._left.pop(name, (None, None))
-            if hasher is not None and left == _seen(found) and hasher.algorithms == raw.algorithms:
-                raw.go_on_as_left(hasher)
+            left, seen = self._left.pop(name, (None, None))
+            if left is not None and seen == _seen(found) and left.hasher.algorithms == raw.algorithms:
+                raw.go_on_as_left(left.hasher, left.extents)
             else:
-                raw.go_on(believed_length(sidecar, found.st_size, self._boot), sidecar.proofs)
+                believed = believed_length(sidecar, found.st_size, self._boot)
+                raw.go_on(believed, sidecar.proofs, _out_of_order(sidecar, found.st_size, self._boot))
         except BaseException:
             raw.close()
             raise
@@ -110,6 +113,13 @@ class KeptParts:
             return raw
         raw.close()
         return None
+
+
+def _out_of_order(sidecar: Sidecar, size: int, boot: str) -> Extents | None:
+    """Return what a killed process noted of bytes out of order, None where it is nothing or not believed."""
+    if not sidecar.extents or sidecar.boot != boot or any(stop > size for _, stop in sidecar.extents):
+        return None
+    return Extents(sidecar.extents)
 
 
 def _seen(found: os.stat_result) -> tuple[int, int, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
-import os
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from framefetch.errors import DigestMismatch, ResourceChanged
 from framefetch.models import Digest, Entity, Receipt, Request, Verified
 from framefetch.store.digests import Hasher
+from framefetch.store.extents import Extents
 from framefetch.store.places import Content, remove, translate_oserror
 from framefetch.store.sidecar import Sidecar, write_sidecar
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
-__all__ = ["OPEN_NEW", "DigestingFile", "Part", "Workshop", "to_the_end", "verdict"]
+    from framefetch.store.digesting import DigestingFile
+    from framefetch.store.digests import Hasher
+
+__all__ = ["Left", "Part", "Workshop", "to_the_end", "verdict"]
 
 T = TypeVar("T")
 
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-OPEN_OLD = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _FLAGS
 #: Bytes after which a long part gets another proof: what a power cut can take from it.
 PROVE_BYTES = 64 << 20
+#: Bytes out of order after which the sidecar is told what is there: what a killed process fetches again.
+NOTE_BYTES = 4 << 20
 
 
 def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_known: bool) -> Verified:
@@ -54,61 +56,6 @@ def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_kn
     return Verified.DIGEST
 
 
-class DigestingFile(io.FileIO):
-    """A part that digests what is written to it: one hop to a thread does both.
-
-    Parameters
-    ----------
-    path : str
-        The part.
-    algorithms : sequence of str
-        The digests to compute.
-    flags : int
-        How it is opened: `OPEN_NEW` for a new one, `OPEN_OLD` to go on with one.
-    """
-
-    def __init__(self, path: str, algorithms: Sequence[str], flags: int = OPEN_NEW) -> None:
-        self.algorithms = tuple(algorithms)
-        self.hasher = Hasher(algorithms)
-        super().__init__(os.open(path, flags, 0o666), "r+b")
-
-    def write(self, block: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        """Write and digest the whole block, however many calls that takes."""
-        view = memoryview(block)
-        while view:
-            view = view[super().write(view) or 0 :]
-        self.hasher.update(block)
-        return len(block)
-
-    def go_on(self, length: int, proofs: Sequence[tuple[int, str]]) -> None:
-        """Read so many bytes again, keep them as far as the proofs hold, and write behind them."""
-        self.seek(0)
-        room = memoryview(bytearray(min(1 << 20, max(1, length))))
-        good = self.hasher.copy()
-        for end, digits in (*proofs, (length, "")):
-            while self.hasher.length < min(end, length):
-                count = self.readinto(room[: min(end, length) - self.hasher.length]) or 0
-                self.hasher.update(room[:count])
-                if not count:
-                    break
-            if self.hasher.length != end or (digits and self.hasher.proof() != (end, digits)):
-                break
-            good = self.hasher.copy()
-        self.go_on_as_left(good)
-
-    def go_on_as_left(self, hasher: Hasher) -> None:
-        """Write behind what was digested before."""
-        self.hasher = hasher
-        self.truncate(hasher.length)
-        self.seek(hasher.length)
-
-    def begin_anew(self) -> None:
-        """Forget all bytes."""
-        self.truncate(0)
-        self.seek(0)
-        self.hasher = Hasher(self.algorithms)
-
-
 async def to_the_end(work: Awaitable[T]) -> T:
     """Wait for what a thread does; a cancellation is told only when the thread has let go of its file.
 
@@ -127,6 +74,14 @@ async def to_the_end(work: Awaitable[T]) -> T:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is known of a part that waits, within this process."""
+
+    hasher: Hasher
+    extents: Extents | None
+
+
 class Workshop(Protocol):
     """What a part needs of the store it belongs to."""
 
@@ -143,7 +98,7 @@ class Workshop(Protocol):
         """Publish a finished part."""
         ...
 
-    def keep(self, part: str, request: Request, hasher: Hasher) -> None:
+    def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part wait to be gone on with."""
         ...
 
@@ -170,11 +125,23 @@ class Part:
         self._file = file
         self._raw = raw
         self._sidecar: Sidecar | None = None
+        self._unnoted = 0
+        self._noting = threading.Lock()
 
     @property
     def length(self) -> int:
-        """Bytes that it has."""
+        """Bytes that it has from the beginning on, all of them digested."""
         return self._raw.hasher.length
+
+    @property
+    def scattered(self) -> bool:
+        """Whether bytes came out of order."""
+        return self._raw.extents is not None
+
+    def gaps(self, total: int) -> list[tuple[int, int]]:
+        """Return what is missing of so many bytes: first byte, and the one behind the last, of each gap."""
+        extents = self._raw.extents
+        return list((Extents([(0, self.length)]) if extents is None else extents).gaps(total))
 
     @property
     def entity(self) -> Entity | None:
@@ -200,6 +167,28 @@ class Part:
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
+    async def write_at(self, offset: int, block: bytes | memoryview) -> None:
+        """Write a block somewhere.
+
+        Raises
+        ------
+        StorageError
+            Where the disk refuses it.
+        """
+        try:
+            await self._store.run(self._write_at, offset, block)
+        except OSError as error:
+            raise translate_oserror(error, f"writing {self._request.path}") from error
+
+    def _write_at(self, offset: int, block: bytes | memoryview) -> None:
+        self._raw.write_at(offset, block)
+        with self._noting:
+            self._unnoted += len(block)
+            if self._sidecar is None or self._unnoted < NOTE_BYTES:
+                return
+            self._unnoted = 0
+        self._note(lambda sidecar: replace(sidecar, extents=self._raw.noted()))
+
     async def describe(self, entity: Entity) -> None:
         """Note what the bytes are the beginning of, so that a later attempt, or a later process, can go on.
 
@@ -209,24 +198,31 @@ class Part:
             Where the disk refuses the note.
         """
         request = self._request
-        proofs = () if self._sidecar is None else self._sidecar.proofs
-        sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot, proofs)
+        sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot)
         try:
-            await self._store.run(self._note, sidecar)
+            await self._store.run(
+                self._note, lambda old: sidecar if old is None else replace(old, entity=entity, boot=sidecar.boot)
+            )
         except OSError as error:
             raise translate_oserror(error, f"writing {request.path}") from error
 
-    def _note(self, sidecar: Sidecar) -> None:
-        write_sidecar(f"{self._path}.json", sidecar)
-        self._sidecar = sidecar
+    def _note(self, change: Callable[[Any], Sidecar]) -> None:
+        """Change the sidecar; one thread at a time."""
+        with self._noting:
+            sidecar = change(self._sidecar)
+            write_sidecar(f"{self._path}.json", sidecar)
+            self._sidecar = sidecar
 
     def _prove(self, boot: str) -> None:
-        """Add a proof of what is there."""
-        assert self._sidecar is not None
-        proofs = self._sidecar.proofs
-        if self._sidecar.proved != self.length:
-            proofs = (*proofs, self._raw.hasher.proof())
-        self._note(replace(self._sidecar, boot=boot, proofs=proofs))
+        """Add a proof of what is there from the beginning on."""
+        proof = self._raw.hasher.proof()
+
+        def add(sidecar: Sidecar) -> Sidecar:
+            proofs = sidecar.proofs if sidecar.proved >= proof[0] else (*sidecar.proofs, proof)
+            # What came out of order is believed only by who wrote it, or after a sudden end within this boot.
+            return replace(sidecar, boot=boot, proofs=proofs, extents=sidecar.extents if boot else ())
+
+        self._note(add)
 
     async def begin_anew(self) -> None:
         """Forget all bytes: they are of another version, or the server sends the file from its beginning."""
@@ -251,10 +247,11 @@ class Part:
             self._discard()
             return 0
         try:
-            self._raw.truncate(self.length)  # a full disk may have torn the last block
+            if self._raw.extents is None:
+                self._raw.truncate(self.length)  # a full disk may have torn the last block
             self._prove("")
             self._raw.close()
-            self._store.keep(self._path, self._request, self._raw.hasher)
+            self._store.keep(self._path, self._request, Left(self._raw.hasher, self._raw.extents))
         except OSError:  # why the attempt failed is under way; this must not hide it
             self._discard()
             return 0
@@ -281,6 +278,7 @@ class Part:
 
     def _publish(self, length_known: bool, etag: str | None) -> Receipt:  # noqa: FBT001 - crosses to a thread
         try:
+            self._raw.catch_up()
             hasher = self._raw.hasher
             digests = hasher.digests()
             verified = verdict(self._request, hasher.length, digests, length_known=length_known)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from framefetch.models import Entity
+from framefetch.store.extents import Extents
 
 if TYPE_CHECKING:
     from framefetch.models import Request
@@ -41,6 +42,8 @@ class Sidecar:
         The boot of the machine within which it is being written; empty where it is not, or the system does not say.
     proofs : tuple of (int, str)
         Lengths and the md5 of so many first bytes, shortest first.
+    extents : tuple of (int, int)
+        What is there, first byte and the one behind the last, where bytes come out of order; else nothing.
     """
 
     version: str
@@ -49,6 +52,7 @@ class Sidecar:
     entity: Entity
     boot: str
     proofs: tuple[tuple[int, str], ...] = ()
+    extents: tuple[tuple[int, int], ...] = ()
 
     @property
     def proved(self) -> int:
@@ -69,7 +73,7 @@ def kept_name(version: str, key: str, path: str) -> str:
 def believed_length(sidecar: Sidecar, size: int, boot: str) -> int:
     """Return how many bytes of a part are to be read again, of those that are there."""
     if sidecar.boot == boot and boot:
-        return size
+        return min(size, Extents(sidecar.extents).prefix) if sidecar.extents else size
     return max((length for length, _ in sidecar.proofs if length <= size), default=0)
 
 
@@ -103,12 +107,17 @@ def read_sidecar(path: str) -> Sidecar | None:
             os.close(handle)
         entity = Entity(**found.pop("entity"))
         proofs = tuple((int(length), str(digits)) for length, digits in found.pop("proofs"))
-        sidecar = Sidecar(entity=entity, proofs=proofs, **found)
+        extents = tuple((int(start), int(stop)) for start, stop in found.pop("extents"))
+        sidecar = Sidecar(entity=entity, proofs=proofs, extents=extents, **found)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
     texts = (sidecar.version, sidecar.key, sidecar.path, sidecar.boot, entity.url)
     maybe = (entity.etag, entity.modified)
-    numbers = (*(length for length, _ in proofs), 0 if entity.total is None else entity.total)
+    numbers = (
+        *(length for length, _ in proofs),
+        *(number for pair in extents for number in pair),
+        0 if entity.total is None else entity.total,
+    )
     good = all(isinstance(text, str) for text in texts) and all(isinstance(text, str | None) for text in maybe)
     good = good and not any(set(text or "") & set("\r\n\0") for text in maybe)  # they go into a header
     return sidecar if good and all(type(number) is int and number >= 0 for number in numbers) else None

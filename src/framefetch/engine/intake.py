@@ -1,0 +1,183 @@
+"""What each received block passes on its way to the disk, block by block."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from framefetch.engine.content import ContentCheck
+from framefetch.engine.resume import leaves_part, worth_keeping
+from framefetch.errors import BodyTooLong, TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from framefetch.engine.limits import Bandwidth
+    from framefetch.models import Request
+    from framefetch.sources.base import Body
+    from framefetch.store.files import Part
+
+__all__ = ["BLOCK", "Intake"]
+
+#: Bytes handed to a thread at a time; also the largest body that is collected in memory.
+BLOCK: Final = 1 << 20
+#: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
+WORTH_KEEPING: Final = 8 << 10
+
+
+class Intake:
+    """The bytes of one body on their way: size limit, content check, bandwidth limit, then memory or a part.
+
+    Parameters
+    ----------
+    body : Body
+        Where they come from.
+    request : Request
+        The file.
+    check : ContentCheck
+        Looks at how they begin.
+    limit : int or None
+        The bytes that the whole file may have.
+    bandwidth : Bandwidth
+        What is received is counted against it.
+
+    Attributes
+    ----------
+    position : int
+        Where in the file the next byte belongs.
+    stop : int or None
+        Where another body goes on: bytes from there on are dropped, and the body with them.
+    received : int
+        Bytes so far.
+    waited : float
+        Seconds spent waiting for bytes, and not for the disk.
+    broken : TransferError or None
+        How the body ended, where it broke and what had come before is worth keeping.
+    """
+
+    def __init__(
+        self, body: Body, request: Request, check: ContentCheck, limit: int | None, bandwidth: Bandwidth
+    ) -> None:
+        self._body = body
+        self._request = request
+        self.check = check
+        self._limit = limit
+        self._bandwidth = bandwidth
+        self._seen = self.position = body.offset
+        self.stop: int | None = None
+        self.received = 0
+        self.waited = 0.0
+        self._waiting_since = 0.0
+        self._described = False
+        self.broken: TransferError | None = None
+
+    def beside(self, body: Body) -> Intake:
+        """Return another for a range of the same file, whose beginning this one has looked at."""
+        return Intake(body, self._request, ContentCheck(self._request.path, judge=False), None, self._bandwidth)
+
+    async def _next(self) -> bytes | memoryview:
+        block = await self._body.read()
+        self.received += len(block)
+        self._seen += len(block)
+        if self._limit is not None and self._seen > self._limit:
+            raise BodyTooLong(f"expected at most {self._limit:,} bytes, got more; the rest was not read")
+        if block:
+            self.check.feed(block)
+            await self._bandwidth.take(len(block))
+        else:
+            self.check.finish()
+        return block
+
+    async def whole(self) -> bytes:
+        """Return a body that fits in memory; where it broke, and enough had come to go on with, that."""
+        blocks: list[bytes] = []
+        try:
+            while block := await self._next():
+                blocks.append(bytes(block))
+                self._give_back(block)
+        except TransferError as error:
+            if self.received < WORTH_KEEPING or not leaves_part(error):
+                raise
+            self.broken = error
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+    async def save(self, block: bytes, part: Part) -> None:
+        """Write what came of a body that broke."""
+        await part.write(block)
+        await self._describe(part)
+
+    def _give_back(self, block: bytes | memoryview) -> None:
+        if isinstance(block, memoryview):
+            self._body.give_back(block)
+
+    async def into(self, part: Part) -> None:
+        """Stream a body into a part, up to `stop`; one block is being written while the next one is collected.
+
+        What came before the body broke is written too: the next attempt goes on behind it.
+        """
+        clock = asyncio.get_running_loop().time
+        writing: asyncio.Task[None] | None = None
+        try:
+            while self.stop is None or self.position < self.stop:
+                self._waiting_since = clock()
+                block = await self._collect()
+                self.waited += clock() - self._waiting_since
+                self._waiting_since = 0.0
+                if not block:
+                    return
+                if writing is not None:
+                    await writing
+                    await self._describe(part)
+                writing = asyncio.create_task(self._write(part, block, self.position))
+                self.position += len(block)
+        finally:
+            if writing is not None:
+                await writing
+                await self._describe(part)
+
+    def waited_until(self, now: float) -> float:
+        """Return the seconds waited for bytes, up to now."""
+        return self.waited + (max(0.0, now - self._waiting_since) if self._waiting_since else 0.0)
+
+    async def _describe(self, part: Part) -> None:
+        """Note beside the part what it is the beginning of, once it is known to be no login page."""
+        entity = self._body.entity
+        if not self._described and self.check.settled and entity is not None and worth_keeping(entity, self._request):
+            self._described = True
+            # The answer with the rest may say less of the version than the one with the beginning did.
+            known = part.entity
+            await part.describe(known if known is not None and known.url == entity.url else entity)
+
+    async def _write(self, part: Part, block: bytes | memoryview, position: int) -> None:
+        wanted = block if self.stop is None else memoryview(block)[: max(0, self.stop - position)]
+        if part.length == position and not part.scattered:
+            await part.write(wanted)
+        else:
+            await part.write_at(position, wanted)
+        if wanted is not block and isinstance(wanted, memoryview):
+            wanted.release()
+        self._give_back(block)
+
+    async def _collect(self) -> bytes | memoryview:
+        """Return a whole block as it was received, or small pieces joined to about a block."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < BLOCK and (block := await self._next_or_break(pieces)):
+            if isinstance(block, memoryview) and not pieces:
+                return block
+            pieces.append(bytes(block))
+            self._give_back(block)
+            size += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _next_or_break(self, collected: Sequence[bytes]) -> bytes | memoryview:
+        """Return the next bytes; where the body breaks, first let what was collected be written."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            return await self._next()
+        except TransferError as error:
+            if not collected:
+                raise
+            self.broken = error
+            return b""

@@ -17,6 +17,17 @@ REPOSITORY = Path(__file__).parents[1]
 EAGER = Options(retry=RetryPolicy(base=0.0, cap=0.0), timeouts=Timeouts(connect=2.0, stall=0.5, speed_window=0.5))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flag for what takes too long for every change."""
+    parser.addoption("--full", action="store_true", help="run the long forms: all seeds, all kills")
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Return whether the long form of a test was asked for."""
+    return bool(request.config.getoption("--full"))
+
+
 def _needed(found: bool, what: str) -> None:
     """Skip where something is missing on somebody's machine; in CI it must be there."""
     if found:

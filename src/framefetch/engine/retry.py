@@ -29,6 +29,8 @@ class Attempts:
         Attempts in all.
     rounds : int
         Times that every usable mirror has failed.
+    excused : int
+        Failures that were our own doing and count for no round: too many at once for the host.
     waited : float
         Seconds the servers' Retry-After headers have added up to.
     first : FramefetchError or None
@@ -41,6 +43,7 @@ class Attempts:
 
     made: int = 0
     rounds: int = 0
+    excused: int = 0
     waited: float = 0.0
     first: FramefetchError | None = None
     hope: FramefetchError | None = None
@@ -83,6 +86,24 @@ class RetryRule:
             wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
             retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
         )
+
+    @property
+    def attempts(self) -> int:
+        """Tries in a row without progress."""
+        return self._policy.attempts
+
+    def pause(self, failures: int) -> float:
+        """Draw how long to wait after so many failures in a row."""
+        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
+        state.attempt_number = failures
+        return float(self._retrying.wait(state))
+
+    def count(self, attempts: Attempts, *, excused: bool) -> None:
+        """Count a failed round, unless it is excused; a file is excused no more often than it may be tried."""
+        if excused and attempts.excused < self._policy.attempts:
+            attempts.excused += 1
+        else:
+            attempts.rounds += 1
 
     def decide(self, attempts: Attempts, error: FramefetchError) -> Decision:
         """Decide after a failed round.

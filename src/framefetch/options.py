@@ -26,20 +26,22 @@ def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much at once.
+    """How much at once, at most.
+
+    How many requests a host gets is found out: 16 at first, more while more pay, fewer where it refuses some.
 
     Parameters
     ----------
-    connections : int, default 64
-        Requests under way in all.
-    per_host : int, default 16
-        Requests under way to one host (scheme, name and port).
+    connections : int, default 256
+        The most requests under way in all.
+    per_host : int, default 256
+        The most requests under way to one host (scheme, name and port).
     bandwidth : float or None, default None
         Bytes a second received in all; None for no limit.
     """
 
-    connections: int = 64
-    per_host: int = 16
+    connections: int = 256
+    per_host: int = 256
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:

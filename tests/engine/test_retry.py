@@ -86,3 +86,12 @@ def test_the_last_word_names_the_first_cause() -> None:
     assert str(explained(last, attempts, "after 5 attempts")) == (
         "no connection to http://h:80: refused [after 5 attempts; first failure: Stalled: no answer for 30 s]"
     )
+
+
+def test_excuses_are_counted_too() -> None:
+    rule, attempts = RetryRule(RetryPolicy(attempts=3)), Attempts()
+    for _ in range(5):
+        rule.count(attempts, excused=True)
+    assert (attempts.excused, attempts.rounds) == (3, 2)
+    rule.count(attempts, excused=False)
+    assert attempts.rounds == 3

@@ -3,11 +3,23 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefetch import Limits
-from framefetch.engine.schedule import Job, Schedule
+from framefetch import Limits, RetryPolicy
+from framefetch.engine.limits import START
+from framefetch.engine.retry import RetryRule
+from framefetch.engine.schedule import BACKLOG, Job, Schedule
+from framefetch.errors import (
+    ConnectFailed,
+    FramefetchError,
+    IncompleteBody,
+    NameNotResolved,
+    Stalled,
+    StatusError,
+    TlsFailed,
+)
 from framefetch.models import Request
 
 
@@ -53,7 +65,7 @@ def test_every_row_is_served_once_and_no_limit_is_exceeded(hosts, connections, p
             break
         if under_way:
             job = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
-            schedule.release(job)
+            schedule.ended(job, None, now)
             if job.attempts.made < data.draw(st.integers(0, 1)):
                 job.attempts.made += 1
                 schedule.again(job, now + 2)
@@ -76,7 +88,7 @@ def test_a_stuck_host_keeps_nobody_waiting() -> None:
     while isinstance(job := schedule.take(0.0), Job):
         taken.append(job)
         if job.origin == "http://host1:80":
-            schedule.release(job)
+            schedule.ended(job, None, 0.0)
     assert Counter(job.origin for job in taken) == {"http://host0:80": 3, "http://host1:80": 5}
 
 
@@ -91,23 +103,182 @@ def test_a_held_host_waits_and_the_others_run_on() -> None:
 def test_retries_come_before_new_rows_and_hold_no_slot() -> None:
     schedule = Schedule(Listed([0] * 4), Limits(1, 1))
     job = schedule.take(0.0)
-    schedule.release(job)
+    schedule.release(job, 0.0)
     schedule.again(job, 3.0)
-    assert schedule.take(1.0).request.index == 1
+    other = schedule.take(1.0)
+    assert other.request.index == 1
     assert schedule.take(1.0) is None  # the only slot is taken
-    schedule.release(job)
+    schedule.release(other, 1.0)
     assert schedule.take(3.0) is job
 
 
 def test_a_mirror_on_another_host_is_served_there() -> None:
     schedule = Schedule(Listed([0]), Limits(4, 4))
     job = schedule.take(0.0)
-    schedule.release(job)
+    schedule.release(job, 0.0)
     moved = Job(Request(0, "v0", "k", ("http://host0/0", "http://elsewhere:81/0"), "v0/0"), job.origin, mirror=1)
     schedule.again(moved, 0.0)
     assert schedule.take(0.0) is moved
     assert moved.origin == "http://elsewhere:81"
     assert not schedule.done
-    schedule.release(moved)
+    schedule.release(moved, 0.0)
     assert schedule.take(0.0) is None
     assert schedule.done
+
+
+def takes(schedule: Schedule, now: float) -> list[Job]:
+    jobs = []
+    while isinstance(job := schedule.take(now), Job):
+        jobs.append(job)
+    return jobs
+
+
+def down(hosts: list[int], error: FramefetchError, *, answered: bool = False) -> tuple[Schedule, int, float]:
+    """Fail all requests to the first host until it is given up; return how many were sent, and when that was."""
+    schedule = Schedule(Listed(hosts), Limits(), RetryRule(RetryPolicy(attempts=5, base=0.5)))
+    now, sent = 0.0, 0
+    if answered:
+        schedule.ended(schedule.take(now), None, now)
+    while True:
+        found = schedule.take(now)
+        if isinstance(found, float):
+            assert found > now
+            now = found
+        elif found.cause is not None:
+            schedule.again(found, now)
+            return schedule, sent, now
+        else:
+            jobs = [found, *takes(schedule, now)]
+            sent += len(jobs)
+            for job in jobs:
+                schedule.ended(job, error, now + 0.01)
+                schedule.again(job, now + 0.1)
+            now += 0.01
+
+
+@pytest.mark.parametrize(
+    ("error", "answered", "rounds"),
+    [
+        (ConnectFailed("refused"), False, 5),
+        (ConnectFailed("refused"), True, 10),
+        (Stalled("silence"), False, 5),
+        (StatusError("busy", status=503), False, 5),
+        (NameNotResolved("no address"), False, 2),
+        (TlsFailed("self-signed"), False, 1),
+        (TlsFailed("self-signed"), True, 2),
+    ],
+)
+def test_a_host_that_does_not_answer_is_given_up(error: FramefetchError, answered: bool, rounds: int) -> None:
+    """First as many as begin at once, then one after each pause; what is left fails with one cause."""
+    hosts = [0] * 3000
+    schedule, sent, _ = down(hosts, error, answered=answered)
+    assert sent == START + rounds - 1
+    condemned = takes(schedule, 1e6)
+    assert len(condemned) == 3000 - answered, "those that were tried too"
+    cause = condemned[0].cause
+    assert all(job.cause is cause for job in condemned)
+    assert type(cause) is type(error)
+    tries = "1 try without" if sent == START else f"{sent} tries in"
+    assert f"{error} [the host is given up after {tries}" in str(cause)
+    assert schedule.done
+
+
+def test_the_pauses_of_a_host_are_drawn_and_grow() -> None:
+    ends = sorted(down([0] * 100, ConnectFailed("x"))[2] for _ in range(40))
+    assert ends[-1] <= 0.5 + 1 + 2 + 4 + 1
+    assert 1.5 < ends[20] < 6
+    assert len({round(end, 2) for end in ends}) > 20
+
+
+def test_an_answer_of_any_kind_ends_the_trouble() -> None:
+    schedule = Schedule(Listed([0] * 50), Limits(), RetryRule(RetryPolicy(base=5.0)))
+    first, *others = takes(schedule, 0.0)
+    schedule.ended(first, ConnectFailed("x"), 0.1)
+    schedule.again(first, 0.1)
+    for job in others[:-1]:
+        schedule.ended(job, ConnectFailed("x"), 0.1)
+    assert not isinstance(schedule.take(0.1), Job)
+    schedule.ended(others[-1], StatusError("gone", status=404), 0.2)
+    assert isinstance(schedule.take(0.2), Job)
+
+
+def test_a_host_in_trouble_is_asked_for_another_file() -> None:
+    """Whether the file or the host is the trouble, the same file cannot tell."""
+    schedule = Schedule(Listed([0] * 50), Limits(), RetryRule(RetryPolicy(base=0.0)))
+    tried = takes(schedule, 0.0)
+    for job in tried:
+        schedule.ended(job, Stalled("x"), 1.0)
+        schedule.again(job, 1.0)
+    probe = takes(schedule, 1.0)
+    assert [job.request.index for job in probe] == [START]
+
+
+def test_a_body_that_breaks_off_is_an_answer() -> None:
+    schedule = Schedule(Listed([0] * 40), Limits(), RetryRule(RetryPolicy(base=9.0)))
+    for _ in range(30):
+        job = schedule.take(0.0)
+        schedule.heard(job, 1000, 0.0)
+        schedule.ended(job, IncompleteBody("x"), 0.0)
+    job = schedule.take(0.0)
+    schedule.heard(job, 1000, 0.0)
+    schedule.ended(job, Stalled("x"), 0.0)
+    assert isinstance(schedule.take(0.0), Job)
+
+
+def test_too_many_at_once_is_our_own_doing_only_where_there_were_many() -> None:
+    schedule = Schedule(Listed([0] * 100), Limits())
+    jobs = takes(schedule, 0.0)
+    assert [schedule.ended(job, StatusError("busy", status=429), 0.01) for job in jobs[:14]] == [True] * 14
+    assert len(takes(schedule, 0.02)) == 0, "two are under way, which is what the host took"
+    for job in jobs[14:]:
+        schedule.heard(job, 10, 0.03)
+        schedule.ended(job, None, 0.03)
+    assert len(takes(schedule, 0.04)) == 2
+    alone = Schedule(Listed([0]), Limits())
+    assert alone.ended(alone.take(0.0), StatusError("busy", status=503), 0.01) is False
+
+
+def test_rows_of_a_host_that_is_down_wait_for_the_mirror_not_in_memory() -> None:
+    """Ten thousand rows that go on to a mirror are sent there as it takes them."""
+
+    class Mirrored(Listed):
+        def __getitem__(self, index: int) -> Request:
+            self.made += 1
+            return Request(index, "v0", str(index), (f"http://host0/{index}", f"http://host1/{index}"), f"v0/{index}")
+
+    requests = Mirrored([0] * 20_000)
+    schedule = Schedule(requests, Limits(), RetryRule(RetryPolicy(attempts=1)))
+    schedule.ended(schedule.take(0.0), ConnectFailed("x"), 0.0)
+    served, most = 0, 0
+    while not schedule.done:
+        jobs = takes_or_moves(schedule)
+        most = max(most, requests.made - served)
+        for job in jobs:
+            schedule.heard(job, 10, 0.0)
+            schedule.ended(job, None, 0.0)
+            served += 1
+    assert served == 20_000 - 1
+    assert most <= BACKLOG + 256 + 2
+
+
+def takes_or_moves(schedule: Schedule) -> list[Job]:
+    jobs = []
+    for job in iter(lambda: schedule.take(0.0), None):
+        if job.cause is not None:
+            job.mirror = 1
+            schedule.again(job, 0.0)
+        else:
+            jobs.append(job)
+    return jobs
+
+
+def test_the_last_slots_are_for_hosts_that_have_few() -> None:
+    """One host has climbed and takes all it is given; another one begins."""
+    schedule = Schedule(Listed([0] * 5000 + [1] * 5), Limits(64, 64))
+    host = schedule._hosts["http://host0:80"]
+    host.limit.limit = 64
+    late = schedule._hosts["http://host1:80"]
+    schedule.hold("http://host1:80", 1.0)
+    assert len(takes(schedule, 0.0)) == 64 - 8
+    assert {job.origin for job in takes(schedule, 1.0)} == {late.origin}
+    assert schedule.active == 64 - 8 + 5

@@ -427,22 +427,6 @@ def test_case_41_gz_names_keep_their_bytes(
     note("41", ".nii.gz and .tar.gz labelled gzip", "downloaded", warehouse.count())
 
 
-def test_case_58_a_storm_of_503_does_not_reach_other_hosts(
-    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
-) -> None:
-    with WarehouseThread() as healthy:
-        warehouse.script_all(Reply(503))
-        bad = [warehouse.url(f"/{at}.nwb") for at in range(200)]
-        good = [healthy.add(f"/good{at}.nwb", hdf5_file(2000, seed=at)) for at in range(50)]
-        table = pd.DataFrame({"url": bad + good})
-        with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
-            frame = cache.mirror(table).frame
-        assert frame["status"].tolist() == ["failed"] * 200 + ["downloaded"] * 50
-        assert warehouse.count() == 200 * 5
-        assert max(record.answered_at for record in healthy.log) < max(record.answered_at for record in warehouse.log)
-        note("58", "1,000 answers of 503 from one host", "failed", warehouse.count())
-
-
 def test_case_69_a_silent_host_blocks_nobody(
     warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
 ) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from framefetch.engine.limits import Bandwidth
+from framefetch.engine.limits import Bandwidth, Lane
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import HostSlots, Job, Schedule
@@ -15,6 +16,7 @@ from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, Ra
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
+from framefetch.urls import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from framefetch.models import Requests
 
 __all__ = ["LocalEngine"]
+
+#: Files of a host that is down that fail before others get their turn.
+TURN: Final = 32
 
 
 class LocalEngine:
@@ -41,13 +46,14 @@ class _Run:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._workers = min(tools.options.limits.connections, len(requests))
-        self._schedule = Schedule(requests, tools.options.limits)
         self._rule = RetryRule(tools.options.retry)
+        self._schedule = Schedule(requests, tools.options.limits, self._rule)
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
+        self._condemned = 0
 
     async def finish(self) -> None:
         """Run to the end, or to a fatal error."""
@@ -68,13 +74,20 @@ class _Run:
 
     async def _work(self) -> None:
         while (job := await self._next()) is not None:
-            await self._attempt(job)
+            if job.cause is None:
+                await self._attempt(job)
+                continue
+            self._condemn(job, job.cause)
+            self._condemned += 1
+            if self._condemned % TURN == 0:
+                await asyncio.sleep(0)
 
     async def _next(self) -> Job | None:
         while True:
             found = self._schedule.take(self._loop.time())
             if isinstance(found, Job):
-                self._wake()  # there may be more where this came from
+                if found.cause is None and self._schedule.ready:
+                    self._wake()  # there is more where this came from
                 return found
             if self._schedule.done and not self._saver.pending:
                 self._saver.end()
@@ -106,22 +119,25 @@ class _Run:
 
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
+        lane = Lane(self._bandwidth, partial(self._heard, job))
         try:
-            slots = HostSlots(self._schedule, job.origin, lends=_is_trusted(job))
-            got = await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, self._bandwidth)
+            slots = HostSlots(self._schedule, job.origin, self._loop.time, lends=_is_trusted(job))
+            got = await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, lane)
         except FramefetchError as error:
-            self._schedule.release(job)
-            self._failed(job, error)
+            self._failed(job, error, excused=self._schedule.ended(job, error, self._loop.time()))
         except BaseException:
-            self._schedule.release(job)
+            self._schedule.release(job, self._loop.time())
             raise
         else:
-            self._schedule.release(job)
+            self._schedule.ended(job, None, self._loop.time())
             if isinstance(got, SmallBody):
                 await self._saver.put(job, got)
             else:
                 self._sink([self._outcome(job, got)])
-        self._wake()
+
+    def _heard(self, job: Job, count: int) -> None:
+        if self._schedule.heard(job, count, self._loop.time()):
+            self._wake()
 
     # -- what became of it --------------------------------------------------------------------------------------
 
@@ -144,7 +160,17 @@ class _Run:
         if fatal is not None:
             raise fatal
 
-    def _failed(self, job: Job, error: FramefetchError) -> None:
+    def _condemn(self, job: Job, cause: FramefetchError) -> None:
+        """Try a mirror on another host; else the file fails as all of this host do."""
+        job.dead.update(at for at, url in enumerate(job.request.urls) if origin_of(url) == job.origin)
+        mirror = _next_mirror(job)
+        if mirror is None:
+            self._sink([self._outcome(job, cause)])
+        else:
+            job.mirror = mirror
+            self._schedule.again(job, self._loop.time())
+
+    def _failed(self, job: Job, error: FramefetchError, *, excused: bool = False) -> None:
         """Try another mirror, ask again later, or give the file up."""
         before = job.attempts.note(error)
         if error.fatal:
@@ -161,7 +187,7 @@ class _Run:
             job.mirror = mirror
             self._schedule.again(job, now)
             return
-        job.attempts.end_round(error.kept, self._rule.most_rounds)
+        self._rule.count(job.attempts, kept=error.kept, excused=excused)
         # This mirror may be gone for good while an earlier one is only busy.
         decision = self._rule.decide(job.attempts, job.attempts.hope or error)
         if decision.wait is None:
@@ -183,7 +209,7 @@ class _Run:
             receipt=end if isinstance(end, Receipt) else None,
             error=None if isinstance(end, Receipt) else end,
             attempts=job.attempts.made,
-            seconds=self._loop.time() - job.began,
+            seconds=self._loop.time() - job.began if job.began else 0.0,
         )
 
 

@@ -37,6 +37,8 @@ class Attempts:
         The same, not begun anew by progress.
     kept : int
         Bytes that the last failure left for the next attempt.
+    excused : int
+        Failures that were our own doing and count for no round: too many at once for the host.
     waited : float
         Seconds the servers' Retry-After headers have added up to.
     first : FramefetchError or None
@@ -51,6 +53,7 @@ class Attempts:
     rounds: int = 0
     all_rounds: int = 0
     kept: int = 0
+    excused: int = 0
     waited: float = 0.0
     first: FramefetchError | None = None
     hope: FramefetchError | None = None
@@ -103,9 +106,33 @@ class RetryRule:
         )
 
     @property
-    def most_rounds(self) -> int:
-        """Rounds that a file may take where each brings some of it."""
-        return PROGRESS_FACTOR * self._policy.attempts
+    def attempts(self) -> int:
+        """Tries in a row without progress."""
+        return self._policy.attempts
+
+    def pause(self, failures: int) -> float:
+        """Draw how long to wait after so many failures in a row."""
+        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
+        state.attempt_number = failures
+        return float(self._retrying.wait(state))
+
+    def count(self, attempts: Attempts, *, kept: int = 0, excused: bool) -> None:
+        """Count a failed round.
+
+        Bytes that the next attempt can build on begin the count anew. A round that is excused does not count, no more
+        often than a file may be tried. Four times the attempts of the policy are the end in any case.
+        """
+        most = self._policy.attempts
+        attempts.all_rounds += 1
+        if kept > attempts.kept:
+            attempts.rounds = 1
+        elif excused and attempts.excused < most:
+            attempts.excused += 1
+        else:
+            attempts.rounds += 1
+        if attempts.all_rounds >= PROGRESS_FACTOR * most:
+            attempts.rounds = max(attempts.rounds, most)
+        attempts.kept = kept
 
     def decide(self, attempts: Attempts, error: FramefetchError) -> Decision:
         """Decide after a failed round.

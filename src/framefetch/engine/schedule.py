@@ -1,7 +1,8 @@
 """What to ask for next: positions of a plan, host by host, retries before new rows. No I/O, no clock of its own.
 
-Each host has its own queue, so that a host which is slow, away or at its limit keeps nobody else waiting. A row that
-waits for its next attempt holds no slot: it lies in its host's heap until its time has come.
+Each host has its own queue, limit and circuit, so that a host which is slow, away or at its limit keeps nobody else
+waiting. A row that waits for its next attempt holds no slot: it lies in its host's heap until its time has come. Only
+hosts that may take a request are in the rotation; the others come back to it when something of theirs ends.
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from framefetch.engine.retry import Attempts
+from framefetch.engine.circuit import Circuit, is_no_answer, is_refusal
+from framefetch.engine.limits import START, Flight, HostLimit
+from framefetch.engine.retry import Attempts, RetryRule
+from framefetch.options import RetryPolicy
 from framefetch.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from framefetch.errors import FramefetchError
     from framefetch.models import Request, Requests
     from framefetch.options import Limits
 
 __all__ = ["HostSlots", "Job", "Schedule"]
 
+#: Rows that may wait for their next attempt before no new ones are begun; so memory does not follow the table.
+BACKLOG: Final = 4096
+
 
 @dataclass(slots=True)
 class Job:
-    """A file under way, with what has been tried."""
+    """A file under way, with what has been tried; with a cause, one that is not to be tried at its mirror."""
 
     request: Request
     origin: str
@@ -33,6 +41,8 @@ class Job:
     mirror: int = 0
     dead: set[int] = field(default_factory=set)
     began: float = 0.0
+    flight: Flight | None = None
+    cause: FramefetchError | None = None
 
     @property
     def url(self) -> str:
@@ -42,12 +52,14 @@ class Job:
 
 @dataclass(slots=True)
 class _Host:
+    origin: str
     positions: Iterator[int]
-    limit: int
-    active: int = 0
+    limit: HostLimit
+    circuit: Circuit
     not_before: float = 0.0
     exhausted: bool = False
     ahead: int | None = None
+    listed: bool = True
     retries: list[tuple[float, int, Job]] = field(default_factory=list)
 
     def next(self) -> int | None:
@@ -59,9 +71,19 @@ class _Host:
         return position
 
     @property
-    def is_out(self) -> bool:
-        """Whether no row of it waits, now or later."""
-        if self.retries:
+    def has_room(self) -> bool:
+        """Whether one more request may be sent; a host in trouble is asked by one at a time."""
+        return self.limit.active < (1 if self.circuit.troubled else self.limit.limit)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left for it."""
+        return self.exhausted and self.ahead is None and not self.retries
+
+    @property
+    def lends(self) -> bool:
+        """Whether a file under way may have one more connection: no row waits for one, now or later."""
+        if self.retries or self.circuit.troubled or self.limit.active >= self.limit.most:
             return False
         self.ahead = self.next()
         return self.ahead is None
@@ -75,16 +97,26 @@ class Schedule:
     requests : Requests
         The plan; read lazily.
     limits : Limits
-        Slots in all and for each host.
+        The most slots in all and for each host.
+    rule : RetryRule, optional
+        How often a host is asked in vain.
     """
 
-    def __init__(self, requests: Requests, limits: Limits) -> None:
+    def __init__(self, requests: Requests, limits: Limits, rule: RetryRule | None = None) -> None:
         self._requests = requests
         self._limits = limits
-        self._hosts = {origin: _Host(positions, limits.per_host) for origin, positions in requests.queues().items()}
-        self._rotation = deque(self._hosts)
+        self._reserve = min(START, limits.connections // 8)
+        self._rule = rule or RetryRule(RetryPolicy())
+        self._rotation: deque[_Host] = deque()
+        self._hosts = {origin: self._host(origin, positions) for origin, positions in requests.queues().items()}
         self._active = 0
         self._serial = 0
+        self._waiting = 0
+
+    def _host(self, origin: str, positions: Iterator[int]) -> _Host:
+        host = _Host(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule))
+        self._rotation.append(host)
+        return host
 
     @property
     def active(self) -> int:
@@ -96,80 +128,149 @@ class Schedule:
         """Whether nothing is under way and nothing is left."""
         return not self._active and not self._rotation
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is worth asking for another job at once."""
+        return bool(self._rotation) and self._active < self._limits.connections
+
+    # -- what next ----------------------------------------------------------------------------------------------
+
     def take(self, now: float) -> Job | float | None:
         """Return the next job; or the time from which one may be ready; or None where a job must finish first."""
         if self._active >= self._limits.connections:
             return None
         soonest: float | None = None
+        # The last slots are for hosts that have few: one that falls silent with many must not keep the others waiting.
+        scarce = self._active >= self._limits.connections - self._reserve and len(self._hosts) > 1
         for _ in range(len(self._rotation)):
-            origin = self._rotation[0]
-            host = self._hosts[origin]
-            if host.active < host.limit:
-                found = self._from_host(origin, host, now)
-                if isinstance(found, Job):
-                    self._rotation.rotate(-1)
-                    return self._start(host, found, now)
-                if found is None and host.exhausted and not host.retries:
-                    self._rotation.popleft()
-                    continue
-                if found is not None:
-                    soonest = found if soonest is None else min(soonest, found)
-            self._rotation.rotate(-1)
+            host = self._rotation.popleft()
+            may = host.circuit.cause or (host.has_room and not (scarce and host.limit.active >= START))
+            found = self._from_host(host, now) if may else None
+            if isinstance(found, Job) and found.cause is None:
+                self._start(host, found, now)
+            host.listed = not host.is_empty and (host.has_room or host.circuit.cause is not None)
+            if host.listed:
+                self._rotation.append(host)
+            if isinstance(found, Job):
+                return found
+            if found is not None:
+                soonest = found if soonest is None else min(soonest, found)
         return soonest
 
-    def _from_host(self, origin: str, host: _Host, now: float) -> Job | float | None:
+    def _from_host(self, host: _Host, now: float) -> Job | float | None:
         """Return a job of one host, or the time at which it may have one."""
-        if now < host.not_before:
-            return host.not_before
-        if host.retries and host.retries[0][0] <= now:
-            return heappop(host.retries)[2]
-        position = host.next()
-        if position is not None:
-            return Job(self._requests[position], origin)
-        return host.retries[0][0] if host.retries else None
+        if host.circuit.cause is not None:
+            return self._condemned(host)
+        begins = max(host.not_before, host.circuit.until)
+        if now < begins:
+            return begins
+        # A host in trouble is asked for something new: the file that failed may be the trouble.
+        if not host.circuit.troubled and (job := self._retry(host, now)):
+            return job
+        if len(host.retries) < BACKLOG and (job := self._new(host)):
+            return job
+        return self._retry(host, now) or (host.retries[0][0] if host.retries else None)
 
-    def _start(self, host: _Host, job: Job, now: float) -> Job:
-        host.active += 1
-        self._active += 1
-        job.began = job.began or now
+    def _condemned(self, host: _Host) -> Job | None:
+        """Return a job of a host that is down, with the cause; at most so many are sent on to mirrors at a time."""
+        if self._waiting - len(host.retries) >= BACKLOG:
+            return None
+        job = self._retry(host, float("inf")) or self._new(host)
+        if job is not None:
+            job.cause = host.circuit.cause
         return job
 
-    def release(self, job: Job) -> None:
-        """Give a job's slot back."""
-        self._hosts[job.origin].active -= 1
+    def _retry(self, host: _Host, now: float) -> Job | None:
+        if not host.retries or host.retries[0][0] > now:
+            return None
+        self._waiting -= 1
+        return heappop(host.retries)[2]
+
+    def _new(self, host: _Host) -> Job | None:
+        position = host.next()
+        return None if position is None else Job(self._requests[position], host.origin)
+
+    def _start(self, host: _Host, job: Job, now: float) -> None:
+        job.flight = host.limit.started(now)
+        self._active += 1
+        job.began = job.began or now
+
+    # -- what became of it --------------------------------------------------------------------------------------
+
+    def heard(self, job: Job, count: int, now: float) -> bool:
+        """Note bytes of a body; tell whether there is room for more jobs than before."""
+        host = self._hosts[job.origin]
+        if job.flight is None or not host.limit.received(job.flight, count, now):
+            return False
+        self._list(host)
+        return True
+
+    def ended(self, job: Job, error: FramefetchError | None, now: float) -> bool:
+        """Give a job's slot back; tell whether its failure was our own doing: too many at once for the host."""
+        host, flight, job.flight = self._hosts[job.origin], job.flight, None
+        assert flight is not None
+        excused = False
+        if error is None or not is_refusal(error):
+            host.limit.finished(flight, now)
+        else:
+            excused = host.limit.refused(flight, now)
+        if error is None or not is_no_answer(error, flight):
+            host.circuit.answered(host.limit.starts)
+        else:
+            host.circuit.failed(flight, error, host.limit.starts, now)
         self._active -= 1
+        self._list(host)
+        return excused
+
+    def release(self, job: Job, now: float) -> None:
+        """Give a job's slot back, having learnt nothing."""
+        host, flight, job.flight = self._hosts[job.origin], job.flight, None
+        assert flight is not None
+        host.limit.dropped(flight, now)
+        self._active -= 1
+        self._list(host)
+
+    def _list(self, host: _Host) -> None:
+        if not host.listed and not host.is_empty:
+            host.listed = True
+            self._rotation.append(host)
 
     def again(self, job: Job, at: float) -> None:
         """Serve a released job again at a time, at the mirror it now names."""
         origin = origin_of(job.url)
         host = self._hosts.get(origin)
         if host is None:
-            host = self._hosts[origin] = _Host(iter(()), self._limits.per_host, exhausted=True)
-        if origin not in self._rotation:
-            self._rotation.append(origin)
-        job.origin = origin
+            host = self._hosts[origin] = self._host(origin, iter(()))
+            host.exhausted = True
+        job.origin, job.cause = origin, None
         self._serial += 1
+        self._waiting += 1
         heappush(host.retries, (at, self._serial, job))
+        self._list(host)
 
     def hold(self, origin: str, until: float) -> None:
         """Ask nothing of a host before a time: all its rows wait, other hosts run on."""
         host = self._hosts[origin]
         host.not_before = max(host.not_before, until)
 
-    def borrow(self, origin: str) -> bool:
-        """Take a slot of a host for one more connection of a file under way, if no row waits for it."""
-        host = self._hosts[origin]
-        free = host.active < host.limit and self._active < self._limits.connections
-        if not free or not host.is_out:
-            return False
-        host.active += 1
-        self._active += 1
-        return True
+    # -- more connections for a file under way --------------------------------------------------------------------
 
-    def give_back(self, origin: str) -> None:
+    def borrow(self, origin: str, now: float) -> Flight | None:
+        """Take a slot of a host for one more connection of a file under way; None while any row waits for it."""
+        host = self._hosts[origin]
+        if self._active >= self._limits.connections or not host.lends:
+            return None
+        self._active += 1
+        flight = host.limit.started(now)
+        host.limit.received(flight, 1, now)  # its silence or speech says nothing of how many rows the host takes
+        return flight
+
+    def give_back(self, origin: str, flight: Flight, now: float) -> None:
         """Give a borrowed slot back."""
-        self._hosts[origin].active -= 1
+        host = self._hosts[origin]
+        host.limit.dropped(flight, now)
         self._active -= 1
+        self._list(host)
 
 
 class HostSlots:
@@ -181,21 +282,29 @@ class HostSlots:
         Where they are counted.
     origin : str
         The host.
+    clock : callable
+        Returns the time in seconds.
     lends : bool
         Whether any are given at all.
     """
 
-    __slots__ = ("_lends", "_origin", "_schedule")
+    __slots__ = ("_clock", "_flights", "_lends", "_origin", "_schedule")
 
-    def __init__(self, schedule: Schedule, origin: str, *, lends: bool) -> None:
+    def __init__(self, schedule: Schedule, origin: str, clock: Callable[[], float], *, lends: bool) -> None:
         self._schedule = schedule
         self._origin = origin
+        self._clock = clock
         self._lends = lends
+        self._flights: list[Flight] = []
 
     def borrow(self) -> bool:
         """Take one, if no row waits for it."""
-        return self._lends and self._schedule.borrow(self._origin)
+        flight = self._schedule.borrow(self._origin, self._clock()) if self._lends else None
+        if flight is None:
+            return False
+        self._flights.append(flight)
+        return True
 
     def give_back(self) -> None:
         """Give one back."""
-        self._schedule.give_back(self._origin)
+        self._schedule.give_back(self._origin, self._flights.pop(), self._clock())

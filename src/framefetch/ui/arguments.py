@@ -136,12 +136,15 @@ class MirrorArguments:
     verify: Annotated[
         str, typer.Option(help="How held files are checked: stat, hash or none.", rich_help_panel=_CHECKS)
     ] = "stat"
-    max_connections: Annotated[int, typer.Option(min=1, help="Requests at once in all.", rich_help_panel=_LIMITS)] = (
-        Limits().connections
-    )
-    per_host: Annotated[int, typer.Option(min=1, help="Requests at once to one host.", rich_help_panel=_LIMITS)] = (
-        Limits().per_host
-    )
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Most requests at once in all.", rich_help_panel=_LIMITS)
+    ] = Limits().connections
+    per_host: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Most requests at once to one host; how many pay is found out.", rich_help_panel=_LIMITS
+        ),
+    ] = Limits().per_host
     bandwidth: Annotated[
         str | None, typer.Option(help="Bytes a second in all, such as 50M.", rich_help_panel=_LIMITS)
     ] = None

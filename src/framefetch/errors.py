@@ -149,9 +149,12 @@ class NetworkError(TransferError, OSError):
 
 
 class NameNotResolved(NetworkError):
-    """The host's name has no address."""
+    """The host's name has no address, or nobody could tell.
 
-    repeats = 1
+    That there is none is believed when it was said twice; anything else may be different a moment later.
+    """
+
+    repeats: int | None = 1
 
 
 class ConnectFailed(NetworkError):

@@ -110,10 +110,14 @@ class TransferOptions:
         states and that matches is believed over this check.
     max_bytes : int or None, default None
         Bytes a file of unknown size may have; None for no limit but the disk's.
+    block_private : bool, default True
+        Whether a redirect from a public address to one that is not (this machine, the local network) is refused. A
+        table may name such hosts, and they may redirect to each other.
     """
 
     check_content: bool = True
     max_bytes: int | None = None
+    block_private: bool = True
 
 
 @dataclass(frozen=True, slots=True)

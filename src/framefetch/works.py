@@ -19,6 +19,7 @@ from framefetch.portal import Portal
 from framefetch.run import Claims, Run
 from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
+from framefetch.sources.names import Addresses
 from framefetch.store.exchange import ImportReport, import_manifest
 from framefetch.store.folder import CacheFolder
 from framefetch.table.addresses import basename
@@ -99,7 +100,8 @@ class Works:
         """Make the sources; on the private loop, which they belong to."""
         if not self.sources:
             environment = _read_environment() if self.options.trust_env else Environment()
-            http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment)
+            addresses = Addresses(block_private=self.options.transfer.block_private)
+            http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment, addresses)
             self.sources = dict.fromkeys(http.schemes, http)
 
     async def _close_sources(self) -> None:

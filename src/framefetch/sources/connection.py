@@ -66,6 +66,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._dirty = lease.protocol is None or lease.protocol.should_close
         self._lost = False
         self._paused = False
+        peer = transport.get_extra_info("peername")
+        #: The address at the other end.
+        self.peer: str = peer[0] if peer else "::"
         self.used = 0
         self.idle_since = 0.0
         self.received_any = False

@@ -39,6 +39,11 @@ class Proxy:
         credentials = credentials_of(url)
         return cls(wire_url(url).rstrip("/"), basic(*credentials) if credentials else None)
 
+    @property
+    def address(self) -> str:
+        """Host and port, as messages show them."""
+        return redact(self.url).partition("://")[2]
+
     def __repr__(self) -> str:
         """Show the address without the password."""
         return f"Proxy({redact(self.url)!r})"

@@ -1,34 +1,24 @@
 """HTTP and HTTPS: one exchange with its redirects, with everything decided by hand that decides what a file is.
 
-aiohttp makes connections (names, happy eyeballs, TLS, proxies). What is said on them is ours: see `wire` for the
-bytes, `connection` for the exchange, `answers` for the gate and `watchdog` for the clock.
+aiohttp makes connections (see `dial` and `names`). What is said on them is ours: see `wire` for the bytes, `connection`
+for the exchange, `answers` for the gate and `watchdog` for the clock.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import aiohttp
 from yarl import URL
 
-from framefetch.errors import (
-    ConnectFailed,
-    ConnectionLost,
-    NameNotResolved,
-    ProtocolError,
-    RedirectError,
-    TlsFailed,
-    TransferError,
-)
+from framefetch.errors import ConnectionLost, RedirectError
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.decode import Decoder, coding_of
-from framefetch.sources.environment import Environment, Proxy, basic
+from framefetch.sources.dial import Dialer, Route, refuse_address
+from framefetch.sources.environment import Environment, basic
+from framefetch.sources.names import Addresses, Trail
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
 
@@ -46,55 +36,6 @@ __all__ = ["HttpSource"]
 MAX_REDIRECTS: Final = 10
 
 
-def _translate(error: Exception, where: str) -> TransferError:
-    """Return an error of connecting as one of ours; by type, because libraries give numbers to what has none."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return TlsFailed(f"no secure connection to {where}: {_words(error.certificate_error)}")
-        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            return TlsFailed(f"no secure connection to {where}: {_words(error)}")
-        case aiohttp.ClientConnectorDNSError():
-            return NameNotResolved(f"the name of {where} cannot be resolved: {_words(error.os_error)}")
-        case aiohttp.ClientHttpProxyError():
-            return ConnectFailed(f"no connection to {where}: the proxy answers {error.status} {error.message}")
-        case aiohttp.ClientConnectorError():
-            return ConnectFailed(f"no connection to {where}: {_words(error.os_error)}")
-        case TimeoutError():
-            return ConnectFailed(f"no connection to {where} within the connect timeout")
-        case ValueError():
-            return ProtocolError(f"nothing can be asked of {where}: {_words(error)}")
-        case _:
-            return ConnectionLost(f"the connection to {where} was lost: {_words(error)}")
-
-
-def _words(error: BaseException) -> str:
-    """Return an error's text, or its class where it has none, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """How an origin is reached; found out once for each."""
-
-    key: str
-    connect: URL
-    host: str
-    proxy: Proxy | None
-    server_hostname: str | None
-    login: str | None
-
-    @property
-    def absolute(self) -> bool:
-        """Whether the proxy is told the whole URL (RFC 9112 section 3.2.2)."""
-        return self.proxy is not None and self.connect.scheme == "http"
-
-    @property
-    def where(self) -> str:
-        """The way as messages show it."""
-        via = f" via proxy {redact(self.proxy.url)}" if self.proxy else ""
-        return f"{origin_of(str(self.connect))}{via}"
-
-
 class HttpSource:
     """Fetches ``http`` and ``https`` URLs.
 
@@ -108,6 +49,8 @@ class HttpSource:
         Where to connect instead; the server still hears the URL's own host.
     environment : Environment
         Proxies and logins.
+    addresses : Addresses, optional
+        Who looks names up, and where redirects may lead.
     """
 
     schemes = ("http", "https")
@@ -118,42 +61,46 @@ class HttpSource:
         headers: Mapping[str, str],
         host_map: Mapping[str, str],
         environment: Environment,
+        addresses: Addresses | None = None,
     ) -> None:
         self.headers = dict(headers)
         self._cookies: dict[str, dict[str, str]] = {}
         self._fields: dict[tuple[str, str | None, bool], str] = {}
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
-        self._buffers = Blocks()
-        self._loop = asyncio.get_running_loop()
-        self._timeouts = timeouts
+        self.addresses = addresses or Addresses()
         self._host_map = dict(host_map)
         self._environment = environment
-        self._routes: dict[str, _Route] = {}
-        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
+        self._routes: dict[str, Route] = {}
+        self.dialer = Dialer(timeouts, self.addresses, Blocks())
 
     def open(self, url: str, meter: Meter, *, decode: bool = True) -> _Exchange:
         """Ask for a URL; a coding that nobody asked for is undone, or kept."""
         return _Exchange(self, url, meter, decode=decode)
 
-    def route(self, origin: str, url: str) -> _Route:
+    def route(self, origin: str, url: str) -> Route:
         """Return how an origin is reached."""
         route = self._routes.get(origin)
         if route is None:
             target = connection_url(url, self._host_map)
             parts = urlsplit(wire_url(target))
-            mapped = target is not url and parts.scheme == "https"
-            route = self._routes[origin] = _Route(
+            mapped = target is not url
+            route = self._routes[origin] = Route(
                 key=origin,
                 connect=URL(f"{parts.scheme}://{parts.netloc}/", encoded=True),
                 host=urlsplit(wire_url(url)).netloc,
                 proxy=self._environment.proxy_for(target),
-                server_hostname=urlsplit(url).hostname if mapped else None,
+                mapped=mapped,
+                server_hostname=urlsplit(url).hostname if mapped and parts.scheme == "https" else None,
                 login=self._environment.login_for(url),
             )
         return route
 
-    def fields(self, route: _Route, login: str | None, *, own: bool) -> str:
+    def guards(self, route: Route) -> bool:
+        """Return whether a redirect to a route is judged by its address: not where a proxy or the user chose it."""
+        return self.addresses.block_private and route.proxy is None and not route.mapped
+
+    def fields(self, route: Route, login: str | None, *, own: bool) -> str:
         """Return the header fields that an origin may hear; the same for all requests until a cookie comes."""
         key = (route.key, login, own)
         made = self._fields.get(key)
@@ -179,37 +126,11 @@ class HttpSource:
                 jar[name.strip()] = value.strip()
         self._fields.clear()
 
-    async def connect(self, route: _Route) -> HttpConnection:
-        """Make a new connection.
-
-        Raises
-        ------
-        TransferError
-            Why there is none.
-        """
-        proxy = route.proxy
-        # A tunnel takes the proxy's password in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
-        secret = None if proxy is None or route.absolute else proxy.authorization
-        try:
-            request = aiohttp.ClientRequest(
-                "GET",
-                route.connect,
-                loop=self._loop,
-                proxy=None if proxy is None else URL(proxy.url, encoded=True),
-                proxy_headers=None if secret is None else {"Proxy-Authorization": secret},
-                server_hostname=route.server_hostname,
-            )
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect)
-            async with asyncio.timeout(max(self._timeouts.connect, self._timeouts.stall)):
-                return HttpConnection(await self._connector.connect(request, [], timeout), self._buffers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translate(error, route.where) from error
-
     async def close(self) -> None:
         """Close all connections."""
         self.pool.close()
         self.watchdog.close()
-        await self._connector.close()
+        await self.dialer.close()
 
 
 class _Exchange:
@@ -265,14 +186,17 @@ class _Exchange:
 
     async def _follow(self) -> Head:
         """Send the request and follow redirects, each by our rules."""
-        url, seen = self._url, [self._url]
+        source, url, seen = self._source, self._url, [self._url]
         own = origin = origin_of(url)
+        trail: Trail | None = None
         while True:
-            head = await self._ask(url, origin, own=origin == own)
+            head = await self._ask(url, origin, own=origin == own, trail=trail)
             if "set-cookie" in head.fields:
-                self._source.keep_cookies(origin, head.all("set-cookie"))
+                source.keep_cookies(origin, head.all("set-cookie"))
             if head.status not in REDIRECTS:
                 return head
+            trail = trail or Trail(own)
+            trail.passed(origin, public=self._at_public_address(source.route(origin, url)))
             url = redirect_target(head.status, url, head.all("location"))
             self._release()
             if seen.count(url) > 1 or len(seen) > MAX_REDIRECTS:
@@ -281,16 +205,24 @@ class _Exchange:
             seen.append(url)
             origin = origin_of(url)
 
-    async def _ask(self, url: str, origin: str, *, own: bool) -> Head:
+    def _at_public_address(self, route: Route) -> bool:
+        """Return whether we are connected to a public address; behind a proxy nobody knows, and that counts as one."""
+        assert self._connection is not None
+        return route.proxy is not None or self._source.addresses.is_public(self._connection.peer)
+
+    async def _ask(self, url: str, origin: str, *, own: bool, trail: Trail | None = None) -> Head:
         """Send one request and return the head of its answer."""
         source = self._source
         route = source.route(origin, url)
+        guarded = trail is not None and source.guards(route) and trail.must_be_public(origin)
         self._key = origin
         request = self._request(url, route, own=own)
         connection = source.pool.take(origin, source.watchdog.now())
         while True:
             fresh = connection is None
-            self._connection = connection = connection or await source.connect(route)
+            self._connection = connection = connection or await source.dialer.dial(route, must_be_public=guarded)
+            if guarded and not self._at_public_address(route):
+                raise refuse_address(route, connection.peer)
             self._meter.requests += 1
             connection.send(request, self._watch)
             try:
@@ -302,14 +234,14 @@ class _Exchange:
                 self._release()
                 connection = None
 
-    def _request(self, url: str, route: _Route, *, own: bool) -> bytes:
+    def _request(self, url: str, route: Route, *, own: bool) -> bytes:
         """Return the request as bytes: what this origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
         target = wire if route.absolute else _target(wire)
         fields = self._source.fields(route, self._login(route) if own else None, own=own)
         return f"GET {target} HTTP/1.1\r\n{fields}".encode("latin-1", "replace")
 
-    def _login(self, route: _Route) -> str | None:
+    def _login(self, route: Route) -> str | None:
         """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
         if any(name.lower() == "authorization" for name in self._source.headers):
             return None

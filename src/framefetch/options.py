@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from framefetch.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from framefetch.events import Observer
+    from framefetch.models import Link
 
-__all__ = ["Limits", "Options", "RetryPolicy", "TableOptions", "Timeouts", "TransferOptions", "VerifyLevel"]
+__all__ = [
+    "Limits",
+    "Options",
+    "RefreshUrls",
+    "RetryPolicy",
+    "TableOptions",
+    "Timeouts",
+    "TransferOptions",
+    "VerifyLevel",
+]
 
 #: How an entry is checked before it is called held.
 VerifyLevel = Literal["stat", "hash", "none"]
+#: Takes links of one host that have expired, returns new ones by key.
+RefreshUrls: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
@@ -186,6 +198,13 @@ class Options:
         Called with every event, see `framefetch.events`.
     lock_timeout : float, default 10
         Seconds to wait for another process that holds the manifest.
+    refresh_urls : callable, optional
+        Makes signed links anew when one has expired. It is given the `Link` that has expired and those of all other
+        files of that host which are still to be fetched (at most 10,000, in the order of the table), and returns a
+        mapping from `Link.key` to the new URL, on the same host; files that it leaves out keep their old one. It is
+        called once for all of them, and again only when the links it made have worked and expired in their turn. Each
+        file is asked for once more. An ordinary function is called in a thread of its own, a coroutine function on
+        the cache's loop; meanwhile requests to this host wait.
 
     Examples
     --------
@@ -202,6 +221,7 @@ class Options:
     trust_env: bool = True
     observers: tuple[Observer, ...] = ()
     lock_timeout: float = 10.0
+    refresh_urls: RefreshUrls | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from framefetch.engine.limits import Bandwidth
+from framefetch.engine.links import Links
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import Job, Schedule
@@ -45,6 +46,7 @@ class _Run:
         self._rule = RetryRule(tools.options.retry)
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
+        self._links = Links(tools.options.refresh_urls, requests)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -106,7 +108,7 @@ class _Run:
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
         try:
-            got = await fetch(job.request, job.url, self._tools, self._bandwidth, decode=_decodes(job))
+            got = await self._links.fetch(job, self._fetch)
         except FramefetchError as error:
             self._schedule.release(job)
             self._failed(job, error)
@@ -120,6 +122,9 @@ class _Run:
             else:
                 self._sink([self._outcome(job, got)])
         self._wake()
+
+    async def _fetch(self, job: Job) -> SmallBody | Receipt:
+        return await fetch(job.request, job.url, self._tools, self._bandwidth, decode=_decodes(job))
 
     # -- what became of it --------------------------------------------------------------------------------------
 
@@ -175,6 +180,7 @@ class _Run:
 
     def _outcome(self, job: Job, end: Receipt | FramefetchError) -> Outcome:
         good = isinstance(end, Receipt)
+        self._links.finished(job)
         return Outcome(
             request=job.request,
             status=Status.DOWNLOADED if good else Status.FAILED,

@@ -25,7 +25,7 @@ __all__ = ["Job", "Schedule"]
 
 @dataclass(slots=True)
 class Job:
-    """A file under way, with what has been tried."""
+    """A file under way, with what has been tried; `making` says which of its links is in use, see `Links`."""
 
     request: Request
     origin: str
@@ -33,6 +33,7 @@ class Job:
     mirror: int = 0
     dead: set[int] = field(default_factory=set)
     began: float = 0.0
+    making: int = 0
 
     @property
     def url(self) -> str:

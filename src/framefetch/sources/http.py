@@ -6,18 +6,22 @@ for the exchange, `answers` for the gate and `watchdog` for the clock.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from yarl import URL
 
-from framefetch.errors import ConnectionLost, RedirectError
+from framefetch.errors import ConnectionLost, RedirectError, StatusError, TransferError
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.dial import Dialer, Route, refuse_address
 from framefetch.sources.environment import Environment, basic
+from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, tells_expiry
 from framefetch.sources.names import Addresses, Trail
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
@@ -66,6 +70,7 @@ class HttpSource:
         self.headers = dict(headers)
         self._cookies: dict[str, dict[str, str]] = {}
         self._fields: dict[tuple[str, str | None, bool], str] = {}
+        self.stall = timeouts.stall
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
         self.addresses = addresses or Addresses()
@@ -137,6 +142,7 @@ class _Exchange:
     """One request with its redirects, from the first byte sent to the last received."""
 
     __slots__ = (
+        "_asked",
         "_connection",
         "_decode",
         "_decoder",
@@ -158,6 +164,7 @@ class _Exchange:
         self._watch = Watch(source.watchdog)
         self._connection: HttpConnection | None = None
         self._key = ""
+        self._asked = url
         self._decode = decode
         self._decoder: Decoder | None = None
         self._pieces: Iterator[bytes] = iter(())
@@ -167,7 +174,7 @@ class _Exchange:
 
     async def __aenter__(self) -> Self:
         try:
-            self._accept(await self._follow())
+            await self._accept(await self._follow())
         except BaseException:
             self._release()
             raise
@@ -215,7 +222,7 @@ class _Exchange:
         source = self._source
         route = source.route(origin, url)
         guarded = trail is not None and source.guards(route) and trail.must_be_public(origin)
-        self._key = origin
+        self._key, self._asked = origin, url
         request = self._request(url, route, own=own)
         connection = source.pool.take(origin, source.watchdog.now())
         while True:
@@ -249,15 +256,40 @@ class _Exchange:
             return basic(*credentials)
         return route.login
 
-    def _accept(self, head: Head) -> None:
+    async def _refusal(self, head: Head) -> StatusError:
+        """Return the error for a status that is no file."""
+        source = self._source
+        has_header = any(name.lower() == "authorization" for name in source.headers)
+        own = origin_of(self._url)
+        with_login = has_header or (self._key == own and self._login(source.route(own, self._url)) is not None)
+        return refuse_status(head, with_login=with_login, expired=await self._why_expired(head))
+
+    async def _why_expired(self, head: Head) -> str | None:
+        """Return how we know that a signed link has expired, None where nothing says so."""
+        if head.status not in MAY_BE_EXPIRED or "?" not in self._asked:
+            return None
+        until = expiry_of(self._asked)
+        if until is not None and until < datetime.now(UTC):
+            return f"the link was valid until {until:%Y-%m-%d %H:%M:%S} UTC"
+        return "the server says that the link has expired" if tells_expiry(await self._excerpt()) else None
+
+    async def _excerpt(self) -> bytes:
+        """Return how an error's body begins: what comes of it within the stall timeout, and not more than is needed."""
+        pieces: list[bytes] = []
+        size = 0
+        with contextlib.suppress(TransferError, TimeoutError):
+            async with asyncio.timeout(self._source.stall):
+                while size < EXCERPT_BYTES and (block := await self._read_wire()):
+                    pieces.append(bytes(block[: EXCERPT_BYTES - size]))
+                    size += len(block)
+                    if isinstance(block, memoryview):
+                        self.give_back(block)
+        return b"".join(pieces)
+
+    async def _accept(self, head: Head) -> None:
         """Let only a whole file through."""
         if head.status != 200:
-            has_header = any(name.lower() == "authorization" for name in self._source.headers)
-            own = origin_of(self._url)
-            with_login = has_header or (
-                self._key == own and self._login(self._source.route(own, self._url)) is not None
-            )
-            raise refuse_status(head, with_login=with_login)
+            raise await self._refusal(head)
         length = head.get("content-length")
         self.framed = length is not None
         coding = coding_of(head.all("content-encoding")) if self._decode else None

@@ -121,7 +121,8 @@ class TransferOptions:
         Whether a body must begin as its file's suffix promises (HDF5, gzip, zip, …); a digest that the table
         states and that matches is believed over this check.
     max_bytes : int or None, default None
-        Bytes a file of unknown size may have; None for no limit but the disk's.
+        Bytes a file may have whose size the table does not state. None: where the server does not state it either
+        (no length, or a coding that hides it), half of the space that is free when the file begins; else no limit.
     block_private : bool, default True
         Whether a redirect from a public address to one that is not (this machine, the local network) is refused. A
         table may name such hosts, and they may redirect to each other.

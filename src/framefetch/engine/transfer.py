@@ -7,6 +7,7 @@ file, one block being digested and written while the next one arrives.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.content import ContentCheck, describe_start
@@ -56,7 +57,10 @@ async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth, 
     # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch.
     judged = tools.options.transfer.check_content and not request.digests
     async with source.open(url, tools.meter, decode=decode) as body:
-        intake = _Intake(body, ContentCheck(request.path, judge=judged), _limit(request, body, tools), bandwidth)
+        limit = _limit(request, body, tools)
+        if limit is None and body.length is None:
+            limit = await _half_the_room(tools)
+        intake = _Intake(body, ContentCheck(request.path, judge=judged), limit, bandwidth)
         if body.length is not None and body.length <= BLOCK:
             return SmallBody(request, await intake.whole(), length_known=True, etag=body.etag)
         part = await tools.files.create(request)
@@ -70,8 +74,8 @@ async def fetch(request: Request, url: str, tools: Tools, bandwidth: Bandwidth, 
             raise
 
 
-def _limit(request: Request, body: Body, tools: Tools) -> int | None:
-    """Return how many bytes may come; a length that is wrong already is refused before the first of them."""
+def _limit(request: Request, body: Body, tools: Tools) -> tuple[int, str] | None:
+    """Return how many bytes may come, and why; a length that is wrong already is refused before the first of them."""
     if request.size is not None and body.length is not None and body.length != request.size:
         raise ResourceChanged(
             f"expected {request.size:,} bytes as the table states, the server says {body.length:,}; "
@@ -80,7 +84,16 @@ def _limit(request: Request, body: Body, tools: Tools) -> int | None:
     cap = tools.options.transfer.max_bytes
     if request.size is None and cap is not None and body.length is not None and body.length > cap:
         raise BodyTooLong(f"expected at most {cap:,} bytes (max_bytes), the server says {body.length:,}")
-    return request.size if request.size is not None else cap
+    if request.size is not None:
+        return request.size, "as the table states"
+    return None if cap is None else (cap, "max_bytes")
+
+
+async def _half_the_room(tools: Tools) -> tuple[int, str] | None:
+    """Return how many bytes a body may have of which nobody says how long it is: it must leave room for the others."""
+    usage = await tools.files.run(shutil.disk_usage, tools.files.root)
+    # Some file systems do not tell, and say that they have nothing.
+    return (usage.free // 2, "half of the free space; max_bytes allows more") if usage.total else None
 
 
 def with_start(error: DigestMismatch, head: bytes) -> DigestMismatch:
@@ -91,10 +104,11 @@ def with_start(error: DigestMismatch, head: bytes) -> DigestMismatch:
 class _Intake:
     """What each received block passes on its way: the size limit, the content check, the bandwidth limit."""
 
-    def __init__(self, body: Body, check: ContentCheck, limit: int | None, bandwidth: Bandwidth) -> None:
+    def __init__(self, body: Body, check: ContentCheck, limit: tuple[int, str] | None, bandwidth: Bandwidth) -> None:
         self._body = body
         self.check = check
-        self._limit = limit
+        self._limit: int | None
+        self._limit, self._why = limit or (None, "")
         self._bandwidth = bandwidth
         self._received = 0
 
@@ -102,7 +116,7 @@ class _Intake:
         block = await self._body.read()
         self._received += len(block)
         if self._limit is not None and self._received > self._limit:
-            raise BodyTooLong(f"expected at most {self._limit:,} bytes, got more; the rest was not read")
+            raise BodyTooLong(f"expected at most {self._limit:,} bytes ({self._why}), got more; the rest was not read")
         if block:
             self.check.feed(block)
             await self._bandwidth.take(len(block))

@@ -151,6 +151,7 @@ class _Exchange:
         "_pieces",
         "_source",
         "_url",
+        "_via",
         "_watch",
         "etag",
         "framed",
@@ -165,6 +166,7 @@ class _Exchange:
         self._connection: HttpConnection | None = None
         self._key = ""
         self._asked = url
+        self._via = ""
         self._decode = decode
         self._decoder: Decoder | None = None
         self._pieces: Iterator[bytes] = iter(())
@@ -175,7 +177,8 @@ class _Exchange:
     async def __aenter__(self) -> Self:
         try:
             await self._accept(await self._follow())
-        except BaseException:
+        except BaseException as error:
+            self._name_proxy(error)
             self._release()
             raise
         return self
@@ -184,6 +187,11 @@ class _Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._release()
+
+    def _name_proxy(self, error: BaseException) -> None:
+        """Say in an error's message through which proxy it came: it may be the proxy's."""
+        if self._via and isinstance(error, TransferError) and self._via not in str(error):
+            error.args = (f"{error} [{self._via.strip()}]",)
 
     def _release(self) -> None:
         """Give the connection back; the pool closes it where the exchange did not end cleanly."""
@@ -222,7 +230,7 @@ class _Exchange:
         source = self._source
         route = source.route(origin, url)
         guarded = trail is not None and source.guards(route) and trail.must_be_public(origin)
-        self._key, self._asked = origin, url
+        self._key, self._asked, self._via = origin, url, route.via
         request = self._request(url, route, own=own)
         connection = source.pool.take(origin, source.watchdog.now())
         while True:
@@ -307,7 +315,11 @@ class _Exchange:
 
     async def _read_wire(self) -> bytes | memoryview:
         assert self._connection is not None
-        block = await self._connection.read()
+        try:
+            block = await self._connection.read()
+        except TransferError as error:
+            self._name_proxy(error)
+            raise
         self._meter.received += len(block)
         return block
 

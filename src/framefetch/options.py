@@ -218,7 +218,7 @@ class Options:
     timeouts: Timeouts = field(default_factory=Timeouts)
     transfer: TransferOptions = field(default_factory=TransferOptions)
     verify: VerifyLevel = "stat"
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     trust_env: bool = True
     observers: tuple[Observer, ...] = ()
     lock_timeout: float = 10.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from framefetch.errors import PolicyRefused, ProtocolError, RedirectError, StatusError
-from framefetch.urls import redact, redact_text
+from framefetch.urls import excerpt, redact
 
 if TYPE_CHECKING:
     from framefetch.sources.wire import Head
@@ -66,7 +66,7 @@ def refuse_status(head: Head, *, with_login: bool, expired: str | None = None) -
         advice += "; credentials were sent" if with_login else "; no credentials were sent"
     wait = retry_after(head.get("retry-after"))
     told = f" (Retry-After: {wait:g} s)" if wait is not None else ""
-    words = f"expected status 200, got {status:03} {redact_text(head.reason[:80])}".rstrip() + told
+    words = f"expected status 200, got {status:03} {excerpt(head.reason, 80)[1:-1]}".rstrip() + told
     text = f"{words}: {advice}" if advice else words
     return StatusError(text, status=status, retry_after=wait, expired=expired is not None)
 
@@ -112,5 +112,5 @@ def body_length(values: list[str]) -> int | None:
     if not values:
         return None
     if len(values) > 1 or not re.fullmatch(r"[0-9]{1,18}", values[0]):
-        raise ProtocolError(f"expected one Content-Length in bytes, got {', '.join(values)[:80]!r}")
+        raise ProtocolError(f"expected one Content-Length in bytes, got {excerpt(', '.join(values), 80)}")
     return int(values[0])

@@ -100,7 +100,7 @@ def show_probe(work: dict[str, Any], *, judge: bool) -> str:
     if failed:
         lines.append(f"  {len(failed)} of {len(work['runs'])} runs failed: {failed[0]}")
     good = [run for run in work["runs"] if run["failure"] is None]
-    show = {"plan": _plan_lines, "held": _held_lines}[work["name"]]
+    show = {"plan": _plan_lines, "held": _held_lines, "limits": _limits_lines}[work["name"]]
     return "\n".join(lines + show(work, good, judge=judge))
 
 
@@ -138,6 +138,22 @@ def _held_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool
             f"  target: 0 requests and <= {work['limit_seconds']:g} s with opening the cache: {_verdict(met, judge)}"
         )
     return lines
+
+
+def _limits_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    if not runs:
+        return []
+    rows = [("case", "fault", "limit s", "took s, longest", "of the limit", "verdict")]
+    all_met = True
+    for fault, *others in zip(*(run["faults"] for run in runs), strict=True):
+        took = max(found["took"] for found in (fault, *others))
+        met = took <= fault["limit"] * work["limit_factor"]
+        all_met = all_met and met
+        share = f"{took / fault['limit']:.0%}"
+        verdict = "in time" if met else "LATE"
+        rows.append((fault["case"], fault["says"], f"{fault['limit']:g}", f"{took:.2f}", share, verdict))
+    verdict = _verdict(all_met, judge)
+    return [*_align(rows), f"  target: each ends within its limit + 10 %: {verdict} (worst row of {len(runs)} runs)"]
 
 
 def _spread(values: list[float], form: str = ".2f") -> str:

@@ -1,4 +1,4 @@
-"""What a row costs framefetch where nothing is fetched: planning, and files that are held already."""
+"""What a row costs framefetch where nothing is fetched: planning, files that are held already, faults that must end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs")
 PLAN_FIXED_BYTES, PLAN_ROW_BYTES = 64 * MIB, 300
 HELD_SECONDS = 2.0
 HELD_FILE_SIZE = 1 * KIB
+LIMIT_FACTOR = 1.1
 
 
 def run_probe(probe: Probe, rounds: int, scratch: str) -> dict[str, Any]:
     """Run a probe so many times and return the raw runs."""
-    run = {"plan": _run_plan, "held": _run_held}[probe.name]
+    run = {"plan": _run_plan, "held": _run_held, "limits": _run_limits}[probe.name]
     with tempfile.TemporaryDirectory(prefix=f"{probe.name}-", dir=scratch) as folder:
         return {"name": probe.name, "rows": probe.count, "says": probe.says, **run(probe.count, rounds, folder)}
 
@@ -105,3 +106,24 @@ def _held_once(server: Server, folder: str, count: int, way: tuple[str, list[str
     if figures and figures["statuses"] != {"cached": count}:
         failure = f"not all of {count} rows were cached: {figures['statuses']}"
     return {**run, "failure": failure, "open_seconds": figures.get("open_seconds"), "seconds": figures.get("seconds")}
+
+
+# -- limits -----------------------------------------------------------------------------------------------------
+
+
+def _run_limits(count: int, rounds: int, folder: str) -> dict[str, Any]:
+    """Let `count` rows meet each fault, all faults at once, each time in a fresh process and an empty cache."""
+    runs = [_limits_once(count, number, folder) for number in range(rounds)]
+    return {"limit_factor": LIMIT_FACTOR, "runs": runs}
+
+
+def _limits_once(count: int, number: int, folder: str) -> dict[str, Any]:
+    command = _program("end_in_time.py", str(count), os.path.join(folder, f"cache-{number}"))
+    try:
+        usage, said = run_process(command, folder)
+    except ProcessFailed as error:
+        return {"round": number, "failure": str(error)}
+    faults = json.loads(said.splitlines()[-1])
+    wrong = [f"{fault['says']}: {fault['ended']}" for fault in faults if fault["ended"] != [fault["expected"]]]
+    failure = f"did not end as expected: {'; '.join(wrong)}" if wrong else None
+    return {"round": number, "failure": failure, "process_seconds": usage.wall, "faults": faults}

@@ -71,8 +71,9 @@ TRANSFERS = (
 PROBES = (
     Probe("plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
     Probe("held", 100_000, "files held already: a second run"),
+    Probe("limits", 4, "rows meet each fault of the network, all at once: does each end in time?"),
 )
-QUICK = {"small": 500, "large": 8, "plan": 50_000, "held": 2_000}
+QUICK = {"small": 500, "large": 8, "plan": 50_000, "held": 2_000, "limits": 2}
 
 
 def make_files(folder: str, count: int, size: int) -> FileSet:

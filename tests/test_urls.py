@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from framefetch.urls import (
     connection_url,
     credentials_of,
+    excerpt,
     invisible_character,
     origin_of,
     redact,
@@ -206,3 +207,19 @@ def test_host_map_changes_only_the_connection(url: str, host_map: dict[str, str]
 )
 def test_characters_that_cannot_be_seen_are_named(text: str, name: str | None) -> None:
     assert invisible_character(text) == name
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"SSH-2.0-OpenSSH", "'SSH-2.0-OpenSSH'"),
+        (b"\x89HDF\r\n", r"'\x89HDF\r\n'"),
+        (b"<title>/f?token=canary</title>", "'<title>/f?token=***'"),
+        (b"http://me:canary@host/f", "'http://host/f'"),
+        (b"Authorization: Bearer canary.canary", "'Authorization: Bearer ***'"),
+        ("Größe: basic Y2FuYXJ5", "'Größe: basic ***'"),
+        (b"x" * 200, repr("x" * 100)),
+    ],
+)
+def test_what_a_server_says_is_quoted_without_what_it_repeats(said: bytes | str, shown: str) -> None:
+    assert excerpt(said) == shown

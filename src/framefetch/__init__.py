@@ -19,7 +19,7 @@ from framefetch.errors import (
     StorageError,
     TransferError,
 )
-from framefetch.models import Digest, Status, Verified
+from framefetch.models import Digest, Link, Status, Verified
 from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, TransferOptions
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "FramefetchError",
     "InvalidRow",
     "Limits",
+    "Link",
     "ManifestError",
     "MetadataCache",
     "Options",

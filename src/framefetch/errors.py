@@ -137,14 +137,17 @@ class StatusError(TransferError):
         The HTTP status.
     retry_after : float, optional
         Seconds the server asked to wait.
+    expired : bool, default False
+        Whether the status means that a signed link has expired.
     """
 
     # RFC 9110 section 15, RFC 6585 section 4 (429). 408 and 425 ask for a repeat; 52x are a proxy's "server is away".
     TRANSIENT: ClassVar[frozenset[int]] = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 
-    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None, expired: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.expired = expired
         self.retry_after = retry_after
         self.retryable = status in self.TRANSIENT
 
@@ -156,9 +159,12 @@ class NetworkError(TransferError, OSError):
 
 
 class NameNotResolved(NetworkError):
-    """The host's name has no address."""
+    """The host's name has no address, or nobody could tell.
 
-    repeats = 1
+    That there is none is believed when it was said twice; anything else may be different a moment later.
+    """
+
+    repeats: int | None = 1
 
 
 class ConnectFailed(NetworkError):

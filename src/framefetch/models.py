@@ -5,7 +5,7 @@ They hold facts, not behaviour: nothing here touches the disk, the network or a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
     from framefetch.errors import FramefetchError
 
-__all__ = ["Digest", "Entity", "Entry", "Outcome", "Receipt", "Request", "Requests", "Stated", "Status", "Verified"]
+__all__ = [
+    "Digest",
+    "Entity",
+    "Entry",
+    "Link",
+    "Outcome",
+    "Receipt",
+    "Request",
+    "Requests",
+    "Stated",
+    "Status",
+    "Verified",
+]
 
 #: Hex digits of each digest a table may state.
 DIGEST_LENGTHS: Final[Mapping[str, int]] = {
@@ -105,10 +117,26 @@ class Request:
     index: int
     version: str
     key: str
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] = field(repr=False)
     path: str
     size: int | None = None
     digests: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link that has to be made anew.
+
+    Parameters
+    ----------
+    key : str
+        The file's identity: the table's URL without its secrets, unless the table names keys. It stays the same.
+    url : str
+        The link as it was, secrets and all.
+    """
+
+    key: str
+    url: str = field(repr=False)
 
 
 #: Position, key, planned path, size (-1 where none is stated) and digests as ``algorithm:hex``.

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from framefetch.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from framefetch.events import Observer
+    from framefetch.models import Link
 
-__all__ = ["Limits", "Options", "RetryPolicy", "TableOptions", "Timeouts", "TransferOptions", "VerifyLevel"]
+__all__ = [
+    "Limits",
+    "Options",
+    "RefreshUrl",
+    "RetryPolicy",
+    "TableOptions",
+    "Timeouts",
+    "TransferOptions",
+    "VerifyLevel",
+]
 
 #: How an entry is checked before it is called held.
 VerifyLevel = Literal["stat", "hash", "none"]
+#: Takes links of one host that have expired, returns new ones by key.
+RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
@@ -111,7 +123,11 @@ class TransferOptions:
         Whether a body must begin as its file's suffix promises (HDF5, gzip, zip, …); a digest that the table
         states and that matches is believed over this check.
     max_bytes : int or None, default None
-        Bytes a file of unknown size may have; None for no limit but the disk's.
+        Bytes a file may have whose size the table does not state. None: where the server does not state it either
+        (no length, or a coding that hides it), half of the space that is free when the file begins; else no limit.
+    block_private : bool, default True
+        Whether a redirect from a public address to one that is not (this machine, the local network) is refused. A
+        table may name such hosts, and they may redirect to each other.
     segments : int, default 16
         Connections over which one large file may be fetched, where slots are free, the server proves that it can, and
         more of them pay; 1 for one always.
@@ -120,6 +136,7 @@ class TransferOptions:
     check_content: bool = True
     max_bytes: int | None = None
     segments: int = 16
+    block_private: bool = True
 
     def __post_init__(self) -> None:
         _require(self.segments >= 1, f"segments must be at least 1, got {self.segments}")
@@ -191,6 +208,13 @@ class Options:
         Called with every event, see `framefetch.events`.
     lock_timeout : float, default 10
         Seconds to wait for another process that holds the manifest.
+    refresh_url : callable, optional
+        Makes signed links anew when one has expired. It is given the `Link` that has expired and those of all other
+        files of that host which are still to be fetched (at most 10,000, in the order of the table), and returns a
+        mapping from `Link.key` to the new URL, on the same host; files that it leaves out keep their old one. It is
+        called once for all of them, and again only when the links it made have worked and expired in their turn. Each
+        file is asked for once more. An ordinary function is called in a thread of its own, a coroutine function on
+        the cache's loop; meanwhile requests to this host wait.
 
     Examples
     --------
@@ -203,10 +227,11 @@ class Options:
     timeouts: Timeouts = field(default_factory=Timeouts)
     transfer: TransferOptions = field(default_factory=TransferOptions)
     verify: VerifyLevel = "stat"
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     trust_env: bool = True
     observers: tuple[Observer, ...] = ()
     lock_timeout: float = 10.0
+    refresh_url: RefreshUrl | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -18,6 +18,7 @@ __all__ = [
     "MASK",
     "connection_url",
     "credentials_of",
+    "excerpt",
     "invisible_character",
     "origin_of",
     "redact",
@@ -52,6 +53,7 @@ _COMPANIONS: Final = frozenset(
 # In text that may be no URL at all: a login wherever one could stand, also one with "/" in its password (which no
 # parser takes for a login), and everything up to the next parameter after the name of a credential.
 _LOGIN = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#@\[]*:(?![0-9]*(?:[/?#\s]|$))[^@]*)@|^[^\s/:@?&=]+:[^\s/@]*@")
+_SCHEME_AND_SECRET = re.compile(r"\b(bearer|basic|digest|token) +[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _NAMES = "|".join((*sorted(_SECRETS), *(f"{prefix}[a-z0-9-]*" for prefix in _SECRET_PREFIXES)))
 _CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])({_NAMES})=[^&#]*", re.IGNORECASE)
 _COMPANION = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_COMPANIONS))})=[^&#]*", re.IGNORECASE)
@@ -137,6 +139,19 @@ def redact_text(text: str) -> str:
     if _SIGNATURE.search(text):
         text = _COMPANION.sub(rf"\1={MASK}", text)
     return _CREDENTIAL.sub(rf"\1={MASK}", text)
+
+
+def excerpt(said: bytes | str, length: int = 100) -> str:
+    """Return how something begins that a server said, as messages show it: servers quote what they were asked for.
+
+    Examples
+    --------
+    >>> excerpt(b"no such file: /f?token=abc")
+    "'no such file: /f?token=***'"
+    """
+    text = redact_text(said if isinstance(said, str) else said[:4096].decode("latin-1"))
+    text = _SCHEME_AND_SECRET.sub(rf"\1 {MASK}", text)
+    return repr(text[:length]) if isinstance(said, str) else repr(text[:length].encode("latin-1", "replace"))[1:]
 
 
 def _names_in(login: re.Match[str]) -> str:

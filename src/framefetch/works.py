@@ -104,10 +104,13 @@ class Works:
     async def open_sources(self) -> Mapping[str, Source]:
         """Return the sources, made when first asked for; on the private loop, which they belong to."""
         if not self.sources:
-            from framefetch.sources.http import HttpSource  # aiohttp: a run that finds everything held needs none
+            # aiohttp: a run that finds everything held needs none of it.
+            from framefetch.sources.http import HttpSource
+            from framefetch.sources.names import Addresses
 
             environment = _read_environment() if self.options.trust_env else Environment()
-            http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment)
+            addresses = Addresses(block_private=self.options.transfer.block_private)
+            http = HttpSource(self.options.timeouts, self.options.headers, self.host_map, environment, addresses)
             self.sources = dict.fromkeys(SCHEMES, http)
         return self.sources
 

@@ -469,14 +469,6 @@ def test_case_75_a_refused_port(tmp_path: Path, note: Callable[..., None]) -> No
     note("75", "a refused port", "ConnectFailed", 0)
 
 
-def test_case_76_an_unknown_name_is_asked_once_more(tmp_path: Path, note: Callable[..., None]) -> None:
-    table = pd.DataFrame({"url": ["http://no-such-host.invalid/1.nwb"]})
-    with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
-        frame = cache.mirror(table).frame
-    assert frame[["error_type", "attempts"]].values.tolist() == [["NameNotResolved", 2]]
-    note("76", "a name without an address", "NameNotResolved", 0)
-
-
 PEM = Path(__file__).parents[1] / "warehouse" / "localhost.pem"
 
 

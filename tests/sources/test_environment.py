@@ -22,6 +22,9 @@ from framefetch.sources.environment import Environment, basic
         ("127.0.0.0/8", "http://127.0.0.1:99/x", True),
         ("10.0.0.0/8, localhost", "http://LOCALHOST/x", True),
         ("::1", "http://[::1]/x", True),
+        ("[::1]:8080", "http://[::1]:8080/x", True),
+        ("[::1]:8080", "http://[::1]/x", False),
+        ("*.example.org", "http://data.example.org/x", True),
     ],
 )
 def test_no_proxy(no: str, url: str, direct: bool) -> None:

@@ -196,7 +196,7 @@ async def test_a_proxy_is_used_and_named_without_its_password(server: Warehouse)
     server.script_all(Serve(content=b"through"))
     assert await read("http://far.example/x", environment=environment) == b"through"
     assert server.log[0].header("Proxy-Authorization") == basic("me", "canary")
-    with pytest.raises(ConnectFailed, match=r"via proxy http://127.0.0.1:1") as failure:
+    with pytest.raises(ConnectFailed, match=r"via proxy 127.0.0.1:1: ") as failure:
         await read("http://far.example/x", environment=Environment({"http": "http://me:canary@127.0.0.1:1"}))
     assert "canary" not in repr(failure.value)
 

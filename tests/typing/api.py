@@ -1,5 +1,6 @@
 """Never run: what a user writes, for the type checker to read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pandas as pd
 from framefetch import (
     FetchResult,
     Limits,
+    Link,
     MetadataCache,
     Options,
     Plan,
@@ -24,6 +26,14 @@ def observer(event: Event) -> None:
         print(event.total + 1)
 
 
+def sign(links: Sequence[Link]) -> dict[str, str]:
+    return {link.key: link.url + "&X-Amz-Signature=new" for link in links}
+
+
+async def sign_later(links: Sequence[Link]) -> dict[str, str]:
+    return sign(links)
+
+
 async def notebook(table: pd.DataFrame) -> None:
     options = Options(
         limits=Limits(connections=8, per_host=4, bandwidth=1e6),
@@ -33,7 +43,9 @@ async def notebook(table: pd.DataFrame) -> None:
         verify="hash",
         headers={"Authorization": "Bearer x"},
         observers=(observer, Progress()),
+        refresh_url=sign,
     )
+    options = Options(refresh_url=sign_later)
     with MetadataCache("table.csv") as cache:
         cache.close()
     async with MetadataCache(

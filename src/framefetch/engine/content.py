@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from framefetch.errors import ContentMismatch
+from framefetch.urls import excerpt
 
 __all__ = ["ContentCheck", "describe_start"]
 
@@ -64,14 +65,14 @@ def describe_start(head: bytes) -> str:
     if _PAGE.match(head):
         title = _TITLE.search(head)
         named = (
-            " (title " + repr(" ".join(title.group(1).decode("utf-8", "replace").split())[:80]) + ")" if title else ""
+            " (title " + excerpt(" ".join(title.group(1).decode("utf-8", "replace").split()), 80) + ")" if title else ""
         )
         return f"HTML{named}; is a login needed?"
     start = head[:60].lstrip()
     kind = {b"{": "JSON ", b"[": "JSON ", b"<": "XML "}.get(start[:1], "")
     if head.startswith(b"version https://git-lfs"):
         kind = "a git-LFS pointer: "
-    return f"{kind}{head[:60]!r}"
+    return f"{kind}b{excerpt(head, 60)}"
 
 
 def _is_nifti(head: bytes) -> bool:

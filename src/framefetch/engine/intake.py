@@ -36,8 +36,8 @@ class Intake:
         The file.
     check : ContentCheck
         Looks at how they begin.
-    limit : int or None
-        The bytes that the whole file may have.
+    limit : tuple of (int, str), or None
+        The bytes that the whole file may have, and who says so.
     bandwidth : Bandwidth
         What is received is counted against it.
 
@@ -56,12 +56,18 @@ class Intake:
     """
 
     def __init__(
-        self, body: Body, request: Request, check: ContentCheck, limit: int | None, bandwidth: Bandwidth
+        self,
+        body: Body,
+        request: Request,
+        check: ContentCheck,
+        limit: tuple[int, str] | None,
+        bandwidth: Bandwidth,
     ) -> None:
         self._body = body
         self._request = request
         self.check = check
-        self._limit = limit
+        self._limit: int | None
+        self._limit, self._why = limit or (None, "")
         self._bandwidth = bandwidth
         self._seen = self.position = body.offset
         self.stop: int | None = None
@@ -80,7 +86,7 @@ class Intake:
         self.received += len(block)
         self._seen += len(block)
         if self._limit is not None and self._seen > self._limit:
-            raise BodyTooLong(f"expected at most {self._limit:,} bytes, got more; the rest was not read")
+            raise BodyTooLong(f"expected at most {self._limit:,} bytes ({self._why}), got more; the rest was not read")
         if block:
             self.check.feed(block)
             await self._bandwidth.take(len(block))

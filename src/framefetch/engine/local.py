@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.limits import Bandwidth, Lane
+from framefetch.engine.links import Links
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import HostSlots, Job, Schedule
@@ -50,6 +51,7 @@ class _Run:
         self._schedule = Schedule(requests, tools.options.limits, self._rule)
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
+        self._links = Links(tools.options.refresh_url, requests)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
@@ -119,10 +121,8 @@ class _Run:
 
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
-        lane = Lane(self._bandwidth, partial(self._heard, job))
         try:
-            slots = HostSlots(self._schedule, job.origin, self._loop.time, lends=_is_trusted(job))
-            got = await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, lane)
+            got = await self._links.fetch(job, self._fetch)
         except FramefetchError as error:
             self._failed(job, error, excused=self._schedule.ended(job, error, self._loop.time()))
         except BaseException:
@@ -138,6 +138,14 @@ class _Run:
     def _heard(self, job: Job, count: int) -> None:
         if self._schedule.heard(job, count, self._loop.time()):
             self._wake()
+
+    async def _fetch(self, job: Job) -> SmallBody | Receipt:
+        lane = Lane(self._bandwidth, partial(self._heard, job))
+        slots = HostSlots(self._schedule, job.origin, self._loop.time, lends=_is_trusted(job))
+        try:
+            return await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, lane)
+        finally:
+            slots.close()
 
     # -- what became of it --------------------------------------------------------------------------------------
 
@@ -203,6 +211,7 @@ class _Run:
 
     def _outcome(self, job: Job, end: Receipt | FramefetchError) -> Outcome:
         good = isinstance(end, Receipt)
+        self._links.finished(job)
         return Outcome(
             request=job.request,
             status=Status.DOWNLOADED if good else Status.FAILED,

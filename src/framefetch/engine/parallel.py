@@ -149,7 +149,6 @@ class Parallel:
             self._give_up(error)
         finally:
             self._size -= 1
-            self._slots.give_back()
 
     def _give_up(self, error: TransferError) -> None:
         """End one connection; the others go on with what it leaves, unless ranges are no longer of one version."""
@@ -235,7 +234,12 @@ class Parallel:
             self._size += 1
             lane = group.create_task(self._run_lane(None if self._split else self._probe))
             self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+            lane.add_done_callback(self._end_lane)
+
+    def _end_lane(self, lane: asyncio.Task[None]) -> None:
+        """Give the slot back, also of a lane that was cancelled before it began."""
+        self._lanes.discard(lane)
+        self._slots.give_back()
 
     async def _probe(self) -> None:
         """Ask for a range further on; the first body is told to stop there once it has come as asked."""

@@ -33,7 +33,10 @@ BACKLOG: Final = 4096
 
 @dataclass(slots=True)
 class Job:
-    """A file under way, with what has been tried; with a cause, one that is not to be tried at its mirror."""
+    """A file under way, with what has been tried.
+
+    With a `cause`, one that is not to be tried at its mirror; `making` says which of its links is in use, see `Links`.
+    """
 
     request: Request
     origin: str
@@ -43,6 +46,7 @@ class Job:
     began: float = 0.0
     flight: Flight | None = None
     cause: FramefetchError | None = None
+    making: int = 0
 
     @property
     def url(self) -> str:
@@ -308,3 +312,8 @@ class HostSlots:
     def give_back(self) -> None:
         """Give one back."""
         self._schedule.give_back(self._origin, self._flights.pop(), self._clock())
+
+    def close(self) -> None:
+        """Give all back that are still borrowed."""
+        while self._flights:
+            self.give_back()

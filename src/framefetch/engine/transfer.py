@@ -7,6 +7,7 @@ file, one block being digested and written while the next one arrives.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
         async with source.open(way.url, tools.meter, decode=way.decode, ask=ask) as body:
-            intake = _intake(request, body, tools, bandwidth)
+            intake = await _intake(request, body, tools, bandwidth)
             if part is None:
                 if body.length is not None and body.length <= BLOCK:
                     whole = await intake.whole()
@@ -99,11 +100,14 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
         raise
 
 
-def _intake(request: Request, body: Body, tools: Tools, bandwidth: Bandwidth) -> Intake:
+async def _intake(request: Request, body: Body, tools: Tools, bandwidth: Bandwidth) -> Intake:
     # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch. What is
     # gone on with had passed the look.
     judged = tools.options.transfer.check_content and not request.digests and not body.offset
-    return Intake(body, request, ContentCheck(request.path, judge=judged), _limit(request, body, tools), bandwidth)
+    limit = _limit(request, body, tools)
+    if limit is None and body.length is None:
+        limit = await _half_the_room(tools)
+    return Intake(body, request, ContentCheck(request.path, judge=judged), limit, bandwidth)
 
 
 def _parallel(intake: Intake, body: Body, part: Part, way: Way, tools: Tools) -> Parallel:
@@ -139,8 +143,8 @@ async def _let_go(part: Part, error: BaseException) -> None:
             error.kept = kept
 
 
-def _limit(request: Request, body: Body, tools: Tools) -> int | None:
-    """Return how many bytes may come; a length that is wrong already is refused before the first of them."""
+def _limit(request: Request, body: Body, tools: Tools) -> tuple[int, str] | None:
+    """Return how many bytes may come, and why; a length that is wrong already is refused before the first of them."""
     whole = None if body.length is None else body.offset + body.length
     if request.size is not None and whole is not None and whole != request.size:
         raise ResourceChanged(
@@ -149,7 +153,16 @@ def _limit(request: Request, body: Body, tools: Tools) -> int | None:
     cap = tools.options.transfer.max_bytes
     if request.size is None and cap is not None and whole is not None and whole > cap:
         raise BodyTooLong(f"expected at most {cap:,} bytes (max_bytes), the server says {whole:,}")
-    return request.size if request.size is not None else cap
+    if request.size is not None:
+        return request.size, "as the table states"
+    return None if cap is None else (cap, "max_bytes")
+
+
+async def _half_the_room(tools: Tools) -> tuple[int, str] | None:
+    """Return how many bytes a body may have of which nobody says how long it is: it must leave room for the others."""
+    usage = await tools.files.run(shutil.disk_usage, tools.files.root)
+    # Some file systems do not tell, and say that they have nothing.
+    return (usage.free // 2, "half of the free space; max_bytes allows more") if usage.total else None
 
 
 def with_start(error: DigestMismatch, head: bytes) -> DigestMismatch:

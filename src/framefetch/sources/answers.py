@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from framefetch.errors import PolicyRefused, ProtocolError, RedirectError, StatusError
-from framefetch.urls import redact
+from framefetch.urls import excerpt, redact
 
 if TYPE_CHECKING:
     from framefetch.sources.wire import Head
@@ -56,16 +56,19 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
-def refuse_status(head: Head, *, with_login: bool) -> StatusError:
-    """Return the error for a status that is no file."""
+def refuse_status(head: Head, *, with_login: bool, expired: str | None = None) -> StatusError:
+    """Return the error for a status that is no file; `expired` says how we know that the link has expired."""
     status = head.status
     advice = _ADVICE.get(status, "")
-    if status in (401, 403):
+    if expired is not None:
+        advice = f"expired-url: {expired}; make the table's links anew, or let Options(refresh_url=...) do it"
+    elif status in (401, 403):
         advice += "; credentials were sent" if with_login else "; no credentials were sent"
     wait = retry_after(head.get("retry-after"))
     told = f" (Retry-After: {wait:g} s)" if wait is not None else ""
-    words = f"expected status 200, got {status:03} {head.reason[:80]}".rstrip() + told
-    return StatusError(f"{words}: {advice}" if advice else words, status=status, retry_after=wait)
+    words = f"expected status 200, got {status:03} {excerpt(head.reason, 80)[1:-1]}".rstrip() + told
+    text = f"{words}: {advice}" if advice else words
+    return StatusError(text, status=status, retry_after=wait, expired=expired is not None)
 
 
 def redirect_target(status: int, current: str, locations: list[str]) -> str:
@@ -109,5 +112,5 @@ def body_length(values: list[str]) -> int | None:
     if not values:
         return None
     if len(values) > 1 or not re.fullmatch(r"[0-9]{1,18}", values[0]):
-        raise ProtocolError(f"expected one Content-Length in bytes, got {', '.join(values)[:80]!r}")
+        raise ProtocolError(f"expected one Content-Length in bytes, got {excerpt(', '.join(values), 80)}")
     return int(values[0])

@@ -15,6 +15,7 @@ from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, Tra
 from framefetch.sources.answers import body_length
 from framefetch.sources.sockets import readable
 from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
+from framefetch.urls import excerpt
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -66,6 +67,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._dirty = lease.protocol is None or lease.protocol.should_close
         self._lost = False
         self._paused = False
+        peer = transport.get_extra_info("peername")
+        #: The address at the other end.
+        self.peer: str = peer[0] if peer else "::"
         self.used = 0
         self.idle_since = 0.0
         self.received_any = False
@@ -245,7 +249,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 if len(data) > HEAD_BYTES:
                     raise ProtocolError(f"expected a head of at most {HEAD_BYTES:,} bytes, got more")
                 if data[:5] != b"HTTP/"[: len(data)]:
-                    raise ProtocolError(f"expected a status line of HTTP/1.1, got {data[:100]!r}")
+                    raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(data)}")
                 self._head_data = data
                 return b""
             head = parse_head(data[:end])
@@ -259,7 +263,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Decide where the body ends (RFC 9112 section 6.3)."""
         coding = head.all("transfer-encoding")
         if coding and [part.strip().lower() for value in coding for part in value.split(",")] != ["chunked"]:
-            raise ProtocolError(f"expected Transfer-Encoding: chunked or none, got {', '.join(coding)[:80]!r}")
+            raise ProtocolError(f"expected Transfer-Encoding: chunked or none, got {excerpt(', '.join(coding), 80)}")
         if coding and "content-length" in head.fields:
             raise ProtocolError("got Content-Length and Transfer-Encoding together; which of them is right?")
         self._chunked = ChunkedDecoder() if coding else None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from framefetch.errors import EncodingError
+from framefetch.urls import excerpt
 
 __all__ = ["Decoder", "coding_of", "keeps_coded_bytes"]
 
@@ -34,7 +35,9 @@ def coding_of(values: list[str]) -> str | None:
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in _GZIP | {"deflate"}:
-        raise EncodingError(f"expected the file as it is, or gzip, got Content-Encoding: {', '.join(codings)[:80]}")
+        raise EncodingError(
+            f"expected the file as it is, or gzip, got Content-Encoding: {excerpt(', '.join(codings), 80)[1:-1]}"
+        )
     return codings[0]
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from framefetch.urls import credentials_of, redact, wire_url
+from framefetch.errors import ConnectFailed
+from framefetch.urls import credentials_of, redact, redact_text, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,14 +35,41 @@ class Proxy:
 
     @classmethod
     def parse(cls, text: str) -> Proxy:
-        """Read a proxy variable; a missing scheme means http."""
+        """Read a proxy variable; a missing scheme means http.
+
+        Raises
+        ------
+        ConnectFailed
+            Where it names no proxy that can be used.
+        """
         url = text if "://" in text else f"http://{text}"
+        if not _is_proxy(url):
+            failure = ConnectFailed(
+                f"expected a proxy as http://host:port, got {redact_text(text)[:200]!r}; "
+                "correct the proxy variables, or name this host in NO_PROXY"
+            )
+            failure.retryable = False
+            raise failure
         credentials = credentials_of(url)
         return cls(wire_url(url).rstrip("/"), basic(*credentials) if credentials else None)
+
+    @property
+    def address(self) -> str:
+        """Host and port, as messages show them."""
+        return redact(self.url).partition("://")[2]
 
     def __repr__(self) -> str:
         """Show the address without the password."""
         return f"Proxy({redact(self.url)!r})"
+
+
+def _is_proxy(url: str) -> bool:
+    """Return whether a proxy speaks a protocol of ours, and has an address; SOCKS proxies do not."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +88,13 @@ class Environment:
     logins: netrc | None = None
 
     def proxy_for(self, url: str) -> Proxy | None:
-        """Return the proxy for a URL, None for a direct connection."""
+        """Return the proxy for a URL, None for a direct connection.
+
+        Raises
+        ------
+        ConnectFailed
+            Where a variable names no proxy that can be used.
+        """
         parts = urlsplit(url)
         text = self.proxies.get(parts.scheme.lower()) or self.proxies.get("all")
         if not text or self._exempt(parts):
@@ -88,7 +122,7 @@ class Environment:
 
 def _matches(rule: str, host: str, port: int) -> bool:
     name, colon, stated = rule.rpartition(":")
-    if colon and stated.isdigit() and "]" not in stated and name.count(":") == 0:
+    if colon and stated.isdigit() and (":" not in name or name.endswith("]")):
         if int(stated) != port:
             return False
         rule = name

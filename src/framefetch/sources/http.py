@@ -1,34 +1,28 @@
 """HTTP and HTTPS: one exchange with its redirects, with everything decided by hand that decides what a file is.
 
-aiohttp makes connections (names, happy eyeballs, TLS, proxies). What is said on them is ours: see `wire` for the
-bytes, `connection` for the exchange, `answers` for the gate and `watchdog` for the clock.
+aiohttp makes connections (see `dial` and `names`). What is said on them is ours: see `wire` for the bytes, `connection`
+for the exchange, `answers` for the gate and `watchdog` for the clock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from dataclasses import dataclass
+import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import aiohttp
 from yarl import URL
 
-from framefetch.errors import (
-    ConnectFailed,
-    ConnectionLost,
-    NameNotResolved,
-    ProtocolError,
-    RedirectError,
-    TlsFailed,
-    TransferError,
-)
+from framefetch.errors import ConnectionLost, RedirectError, StatusError, TransferError
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.connection import HttpConnection, Pool
 from framefetch.sources.decode import Decoder, coding_of
-from framefetch.sources.environment import Environment, Proxy, basic
+from framefetch.sources.dial import Dialer, Route, refuse_address
+from framefetch.sources.environment import Environment, basic
+from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, tells_expiry
+from framefetch.sources.names import Addresses, Trail
 from framefetch.sources.ranges import accept_range, entity_of, range_fields
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
@@ -48,55 +42,6 @@ __all__ = ["HttpSource"]
 MAX_REDIRECTS: Final = 10
 
 
-def _translate(error: Exception, where: str) -> TransferError:
-    """Return an error of connecting as one of ours; by type, because libraries give numbers to what has none."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return TlsFailed(f"no secure connection to {where}: {_words(error.certificate_error)}")
-        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            return TlsFailed(f"no secure connection to {where}: {_words(error)}")
-        case aiohttp.ClientConnectorDNSError():
-            return NameNotResolved(f"the name of {where} cannot be resolved: {_words(error.os_error)}")
-        case aiohttp.ClientHttpProxyError():
-            return ConnectFailed(f"no connection to {where}: the proxy answers {error.status} {error.message}")
-        case aiohttp.ClientConnectorError():
-            return ConnectFailed(f"no connection to {where}: {_words(error.os_error)}")
-        case TimeoutError():
-            return ConnectFailed(f"no connection to {where} within the connect timeout")
-        case ValueError():
-            return ProtocolError(f"nothing can be asked of {where}: {_words(error)}")
-        case _:
-            return ConnectionLost(f"the connection to {where} was lost: {_words(error)}")
-
-
-def _words(error: BaseException) -> str:
-    """Return an error's text, or its class where it has none, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """How an origin is reached; found out once for each."""
-
-    key: str
-    connect: URL
-    host: str
-    proxy: Proxy | None
-    server_hostname: str | None
-    login: str | None
-
-    @property
-    def absolute(self) -> bool:
-        """Whether the proxy is told the whole URL (RFC 9112 section 3.2.2)."""
-        return self.proxy is not None and self.connect.scheme == "http"
-
-    @property
-    def where(self) -> str:
-        """The way as messages show it."""
-        via = f" via proxy {redact(self.proxy.url)}" if self.proxy else ""
-        return f"{origin_of(str(self.connect))}{via}"
-
-
 class HttpSource:
     """Fetches ``http`` and ``https`` URLs.
 
@@ -110,6 +55,8 @@ class HttpSource:
         Where to connect instead; the server still hears the URL's own host.
     environment : Environment
         Proxies and logins.
+    addresses : Addresses, optional
+        Who looks names up, and where redirects may lead.
     """
 
     schemes = ("http", "https")
@@ -120,42 +67,47 @@ class HttpSource:
         headers: Mapping[str, str],
         host_map: Mapping[str, str],
         environment: Environment,
+        addresses: Addresses | None = None,
     ) -> None:
         self.headers = dict(headers)
         self._cookies: dict[str, dict[str, str]] = {}
         self._fields: dict[tuple[str, str | None, bool], str] = {}
+        self.stall = timeouts.stall
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
-        self._buffers = Blocks()
-        self._loop = asyncio.get_running_loop()
-        self._timeouts = timeouts
+        self.addresses = addresses or Addresses()
         self._host_map = dict(host_map)
         self._environment = environment
-        self._routes: dict[str, _Route] = {}
-        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
+        self._routes: dict[str, Route] = {}
+        self.dialer = Dialer(timeouts, self.addresses, Blocks())
 
     def open(self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None) -> _Exchange:
         """Ask for a URL, or a range of it; a coding that nobody asked for is undone, or kept."""
         return _Exchange(self, url, meter, decode=decode, ask=ask)
 
-    def route(self, origin: str, url: str) -> _Route:
+    def route(self, origin: str, url: str) -> Route:
         """Return how an origin is reached."""
         route = self._routes.get(origin)
         if route is None:
             target = connection_url(url, self._host_map)
             parts = urlsplit(wire_url(target))
-            mapped = target is not url and parts.scheme == "https"
-            route = self._routes[origin] = _Route(
+            mapped = target is not url
+            route = self._routes[origin] = Route(
                 key=origin,
                 connect=URL(f"{parts.scheme}://{parts.netloc}/", encoded=True),
                 host=urlsplit(wire_url(url)).netloc,
                 proxy=self._environment.proxy_for(target),
-                server_hostname=urlsplit(url).hostname if mapped else None,
+                mapped=mapped,
+                server_hostname=urlsplit(url).hostname if mapped and parts.scheme == "https" else None,
                 login=self._environment.login_for(url),
             )
         return route
 
-    def fields(self, route: _Route, login: str | None, *, own: bool) -> str:
+    def guards(self, route: Route) -> bool:
+        """Return whether a redirect to a route is judged by its address: not where a proxy or the user chose it."""
+        return self.addresses.block_private and route.proxy is None and not route.mapped
+
+    def fields(self, route: Route, login: str | None, *, own: bool) -> str:
         """Return the header fields that an origin may hear; the same for all requests until a cookie comes."""
         key = (route.key, login, own)
         made = self._fields.get(key)
@@ -181,37 +133,11 @@ class HttpSource:
                 jar[name.strip()] = value.strip()
         self._fields.clear()
 
-    async def connect(self, route: _Route) -> HttpConnection:
-        """Make a new connection.
-
-        Raises
-        ------
-        TransferError
-            Why there is none.
-        """
-        proxy = route.proxy
-        # A tunnel takes the proxy's password in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
-        secret = None if proxy is None or route.absolute else proxy.authorization
-        try:
-            request = aiohttp.ClientRequest(
-                "GET",
-                route.connect,
-                loop=self._loop,
-                proxy=None if proxy is None else URL(proxy.url, encoded=True),
-                proxy_headers=None if secret is None else {"Proxy-Authorization": secret},
-                server_hostname=route.server_hostname,
-            )
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect)
-            async with asyncio.timeout(max(self._timeouts.connect, self._timeouts.stall)):
-                return HttpConnection(await self._connector.connect(request, [], timeout), self._buffers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translate(error, route.where) from error
-
     async def close(self) -> None:
         """Close all connections."""
         self.pool.close()
         self.watchdog.close()
-        await self._connector.close()
+        await self.dialer.close()
 
 
 class _Exchange:
@@ -219,6 +145,7 @@ class _Exchange:
 
     __slots__ = (
         "_ask_for",
+        "_asked",
         "_at_end",
         "_connection",
         "_decode",
@@ -228,6 +155,7 @@ class _Exchange:
         "_pieces",
         "_source",
         "_url",
+        "_via",
         "_watch",
         "entity",
         "etag",
@@ -244,6 +172,8 @@ class _Exchange:
         self._watch = Watch(source.watchdog)
         self._connection: HttpConnection | None = None
         self._key = ""
+        self._asked = url
+        self._via = ""
         self._decode = decode
         self._decoder: Decoder | None = None
         self._pieces: Iterator[bytes] = iter(())
@@ -256,8 +186,9 @@ class _Exchange:
 
     async def __aenter__(self) -> Self:
         try:
-            self._accept(await self._follow())
-        except BaseException:
+            await self._accept(await self._follow())
+        except BaseException as error:
+            self._name_proxy(error)
             self._release()
             raise
         return self
@@ -267,6 +198,11 @@ class _Exchange:
     ) -> None:
         self._release()
 
+    def _name_proxy(self, error: BaseException) -> None:
+        """Say in an error's message through which proxy it came: it may be the proxy's."""
+        if self._via and isinstance(error, TransferError) and self._via not in str(error):
+            error.args = (f"{error} [{self._via.strip()}]",)
+
     def _release(self) -> None:
         """Give the connection back; the pool closes it where the exchange did not end cleanly."""
         connection, self._connection = self._connection, None
@@ -275,14 +211,17 @@ class _Exchange:
 
     async def _follow(self) -> Head:
         """Send the request and follow redirects, each by our rules."""
-        url, seen = self._url, [self._url]
+        source, url, seen = self._source, self._url, [self._url]
         own = origin = origin_of(url)
+        trail: Trail | None = None
         while True:
-            head = await self._ask(url, origin, own=origin == own)
+            head = await self._ask(url, origin, own=origin == own, trail=trail)
             if "set-cookie" in head.fields:
-                self._source.keep_cookies(origin, head.all("set-cookie"))
+                source.keep_cookies(origin, head.all("set-cookie"))
             if head.status not in REDIRECTS:
                 return head
+            trail = trail or Trail(own)
+            trail.passed(origin, public=self._at_public_address(source.route(origin, url)))
             url = redirect_target(head.status, url, head.all("location"))
             self._release()
             if seen.count(url) > 1 or len(seen) > MAX_REDIRECTS:
@@ -291,16 +230,24 @@ class _Exchange:
             seen.append(url)
             origin = origin_of(url)
 
-    async def _ask(self, url: str, origin: str, *, own: bool) -> Head:
+    def _at_public_address(self, route: Route) -> bool:
+        """Return whether we are connected to a public address; behind a proxy nobody knows, and that counts as one."""
+        assert self._connection is not None
+        return route.proxy is not None or self._source.addresses.is_public(self._connection.peer)
+
+    async def _ask(self, url: str, origin: str, *, own: bool, trail: Trail | None = None) -> Head:
         """Send one request and return the head of its answer."""
         source = self._source
         route = source.route(origin, url)
-        self._key = origin
+        guarded = trail is not None and source.guards(route) and trail.must_be_public(origin)
+        self._key, self._asked, self._via = origin, url, route.via
         request = self._request(url, route, own=own)
         connection = source.pool.take(origin, source.watchdog.now())
         while True:
             fresh = connection is None
-            self._connection = connection = connection or await source.connect(route)
+            self._connection = connection = connection or await source.dialer.dial(route, must_be_public=guarded)
+            if guarded and not self._at_public_address(route):
+                raise refuse_address(route, connection.peer)
             self._meter.requests += 1
             connection.send(request, self._watch)
             try:
@@ -312,7 +259,7 @@ class _Exchange:
                 self._release()
                 connection = None
 
-    def _request(self, url: str, route: _Route, *, own: bool) -> bytes:
+    def _request(self, url: str, route: Route, *, own: bool) -> bytes:
         """Return the request as bytes: what this origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
         target = wire if route.absolute else _target(wire)
@@ -320,7 +267,7 @@ class _Exchange:
         wanted = "" if self._ask_for is None else range_fields(self._ask_for)
         return f"GET {target} HTTP/1.1\r\n{wanted}{fields}".encode("latin-1", "replace")
 
-    def _login(self, route: _Route) -> str | None:
+    def _login(self, route: Route) -> str | None:
         """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
         if any(name.lower() == "authorization" for name in self._source.headers):
             return None
@@ -328,10 +275,40 @@ class _Exchange:
             return basic(*credentials)
         return route.login
 
-    def _accept(self, head: Head) -> None:
+    async def _refusal(self, head: Head) -> StatusError:
+        """Return the error for a status that is no file."""
+        source = self._source
+        has_header = any(name.lower() == "authorization" for name in source.headers)
+        own = origin_of(self._url)
+        with_login = has_header or (self._key == own and self._login(source.route(own, self._url)) is not None)
+        return refuse_status(head, with_login=with_login, expired=await self._why_expired(head))
+
+    async def _why_expired(self, head: Head) -> str | None:
+        """Return how we know that a signed link has expired, None where nothing says so."""
+        if head.status not in MAY_BE_EXPIRED or "?" not in self._asked:
+            return None
+        until = expiry_of(self._asked)
+        if until is not None and until < datetime.now(UTC):
+            return f"the link was valid until {until:%Y-%m-%d %H:%M:%S} UTC"
+        return "the server says that the link has expired" if tells_expiry(await self._excerpt()) else None
+
+    async def _excerpt(self) -> bytes:
+        """Return how an error's body begins: what comes of it within the stall timeout, and not more than is needed."""
+        pieces: list[bytes] = []
+        size = 0
+        with contextlib.suppress(TransferError, TimeoutError):
+            async with asyncio.timeout(self._source.stall):
+                while size < EXCERPT_BYTES and (block := await self._read_wire()):
+                    pieces.append(bytes(block[: EXCERPT_BYTES - size]))
+                    size += len(block)
+                    if isinstance(block, memoryview):
+                        self.give_back(block)
+        return b"".join(pieces)
+
+    async def _accept(self, head: Head) -> None:
         """Let only a whole file through, or the range that was asked for."""
         if head.status != 200 and (self._ask_for is None or head.status not in (206, 416)):
-            raise self._refusal(head)
+            raise await self._refusal(head)
         total: int | None = None
         if self._ask_for is not None:
             self.offset, total = accept_range(head, self._ask_for)
@@ -350,13 +327,6 @@ class _Exchange:
         if self.framed or "transfer-encoding" in head.fields:
             self.entity = entity_of(head, redact(self._url), self.length if head.status == 200 else total)
 
-    def _refusal(self, head: Head) -> TransferError:
-        """Return the error for a status that is no file."""
-        has_header = any(name.lower() == "authorization" for name in self._source.headers)
-        own = origin_of(self._url)
-        with_login = has_header or (self._key == own and self._login(self._source.route(own, self._url)) is not None)
-        return refuse_status(head, with_login=with_login)
-
     async def read(self) -> bytes | memoryview:
         """Return the next bytes, as they come; empty at the end. A memoryview must be given back."""
         if self._decoder is not None:
@@ -367,7 +337,11 @@ class _Exchange:
         if self._at_end:
             return b""
         assert self._connection is not None
-        block = await self._connection.read()
+        try:
+            block = await self._connection.read()
+        except TransferError as error:
+            self._name_proxy(error)
+            raise
         self._meter.received += len(block)
         return block
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from framefetch.errors import IncompleteBody, ProtocolError
+from framefetch.urls import excerpt
 
 __all__ = ["HEAD_BYTES", "ChunkedDecoder", "Head", "parse_head"]
 
@@ -59,10 +60,6 @@ class Head:
         return self.fields.get(name, [])
 
 
-def _shown(data: bytes) -> str:
-    return repr(data[:100])[1:]
-
-
 def parse_head(block: bytes) -> Head:
     """Parse a head, without the blank line that ends it.
 
@@ -93,10 +90,10 @@ def _keeps_alive(connection: list[str] | None, *, modern: bool) -> bool:
 def _refuse_head(lines: list[bytes]) -> None:
     """Raise for the first line that is not as it should be."""
     if not _STATUS.fullmatch(lines[0]):
-        raise ProtocolError(f"expected a status line of HTTP/1.1, got {_shown(lines[0])}")
+        raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(lines[0])}")
     for line in lines[1:]:
         if not _FIELD.fullmatch(line):
-            what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else _shown(line)
+            what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else excerpt(line)
             raise ProtocolError(f"expected a header field, got {what}")
 
 
@@ -149,7 +146,7 @@ class ChunkedDecoder:
             return False
         match = _CHUNK.fullmatch(line)
         if match is None:
-            raise ProtocolError(f"expected the length of a chunk in hex, got {_shown(line)}")
+            raise ProtocolError(f"expected the length of a chunk in hex, got {excerpt(line)}")
         self._left = int(match[1], 16)
         self._state = self._data if self._left else self._trailers
         return True
@@ -169,7 +166,7 @@ class ChunkedDecoder:
         if len(self._buffer) < 2:
             return False
         if not self._buffer.startswith(b"\r\n"):
-            raise ProtocolError(f"expected the end of a chunk, got {_shown(self._buffer)}")
+            raise ProtocolError(f"expected the end of a chunk, got {excerpt(self._buffer)}")
         self._buffer = self._buffer[2:]
         self._state = self._size_line
         return True

@@ -47,10 +47,10 @@ class TableRequests:
     """
 
     version: str
-    keys: Sequence[str]
-    urls: Sequence[str]
-    names: Sequence[str]
-    mirrors: Mapping[int, tuple[str, ...]]
+    keys: Sequence[str] = field(repr=False)
+    urls: Sequence[str] = field(repr=False)
+    names: Sequence[str] = field(repr=False)
+    mirrors: Mapping[int, tuple[str, ...]] = field(repr=False)
     sizes: IntArray
     digests: Mapping[str, np.ndarray[Any, Any]]
     copy_of: Mapping[int, int] = field(default_factory=dict)

@@ -6,7 +6,7 @@ is asked for; rows that share a file share what became of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +89,8 @@ class Plan:
     3
     """
 
-    rows: PlannedRows
-    held: np.ndarray[Any, np.dtype[np.bool_]]
+    rows: PlannedRows = field(repr=False)
+    held: np.ndarray[Any, np.dtype[np.bool_]] = field(repr=False)
     free_space: int
 
     @property

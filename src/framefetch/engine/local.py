@@ -52,6 +52,7 @@ class _Run:
         self._saver = Saver(tools.files, self._saved)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._condemned = 0
 
     async def finish(self) -> None:
@@ -96,10 +97,11 @@ class _Run:
 
     async def _rest(self, until: float | None) -> None:
         """Wait until something has changed, or a time has come."""
-        if until is not None and (self._alarm is None or self._alarm.when() > until or self._alarm.cancelled()):
+        if until is not None and (self._alarm is None or self._alarm_at > until):
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._alarm = self._loop.call_at(until, self._ring)
+            # Its time is kept here: for a time that has come uvloop gives a handle that does not know when.
+            self._alarm, self._alarm_at = self._loop.call_at(until, self._ring), until
         change = self._loop.create_future()
         self._idle.append(change)
         await change

@@ -234,8 +234,8 @@ def test_too_many_at_once_is_our_own_doing_only_where_there_were_many() -> None:
         schedule.heard(job, 10, 0.03)
         schedule.ended(job, None, 0.03)
     assert len(takes(schedule, 0.04)) == 2
-    alone = Schedule(Listed([0]), Limits())
-    assert alone.ended(alone.take(0.0), StatusError("busy", status=503), 0.01) is False
+    few = Schedule(Listed([0] * 3), Limits())
+    assert [few.ended(job, StatusError("busy", status=503), 0.01) for job in takes(few, 0.0)] == [False] * 3
 
 
 def test_rows_of_a_host_that_is_down_wait_for_the_mirror_not_in_memory() -> None:

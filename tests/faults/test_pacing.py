@@ -208,3 +208,23 @@ def test_case_75_a_host_that_had_answered_gets_more_time(
     assert frame["status"].tolist() == ["downloaded"] * 200
     assert warehouse.count() == 200 + len(away)
     note("75", "a host that goes away for seven rounds", "downloaded", warehouse.count())
+
+
+def test_a_host_that_is_far_away_is_asked_for_hundreds_at_once(warehouse: WarehouseThread, tmp_path: Path) -> None:
+    """And each of them once: 16 + 32 + 64 + 128 files are through when 256 are asked for."""
+    urls = stock(warehouse, 800)
+    warehouse.script_all(Serve(delay=0.15))
+    frame = mirror(urls, tmp_path)
+    assert frame["status"].tolist() == ["downloaded"] * 800
+    assert warehouse.peak_concurrency >= 128
+    assert warehouse.count() == 800
+
+
+def test_case_53_waits_shorter_than_the_loops_clock_can_tell(warehouse: WarehouseThread, tmp_path: Path) -> None:
+    """Workers that rest until a time that has come meanwhile (uvloop counts in milliseconds)."""
+    urls = stock(warehouse, 200)
+    for at in range(200):
+        warehouse.script(f"/f{at}.nwb", Reply(500), Reply(500), then=Serve())
+    frame = mirror(urls, tmp_path, Options(retry=RetryPolicy(base=0.001, cap=0.001)))
+    assert frame["attempts"].tolist() == [3] * 200
+    assert warehouse.count() == 600

@@ -96,6 +96,7 @@ class HostLimit:
         self._peak = 0  # the limit before it was refused
         self._step = 1
         self._pause = 2  # rounds to hold before the next step
+        self._excusing = False  # the limit that was refused had been reached
         self._cut = 0  # requests that had been sent when the limit came down last
         self._ends = self._refused = 0  # of later ones, while it was held there: such refusals are not our doing
         self._begin(0.0)
@@ -164,15 +165,15 @@ class HostLimit:
             return False  # one in many says nothing of load
         taken = max(1, self.active)
         if self._mode == "step":
-            self._pause = min(PATIENCE_MOST, 2 * self._pause)
+            self._pause, self._excusing = min(PATIENCE_MOST, 2 * self._pause), False
         elif not walled:
-            self._peak, self._pause = self.limit, 2
+            self._peak, self._pause, self._excusing = self.limit, 2, crowded
             self._ends = self._refused = 0
         self._mode, self._patience, self._step = "refused", self._pause, 1
         lowered = taken < self.limit
         self.limit, self._cut = min(self.limit, taken), self.starts
         self._begin(now)
-        return crowded and lowered
+        return self._excusing and crowded and lowered
 
     def _tolerated(self, *, walled: bool) -> int:
         if not walled:

@@ -102,6 +102,7 @@ class _Run:
         if until is not None and (self._alarm is None or self._alarm_at > until):
             if self._alarm is not None:
                 self._alarm.cancel()
+            # Its time is kept here: for a time that has come uvloop gives a handle that does not know when.
             self._alarm, self._alarm_at = self._loop.call_at(until, self._ring), until
         change = self._loop.create_future()
         self._idle.append(change)

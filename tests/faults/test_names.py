@@ -1,4 +1,4 @@
-"""Cases 64, 76 and 77: where names lead, where they do not, and where a redirect must not."""
+"""Cases 64, 73, 76 and 77: where names lead, where they do not, and where a redirect must not."""
 
 import functools
 import socket
@@ -281,20 +281,33 @@ def test_a_host_that_moves_is_found(warehouse: WarehouseThread, addresses: Use, 
     note("76", "an address that is given up for another one", "downloaded", 1)
 
 
-# -- 77: an address that leads nowhere --------------------------------------------------------------------------
+# -- 73, 77: addresses that lead nowhere -------------------------------------------------------------------------
 
 
-def _silent(address: str, port: int) -> list[socket.socket]:
+def _silent(address: str, port: int = 0) -> list[socket.socket]:
     """Return sockets that make an address swallow connections: its queue is full, so nothing is answered."""
-    listener = socket.socket(socket.AF_INET6)
-    listener.bind((address, port))
-    listener.listen(0)
-    waiting = []
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sockets = [socket.socket(family)]
+    sockets[0].bind((address, port))
+    sockets[0].listen(0)
     for _ in range(4):
-        waiting.append(socket.socket(socket.AF_INET6))
-        waiting[-1].setblocking(False)
-        waiting[-1].connect_ex((address, port))
-    return [listener, *waiting]
+        sockets.append(socket.socket(family))
+        sockets[-1].setblocking(False)
+        sockets[-1].connect_ex((address, sockets[0].getsockname()[1]))
+    return sockets
+
+
+def test_a_host_that_swallows_connections(warehouse: WarehouseThread, tmp_path: Path, note: Note) -> None:
+    sockets = _silent("127.0.0.1")
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/lost.nwb"
+    options = Options(retry=RetryPolicy(attempts=2, base=0, cap=0), timeouts=Timeouts(connect=0.3, stall=0.3))
+    frame = mirror([url, warehouse.add("/1.nwb", CONTENT)], tmp_path / "cache", options=options)
+    for used in sockets:
+        used.close()
+    assert frame["status"].tolist() == ["failed", "downloaded"]
+    assert frame[["error_type", "attempts"]].values.tolist()[0] == ["ConnectFailed", 2]
+    assert "within the connect timeout" in frame["error"][0]
+    note("73", "connections that nobody answers", "ConnectFailed", 0)
 
 
 @pytest.mark.parametrize("dead", ["closed", "silent"])

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 import warnings
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.local import LocalEngine
@@ -37,6 +38,8 @@ __all__ = ["SCHEMES", "Job", "Works"]
 SCHEMES: Final = ("http", "https")
 #: Seconds to wait for a cancelled run to commit what is finished.
 STOP_SECONDS = 2.0
+#: Seconds after which a waiting thread looks whether a signal has come.
+TURN_SECONDS = 0.2
 
 
 def _read_environment() -> Environment:
@@ -190,11 +193,21 @@ class Job:
             A fatal one, or why there is no plan.
         """
         try:
-            return self._ended(self.future.result())
+            return self._ended(self._waited())
         except (KeyboardInterrupt, SystemExit) as interrupt:
             self.stop()
-            interrupt.result = self.future.result()  # type: ignore[union-attr]
+            interrupt.result = self._waited()  # type: ignore[union-attr]
             raise
+
+    def _waited(self) -> FetchResult:
+        """Wait in short turns.
+
+        The system may hand a signal to any thread; Python's handler runs in the main one, which does not wake for what
+        another thread was handed.
+        """
+        while not self.future.done():
+            wait([self.future], timeout=TURN_SECONDS)
+        return self.future.result()
 
     async def wait_async(self) -> FetchResult:
         """Wait in any loop; cancellation stops the job, and returns once what is finished is committed."""

@@ -156,6 +156,10 @@ class Requests(Protocol):
         """The key of each file."""
         ...
 
+    def path(self, index: int) -> str:
+        """Return where a file belongs, relative to the cache."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of files."""
         ...

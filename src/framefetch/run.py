@@ -21,19 +21,21 @@ from framefetch.sources.base import Meter
 from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
 from framefetch.store.neighbours import Neighbours
-from framefetch.table.ledger import Ledger
+from framefetch.store.sharing import SameContent
+from framefetch.table.ledger import CODES, Ledger
 from framefetch.table.result import FetchResult, RunFigures
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from framefetch.claims import Claims, Identity
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.sources.base import Source
     from framefetch.store.folder import CacheFolder
     from framefetch.table.plan import PlannedRows
 
-__all__ = ["Claims", "Run"]
+__all__ = ["Run"]
 
 TICK_SECONDS = 0.2
 #: Seconds that a stopped engine may take to end its transfers.
@@ -42,35 +44,7 @@ STOP_SECONDS = 2.0
 LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
-Identity = tuple[str, str, str]
 OpenSources: TypeAlias = "Callable[[], Awaitable[Mapping[str, Source]]]"
-
-
-class Claims:
-    """Which run of this cache fetches which file, so that overlapping calls ask for each only once."""
-
-    def __init__(self) -> None:
-        self._claimed: dict[Identity, list[asyncio.Future[Outcome | None]]] = {}
-
-    def __len__(self) -> int:
-        """Return how many files are under way."""
-        return len(self._claimed)
-
-    def claim(self, identity: Identity) -> asyncio.Future[Outcome | None] | None:
-        """Claim a file; where another run has it, return a future of that run's outcome."""
-        waiting = self._claimed.get(identity)
-        if waiting is None:
-            self._claimed[identity] = []
-            return None
-        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        waiting.append(future)
-        return future
-
-    def release(self, identity: Identity, outcome: Outcome | None) -> None:
-        """Tell those who wait what became of a file; None where it was not finished."""
-        for future in self._claimed.pop(identity, ()):
-            if not future.done():
-                future.set_result(outcome)
 
 
 class Run:
@@ -143,15 +117,22 @@ class Run:
         to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
         self._announce(len(used), to_fetch)
         if len(missing):
-            await self._in_thread(self._prepare, to_fetch)
+            await self._in_thread(self._prepare)
         ticking = self._loop.create_task(self._tick())
         try:
+            if len(to_fetch):
+                provided = await self._in_thread(self._provide, to_fetch)
+                self._found(provided)
+                to_fetch = np.setdiff1d(to_fetch, provided, assume_unique=True)
+                await self._in_thread(self._require_room, to_fetch)
             if len(to_fetch):
                 sources = await open_sources()
                 tools = Tools(sources, self.folder.files, self.options, self.meter, self._neighbours.take)
                 while len(to_fetch) and not self._stop.is_set():
                     to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
             await self._in_thread(self._copy, [file for file in missing if file in copies])
+            if self.options.share_content:
+                await self._in_thread(self._share)
         finally:
             ticking.cancel()
             if self.folder.writable:
@@ -201,10 +182,31 @@ class Run:
         expected = None if unknown else known
         self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
 
-    def _prepare(self, to_fetch: np.ndarray[Any, Any]) -> None:
-        """Refuse a batch that cannot be written, or cannot fit, before the first request."""
+    def _prepare(self) -> None:
+        """Refuse a batch that cannot be written, before the first request."""
         self.folder.prepare()
         self._neighbours.begin()
+
+    def _same_content(self) -> SameContent:
+        share, stopped = self.options.share_content, self._stop.is_set
+        return SameContent(self.folder.files, self.folder.manifest, share=share, stopped=stopped)
+
+    def _provide(self, to_fetch: np.ndarray[Any, Any]) -> list[int]:
+        """Make what is held under another name; return which files that were."""
+        provided = []
+        for file, receipt in self._same_content().provide(self.rows.requests, to_fetch.tolist()):
+            self.ledger.record_held(file, receipt)
+            provided.append(file)
+        return provided
+
+    def _share(self) -> None:
+        """Let what was fetched share its bytes with what is the same."""
+        self.folder.manifest.flush()
+        files = np.flatnonzero(self.ledger.status == CODES[Status.DOWNLOADED]).tolist()
+        self._same_content().share(self.rows.requests, ((file, self.ledger.md5[file]) for file in files))
+
+    def _require_room(self, to_fetch: np.ndarray[Any, Any]) -> None:
+        """Refuse a batch that cannot fit, before the first request."""
         (needed, _), free = self.rows.requests.total_bytes(to_fetch), self.folder.free_space()
         if needed > free:
             raise DiskFull(

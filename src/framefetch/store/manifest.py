@@ -35,6 +35,9 @@ FROM entries LEFT JOIN windows USING (window)
 """
 _LOOKUP = f"{_SELECT} WHERE version = ? AND key IN (SELECT value FROM json_each(?))"
 _SINCE = "SELECT 1 FROM entries WHERE version = ? AND key = ? AND window > ?"
+# An entry has its md5, and behind it the digest that the table states.
+_SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
+OR substr(digests, 38) IN (SELECT value FROM json_each(?1))"""
 _OWNERS = f"{_SELECT} WHERE path IN (SELECT value FROM json_each(?))"
 
 #: By name: a look-up is a third of the cost of asking the enum.
@@ -116,6 +119,14 @@ class Manifest:
     def recorded_since(self, window: int, version: str, key: str) -> bool:
         """Return whether an entry of this key was written after a window."""
         return any(True for _ in self._fetch(_SINCE, (version, key, window)))
+
+    def with_digests(self, digests: Iterable[str]) -> Iterator[Entry]:
+        """Yield the entries that have one of these digests, given as ``algorithm:digits``; looks at every row."""
+        return self._select(_SAME, (json.dumps(list(digests)),))
+
+    def holds_any(self) -> bool:
+        """Return whether there is any entry."""
+        return any(True for _ in self._fetch("SELECT 1 FROM entries LIMIT 1", ()))
 
     def owners(self, paths: Sequence[str]) -> dict[str, str]:
         """Return which key holds each of these paths, for those that are held."""

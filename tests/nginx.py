@@ -64,9 +64,10 @@ class Nginx:
         config = self._folder / "nginx.conf"
         config.write_text(CONFIG.format(folder=self._folder, root=self._root, port=self.port, server=server, http=http))
         user = ["-g", "user root;"] if os.geteuid() == 0 else []
-        self._command = ["nginx", "-c", str(config), "-p", str(self._folder), *user]
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE)
-        wait_until_open(self._process, self.port)
+        command = ["nginx", "-c", str(config), "-p", str(self._folder), *user]
+        with (self._folder / "said").open("wb") as said:
+            self._process = subprocess.Popen(command, stderr=said)
+        wait_until_open(self._process, self.port, self._folder / "said")
 
     @property
     def host(self) -> str:
@@ -100,4 +101,3 @@ class Nginx:
         """End it, with everything it is sending (`nginx -s stop`)."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(10)
-        self._process.stderr.close()

@@ -178,7 +178,7 @@ class FileLocks:
 
 def _identity(file: str | int) -> tuple[int, int]:
     try:
-        found = os.stat(file)
+        found = os.fstat(file) if isinstance(file, int) else os.lstat(file)
     except OSError:
         return 0, 0
     return found.st_dev, found.st_ino

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import LockTimeout
 from framefetch.store.locks import offset_of
+from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import recover
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class Neighbours:
 
         Raises
         ------
-        OSError
-            Where the lock file cannot be made.
+        StorageError
+            Where the lock file cannot be made, or is none.
         """
-        self._locks.open()
-        self._folder.presence.open()
+        try:
+            self._locks.open()
+            self._folder.presence.open()
+        except OSError as error:
+            failure = translate_oserror(error, f"opening the locks of {self._folder.root}")
+            failure.fatal = True
+            raise failure from error
 
     # -- while the engine works ---------------------------------------------------------------------------------
 

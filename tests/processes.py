@@ -7,10 +7,22 @@ import time
 from pathlib import Path
 
 
-def part_has(folder: Path, size: int, process: subprocess.Popen | None = None) -> None:
+def kill_mirror(table: Path, folder: Path, *words: str, after: int) -> None:
+    """Start a mirror and kill it (SIGKILL) as soon as the file under way has so many bytes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framefetch", "mirror", str(table), str(folder), "--quiet", *words]
+    )
+    try:
+        _wait_for_part(process, folder, after)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for_part(process: subprocess.Popen, folder: Path, size: int) -> None:
     """Return when the unfinished file of a cache has so many bytes, holes not counted."""
     deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and (process is None or process.poll() is None):
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             parts = [entry for entry in os.scandir(folder / ".framefetch" / "parts") if "." not in entry.name]
             if any(os.stat(part).st_blocks * 512 >= size for part in parts):
@@ -19,15 +31,3 @@ def part_has(folder: Path, size: int, process: subprocess.Popen | None = None) -
             pass
         time.sleep(0.002)
     raise AssertionError(f"no unfinished file of {folder} has {size:,} bytes")
-
-
-def kill_mirror(table: Path, folder: Path, *words: str, after: int) -> None:
-    """Start a mirror and kill it (SIGKILL) as soon as the file under way has so many bytes."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "framefetch", "mirror", str(table), str(folder), "--quiet", *words]
-    )
-    try:
-        part_has(folder, after, process)
-    finally:
-        process.kill()
-        process.wait()

@@ -6,21 +6,20 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from framefetch import Link, MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch import Limits, Link, MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.engine.limits import START
+from framefetch.events import BytesReceived, Event
 from framefetch.warehouse import hdf5_file
 from tests.conftest import EAGER
 from tests.nginx import Nginx
-from tests.processes import part_has
 
 pytestmark = pytest.mark.nginx
 
@@ -30,8 +29,9 @@ MIB = 1 << 20
 OLD = 1_600_000_000
 #: Large enough to be interrupted, too small to be split.
 BODY, OTHER = hdf5_file(6 * MIB, seed=1), hdf5_file(6 * MIB, seed=2)
-#: Six of them take a second, so that what is begun is still under way when it is looked at.
-SLOWLY = "limit_rate 6m;"
+HALF = len(BODY) // 2
+#: So slowly that half of it is still to come when half of it has come.
+SLOWLY = "limit_rate 10m;"
 ONCE = Options(retry=RetryPolicy(attempts=1, base=0.0, cap=0.0), timeouts=Timeouts(connect=2.0, stall=0.5))
 
 
@@ -70,37 +70,36 @@ def parts(folder: Path) -> list[Path]:
     return list((folder / ".framefetch" / "parts").iterdir())
 
 
-@contextmanager
-def under_way(table: pd.DataFrame, folder: Path, options: Options) -> Iterator[list[pd.DataFrame]]:
-    """Run the body of the with statement while a file is under way, half of which has come; then give the frame."""
-    frames: list[pd.DataFrame] = []
-    with MetadataCache(table, folder, options=options) as cache, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(cache.mirror, table)
-        part_has(folder, len(BODY) // 2)
-        yield frames
-        frames.append(running.result().frame)
-        assert cache.verify("hash") == []
+def midway(options: Options, act: Callable[[], object], *, received: int = HALF, requests: int = 1) -> Options:
+    """Return options with which something is done while a file is under way; nothing is received meanwhile."""
+    done: list[Event] = []
+
+    def watch(event: Event) -> None:
+        enough = isinstance(event, BytesReceived) and event.total >= received and event.requests >= requests
+        if enough and not done:
+            done.append(event)
+            act()
+
+    return replace(options, observers=(watch,))
 
 
 def cut(server: Nginx, table: pd.DataFrame, folder: Path) -> None:
     """Let a run fail half way because its server is stopped."""
-    with under_way(table, folder, ONCE) as frames:
-        server.stop()
-    assert frames[0]["status"].tolist() == ["failed"]
-    assert len(parts(folder)) == 2, "a part and what is known of it"
+    frame, _ = fetched(table, folder, midway(ONCE, server.stop))
+    assert frame["status"].tolist() == ["failed"]
 
 
 # -- slow, and too slow ------------------------------------------------------------------------------------------------
 
 
 def test_case_72_slow_but_above_the_minimum_is_held(www: Path, tmp_path: Path, nginx: Serve) -> None:
-    put(www, "f.nwb", BODY[:900_000])
+    put(www, "f.nwb", BODY[:700_000])
     server = nginx(www, "limit_rate 600k;")
     limits = Timeouts(connect=2, stall=0.5, minimum_speed=200_000, speed_window=0.4)
     begin = time.monotonic()
     fetched(row(server), tmp_path / "cache", Options(timeouts=limits))
     assert time.monotonic() - begin > 2 * limits.speed_window, "it was looked at"
-    assert held(tmp_path / "cache") == BODY[:900_000]
+    assert held(tmp_path / "cache") == BODY[:700_000]
     assert server.requests() == 1
 
 
@@ -111,7 +110,7 @@ def test_case_71_below_the_minimum_speed_is_given_up(www: Path, tmp_path: Path, 
     options = Options(retry=RetryPolicy(attempts=2, base=0, cap=0), timeouts=limits)
     frame, _ = fetched(row(server), tmp_path / "cache", options)
     assert (frame["error_type"][0], frame["attempts"][0]) == ("TooSlow", 2)
-    assert "bytes/s over 0." in frame["error"][0]
+    assert "bytes/s over " in frame["error"][0]
     assert "the minimum is 1,000,000 bytes/s" in frame["error"][0]
     assert [answer.status for answer in server.answers()] == [200, 200]
     assert not parts(tmp_path / "cache")
@@ -157,10 +156,10 @@ def test_case_37_a_large_file_where_each_connection_is_slow(www: Path, tmp_path:
     server = nginx(www, "limit_rate 16m;")
     _, figures = fetched(row(server), tmp_path / "cache")
     assert held(tmp_path / "cache") == body
-    statuses = [answer.status for answer in server.answers()]
-    assert statuses.count(200) == 1
-    assert statuses.count(206) >= 2
-    assert figures["seconds"] < 1.9, "one connection needs two seconds"
+    answers = server.answers()
+    assert [answer.status for answer in answers].count(200) == 1
+    assert sum(answer.sent for answer in answers if answer.status == 206) >= len(body) // 4
+    assert figures["bytes"] == len(body), "no byte is received twice"
 
 
 # -- ranges, and versions ----------------------------------------------------------------------------------------------
@@ -181,20 +180,15 @@ def test_the_next_run_goes_on_where_it_can(
     put(www, "f.nwb", BODY)
     server = nginx(www, SLOWLY + (directives if case != "18" else ""))
     table = row(server)
-    if case == "29":
-        with under_way(table, tmp_path / "cache", ONCE) as frames:
-            server.stop()
-        assert frames[0]["status"].tolist() == ["failed"]
-        assert not parts(tmp_path / "cache"), "nothing could prove that it goes on"
-    else:
-        cut(server, table, tmp_path / "cache")
+    cut(server, table, tmp_path / "cache")
+    assert len(parts(tmp_path / "cache")) == (0 if case == "29" else 2), "a part, and what is known of it"
     server.start(server=directives)
     _, figures = fetched(table, tmp_path / "cache")
     assert held(tmp_path / "cache") == BODY
     (answer,) = server.answers()
     assert (answer.status, answer.sent) == (status, figures["bytes"])
     assert answer.wanted.startswith("bytes=") is (case != "29")
-    assert figures["bytes"] == len(BODY) if status == 200 else figures["bytes"] <= len(BODY) // 2
+    assert figures["bytes"] == len(BODY) if status == 200 else figures["bytes"] <= HALF
     assert not parts(tmp_path / "cache")
 
 
@@ -210,14 +204,19 @@ def test_case_37_a_large_file_where_ranges_are_ignored(www: Path, tmp_path: Path
 def test_case_1_stopped_in_the_middle_and_started_again(www: Path, tmp_path: Path, nginx: Serve) -> None:
     put(www, "f.nwb", BODY)
     server = nginx(www, SLOWLY)
-    with under_way(row(server), tmp_path / "cache", Options(retry=RetryPolicy(base=0.3))) as frames:
-        server.stop()
-        server.start()
-    assert frames[0]["status"].tolist() == ["downloaded"]
+    frame, _ = fetched(row(server), tmp_path / "cache", midway(EAGER, lambda: (server.stop(), server.start())))
+    assert frame["status"].tolist() == ["downloaded"]
     assert held(tmp_path / "cache") == BODY
     (answer,) = server.answers()
     assert answer.status == 206
-    assert answer.sent <= len(BODY) // 2, "no byte that was kept is asked for again"
+    assert answer.sent <= HALF, "no byte that was kept is asked for again"
+
+
+def rewrite(path: Path, body: bytes) -> None:
+    """Write another version into the same file."""
+    with path.open("r+b") as file:
+        file.write(body)
+        file.truncate()
 
 
 @pytest.mark.parametrize("states", ["the new version", "the old version", "nothing, and it is shorter"])
@@ -228,14 +227,12 @@ def test_case_26_rewritten_in_place_while_it_is_sent(states: str, www: Path, tmp
     new = OTHER[: 4 * MIB] if states.startswith("nothing") else OTHER
     md5 = {"the new version": new, "the old version": BODY}.get(states)
     table = row(server) if md5 is None else row(server, md5=[hashlib.md5(md5).hexdigest()])
-    with under_way(table, tmp_path / "cache", EAGER) as frames, path.open("r+b") as file:
-        file.write(new)
-        file.truncate()
+    frame, _ = fetched(table, tmp_path / "cache", midway(EAGER, lambda: rewrite(path, new)))
     if states == "the old version":
-        assert frames[0]["error_type"].tolist() == ["DigestMismatch"]
+        assert frame["error_type"].tolist() == ["DigestMismatch"]
         assert not (tmp_path / "cache" / "v0" / "f.nwb").exists()
     else:
-        assert frames[0]["status"].tolist() == ["downloaded"]
+        assert frame["status"].tolist() == ["downloaded"]
         assert held(tmp_path / "cache") == new
     assert not parts(tmp_path / "cache")
     assert server.requests() == 2
@@ -244,13 +241,11 @@ def test_case_26_rewritten_in_place_while_it_is_sent(states: str, www: Path, tmp
 def test_case_27_rewritten_in_place_while_ranges_of_it_are_sent(www: Path, tmp_path: Path, nginx: Serve) -> None:
     old, new = hdf5_file(32 * MIB, seed=6), hdf5_file(32 * MIB, seed=7)
     path = put(www, "f.nwb", old)
-    server = nginx(www, "limit_rate 20m;")
-    with under_way(row(server), tmp_path / "cache", EAGER) as frames:
-        while not any(answer.status == 206 for answer in server.answers()):
-            time.sleep(0.005)
-        with path.open("r+b") as file:
-            file.write(new)
-    assert frames[0]["status"].tolist() == ["downloaded"]
+    server = nginx(www, "limit_rate 24m;")
+    two = replace(EAGER, limits=Limits(per_host=2))  # so that most of it is not asked for yet
+    options = midway(two, lambda: rewrite(path, new), received=MIB, requests=3)
+    frame, _ = fetched(row(server), tmp_path / "cache", options)
+    assert frame["status"].tolist() == ["downloaded"]
     assert held(tmp_path / "cache") == new
     assert server.answers()[-1].status == 200
 
@@ -374,11 +369,7 @@ def test_workers_that_stand_still(case: str, www: Path, tmp_path: Path, nginx: S
     try:
         if case == "69":
             server.signal_workers(signal.SIGSTOP)
-            frame, _ = fetched(table, folder, ONCE)
-        else:
-            with under_way(table, folder, ONCE) as frames:
-                server.signal_workers(signal.SIGSTOP)
-            (frame,) = frames
+        frame, _ = fetched(table, folder, midway(ONCE, lambda: server.signal_workers(signal.SIGSTOP)))
     finally:
         server.signal_workers(signal.SIGCONT)
     assert frame["error_type"].tolist() == ["Stalled"]
@@ -386,4 +377,4 @@ def test_workers_that_stand_still(case: str, www: Path, tmp_path: Path, nginx: S
     frame, figures = fetched(table, folder)
     assert frame["status"].tolist() == ["downloaded"]
     assert held(folder) == BODY
-    assert figures["bytes"] == len(BODY) if case == "69" else figures["bytes"] <= len(BODY) // 2
+    assert figures["bytes"] == len(BODY) if case == "69" else figures["bytes"] <= HALF

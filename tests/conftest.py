@@ -28,7 +28,7 @@ def full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full"))
 
 
-def _needed(found: bool, what: str) -> None:
+def needed(found: bool, what: str) -> None:
     """Skip where something is missing on somebody's machine; in CI it must be there."""
     if found:
         return
@@ -41,7 +41,7 @@ def _needed(found: bool, what: str) -> None:
 def shared_data() -> Path:
     """Return the folder of real tables and NWB files: $FRAMEFETCH_DATA, or shared/data beside the repository."""
     folder = Path(os.environ.get("FRAMEFETCH_DATA") or REPOSITORY.parent / "shared" / "data")
-    _needed(folder.is_dir(), "the real tables and NWB files (set FRAMEFETCH_DATA to their folder)")
+    needed(folder.is_dir(), "the real tables and NWB files (set FRAMEFETCH_DATA to their folder)")
     return folder
 
 
@@ -54,7 +54,7 @@ def fixture_data() -> Path:
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
     """Give a function that starts a real nginx on a folder."""
-    _needed(shutil.which("nginx") is not None, "nginx")
+    needed(shutil.which("nginx") is not None, "nginx")
     started: list[Nginx] = []
 
     def start(root: Path, server: str = "", http: str = "") -> Nginx:

@@ -13,11 +13,12 @@ import warnings
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from framefetch.claims import Claims
 from framefetch.engine.local import LocalEngine
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
-from framefetch.run import Claims, Run
+from framefetch.run import Run
 from framefetch.sources.environment import Environment
 from framefetch.store.exchange import ImportReport, import_manifest
 from framefetch.store.folder import CacheFolder

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
@@ -123,7 +124,9 @@ def _make_with_hints(new: str, path: str) -> int:
     connection = lay_out(new)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        window = connection.execute("INSERT INTO windows (boot) VALUES (?)", (NO_BOOT,)).lastrowid
+        # Above all windows of the old one: who remembers one of these takes what is written from now on for newer.
+        window = time.time_ns() // 1_000_000
+        connection.execute("INSERT INTO windows VALUES (?, ?)", (window, NO_BOOT))
         for source in hint_sources(path):
             connection.executemany(_INSERT, ((*hint, window) for hint in salvage(source)))
         connection.execute("COMMIT")

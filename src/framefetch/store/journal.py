@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.store.locks import NOTE, refuses_locks
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class Journal:
 
     def open(self) -> None:
         """Take the lock that says this process lives, and begin an empty journal."""
-        self._lock.acquire(timeout=0)
+        try:
+            self._lock.acquire(timeout=0)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or not refuses_locks(error):
+                raise
         try:
             self._handle = os.open(self.path, _FLAGS, 0o666)
         except OSError:
@@ -131,7 +136,7 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         lock = FileLock(f"{private}/locks/{token}.lock")
         try:
             lock.acquire(timeout=0)
-        except (Timeout, OSError):
+        except (Timeout, OSError, NotImplementedError):
             continue
         try:
             yield token, paths
@@ -140,6 +145,7 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         finally:
             lock.release()
             remove(lock.lock_file)
+            remove(f"{private}/locks/{token}{NOTE}")
 
 
 def read_journal(path: str) -> Iterator[Entry]:

@@ -22,6 +22,7 @@ __all__ = [
     "explain",
     "identify",
     "lay_out",
+    "lost",
     "opened",
     "recognise",
 ]
@@ -223,10 +224,10 @@ def recognise(path: str, timeout: float) -> None:
         raise ManifestError(f"{path} is a link; nothing is written through it. Put the manifest itself there")
     if not os.path.exists(path):
         if any(os.path.lexists(path + companion) for companion in COMPANIONS):
-            raise _lost(path, "is gone, while its log is still there")
+            raise lost(path, "is gone, while its log is still there")
         return
     if os.path.getsize(path) < SMALLEST:  # to SQLite a good database with nothing in it, which would be an answer
-        raise _lost(path, "is cut short" if os.path.getsize(path) else "is empty")
+        raise lost(path, "is cut short" if os.path.getsize(path) else "is empty")
     try:
         # First as a file that nobody changes, which leaves nothing beside it; then with its log, if it is ours.
         for mode in ("mode=ro&immutable=1", "mode=ro"):
@@ -285,7 +286,7 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
         )
     text = str(error)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or text.startswith(("no such", "Could not decode")):
-        return _lost(path, f"is damaged ({error})")
+        return lost(path, f"is damaged ({error})")
     if name == "SQLITE_READONLY_DBMOVED":
         return ManifestLost(f"{path} was removed or replaced while it was open; run the same command again")
     if name == "SQLITE_FULL":
@@ -293,7 +294,8 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
     return ManifestError(f"{path} cannot be used: {error} ({name})")
 
 
-def _lost(path: str, what: str) -> ManifestLost:
+def lost(path: str, what: str) -> ManifestLost:
+    """Return the error that says so, with what to do."""
     return ManifestLost(
         f"{path} {what}; it was left as it is. 'framefetch rebuild {os.path.dirname(path)}' makes it anew from the "
         "files, and so does the next 'framefetch mirror'"

@@ -38,7 +38,11 @@ BACKLOG_ROWS: Final = 100_000
 IMPATIENCE: Final = 100
 
 _INSERT: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DELETE: Final = "DELETE FROM entries WHERE version = ? AND key = ? AND path = ?"
+# Only as it was seen: another process may have recorded the file anew meanwhile.
+_DELETE: Final = """
+DELETE FROM entries
+WHERE version = ? AND key = ? AND path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ? AND digests = ?
+"""
 
 logger = logging.getLogger("framefetch")
 
@@ -218,7 +222,7 @@ class CommitWriter:
             for handed in batch:
                 rows = (_to_row(entry, window) for entry in handed.entries)
                 if handed.forget:
-                    self._connection.executemany(_DELETE, (row[:3] for row in rows))
+                    self._connection.executemany(_DELETE, (row[:8] for row in rows))
                 else:
                     self._connection.executemany(_INSERT, rows)
             self._connection.execute("COMMIT")

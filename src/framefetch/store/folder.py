@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from framefetch.errors import ManifestError, StorageError
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
-from framefetch.store.locks import FileLocks, Presence
+from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import recover
@@ -70,7 +70,6 @@ class CacheFolder:
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
-        self.locks = FileLocks(self.private)
         self.presence = Presence(self.private, self.journal.token)
         try:
             self.manifest = Manifest(self.root, timeout=lock_timeout, writable=self.writable)
@@ -133,8 +132,6 @@ class CacheFolder:
         try:
             self.manifest.close()
         finally:
-            self.locks.close()
-            self.presence.close()
             self.journal.close(keep=self.manifest.failed)
 
     def __enter__(self) -> Self:

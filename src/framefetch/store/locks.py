@@ -255,6 +255,7 @@ class Presence:
         self._private = private
         self._folder = f"{private}/locks"
         self._name = f"{token}{NOTE}"
+        self._guard = threading.Lock()
         self._runs = 0
         self._touched = 0.0
         #: What the note says of us.
@@ -268,8 +269,10 @@ class Presence:
         OSError
             Where the disk refuses.
         """
-        self._runs += 1
-        self.tell(locks=locks or self.locks)
+        with self._guard:
+            if not self._runs:
+                self._write(locks=locks)
+            self._runs += 1
 
     def tell(self, *, locks: bool) -> None:
         """Write the note anew.
@@ -279,6 +282,11 @@ class Presence:
         OSError
             Where the disk refuses.
         """
+        with self._guard:
+            if self._runs:
+                self._write(locks=locks)
+
+    def _write(self, *, locks: bool) -> None:
         path = f"{self._folder}/{self._name}"
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump({"process": os.getpid(), "machine": socket.gethostname(), "locks": locks}, file)
@@ -300,10 +308,11 @@ class Presence:
 
     def close(self) -> None:
         """Remove the note, if no other run needs it."""
-        self._runs -= 1
-        if not self._runs:
-            remove(f"{self._folder}/{self._name}")
-            self.locks = False
+        with self._guard:
+            self._runs -= 1
+            if not self._runs:
+                remove(f"{self._folder}/{self._name}")
+                self.locks = False
 
 
 def _read(path: str) -> Owner | None:

@@ -291,9 +291,10 @@ class Run:
             if not working.done():
                 working.cancel()
                 await asyncio.wait([working], timeout=STOP_SECONDS)
+            error = working.exception() if working.done() and not working.cancelled() else None
             # Whatever was published before the end is committed before anyone hears of the end.
             await asyncio.shield(self._in_thread(self.folder.manifest.flush))
-        if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+        if error is not None:
             raise error
 
     def _copy(self, files: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
 
-__all__ = ["recover"]
+__all__ = ["adopt_intents", "recover"]
 
 LOOKUP_ROWS = 1000
 
@@ -41,13 +41,20 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     adopted = 0
     for _, paths in leftovers(private):
         _keep_parts(paths)
-        intents = [entry for path in paths if path.endswith(".journal") for entry in read_journal(path)]
-        for start in range(0, len(intents), LOOKUP_ROWS):
-            found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
-            manifest.commit(found)
-            adopted += len(found)
-        if intents:
-            manifest.flush()  # before the journal goes
+        adopted += adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
+    return adopted
+
+
+def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> int:
+    """Adopt by hash what journals say was published and the manifest does not know; return how many files."""
+    adopted = 0
+    intents = [entry for journal in journals for entry in read_journal(journal)]
+    for start in range(0, len(intents), LOOKUP_ROWS):
+        found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
+        manifest.commit(found)
+        adopted += len(found)
+    if intents:
+        manifest.flush()  # before the journal goes
     return adopted
 
 

@@ -13,13 +13,13 @@ def kill_mirror(table: Path, folder: Path, *words: str, after: int) -> None:
         [sys.executable, "-m", "framefetch", "mirror", str(table), str(folder), "--quiet", *words]
     )
     try:
-        _wait_for_part(process, folder, after)
+        wait_for_part(process, folder, after)
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for_part(process: subprocess.Popen, folder: Path, size: int) -> None:
+def wait_for_part(process: subprocess.Popen, folder: Path, size: int) -> None:
     """Return when the unfinished file of a cache has so many bytes, holes not counted."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and process.poll() is None:

@@ -260,10 +260,6 @@ class TargetBlocked(StorageError):
     """Something that is not ours to replace stands where the file belongs."""
 
 
-class LockTimeout(StorageError):
-    """Another process has the file, and gives no sign of life."""
-
-
 class DiskFull(StorageError):
     """No space, no inodes or no quota is left: no other row can succeed either."""
 

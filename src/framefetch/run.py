@@ -98,13 +98,8 @@ class Run:
         return self._result(began)
 
     def _result(self, began: float) -> FetchResult:
-        self.warnings += self.folder.files.notices
+        self.warnings += [*self.folder.files.notices, *self._neighbours.warnings]
         self.folder.files.notices.clear()
-        if self.folder.locks.obstacle and self.meter.requests:
-            self.warnings.append(
-                f"{self.folder.locks.obstacle}; another process that fetches into this cache at the same time may "
-                "fetch the same files once more"
-            )
         figures = RunFigures(self.meter.received, self.meter.requests, time.monotonic() - began, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
 
@@ -116,10 +111,10 @@ class Run:
         copies = self.rows.requests.copy_of
         to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
         self._announce(len(used), to_fetch)
-        if len(missing):
-            await self._in_thread(self._prepare)
         ticking = self._loop.create_task(self._tick())
         try:
+            if len(missing):
+                await self._in_thread(self._prepare)
             if len(to_fetch):
                 provided = await self._in_thread(self._provide, to_fetch)
                 self._found(provided)
@@ -135,11 +130,18 @@ class Run:
                 await self._in_thread(self._share)
         finally:
             ticking.cancel()
-            if self.folder.writable:
-                await asyncio.shield(self._in_thread(self.folder.manifest.flush))
-                # Nothing is under way, and everything is recorded where no power cut reaches it.
-                if not claims and self.folder.manifest.durable:
-                    self.folder.journal.settle()
+            try:
+                await self._settle(claims)
+            finally:
+                self._neighbours.end()
+
+    async def _settle(self, claims: Claims) -> None:
+        """Wait until everything is recorded."""
+        if self.folder.writable:
+            await asyncio.shield(self._in_thread(self.folder.manifest.flush))
+            # Nothing is under way, and everything is recorded where no power cut reaches it.
+            if not claims and self.folder.manifest.durable:
+                self.folder.journal.settle()
 
     def _look_up(self, used: array[int]) -> list[int]:
         """Record what is held; return the files that are not."""
@@ -185,7 +187,7 @@ class Run:
     def _prepare(self) -> None:
         """Refuse a batch that cannot be written, before the first request."""
         self.folder.prepare()
-        self._neighbours.begin()
+        self._neighbours.begin(self._stop.is_set)
 
     def _same_content(self) -> SameContent:
         share, stopped = self.options.share_content, self._stop.is_set
@@ -230,7 +232,6 @@ class Run:
         try:
             await self._fetch_mine(mine, tools, engine)
         finally:
-            self._neighbours.give_all_back()
             for file in mine:
                 self._claims.release(self._identity(file), None)
         return await self._wait_for(others)
@@ -249,7 +250,8 @@ class Run:
             self._found(set(abandoned).difference(files))
             waiting = [file for file in left if file not in set(abandoned)]
             if waiting and not abandoned:
-                waiting = await self._be_patient(waiting)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
 
     def _look_again(self, waiting: Sequence[int]) -> list[int]:
         """Record what others have recorded meanwhile; return the rest."""
@@ -262,14 +264,6 @@ class Run:
             self._neighbours.give_back(file)
             if self._events:
                 self._events.emit(FileFinished(Outcome(self.rows.requests[file], Status.CACHED)))
-
-    async def _be_patient(self, waiting: Sequence[int]) -> list[int]:
-        """Wait a moment; give up the files whose process gives no sign of life."""
-        stalled = await self._in_thread(self._neighbours.stalled, waiting)
-        self._record([Outcome(self.rows.requests[file], Status.FAILED, error=stalled[file]) for file in stalled])
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
-        return [file for file in waiting if file not in stalled]
 
     async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
         left = []

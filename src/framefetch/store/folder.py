@@ -13,7 +13,7 @@ from framefetch.errors import ManifestError, ManifestLost, StorageError
 from framefetch.store.anew import make_anew
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
-from framefetch.store.locks import FileLocks, Presence
+from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import adopt_intents, recover
@@ -78,7 +78,6 @@ class CacheFolder:
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
-        self.locks = FileLocks(self.private)
         self.presence = Presence(self.private, self.journal.token)
         try:
             self.manifest = self._open_manifest(mend=mend)
@@ -196,8 +195,6 @@ class CacheFolder:
         try:
             self.manifest.close()
         finally:
-            self.locks.close()
-            self.presence.close()
             self.journal.close(keep=self.manifest.failed or self._unmended)
 
     def __enter__(self) -> Self:

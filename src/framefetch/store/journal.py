@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
-from framefetch.store.locks import NOTE, refuses_locks
+from framefetch.store.locks import NOTE, notes, refuses_locks
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
     for name in names:
         if _NAME.match(name):
             owned.setdefault(name[:8], []).append(f"{parts}/{name}")
+    for token in notes(private):
+        owned.setdefault(token, [])
     for token, paths in owned.items():
         lock = FileLock(f"{private}/locks/{token}.lock")
         try:

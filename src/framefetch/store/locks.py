@@ -5,8 +5,11 @@ never removed and never has any content. So it costs a system call, leaves nothi
 has none; that a lock *file* exists means nothing. POSIX locks belong to a process, hence one table of them for all
 caches of a process; unlike those of an open file they do not live on in a child.
 
-Whoever waits for another process wants to know whether it is alive: each has a note with its number and its machine,
-which it touches once a second while it fetches.
+Even these calls are too many where a process is alone, as it mostly is: each lets go of the interpreter lock, and with
+two for each file a run over many small ones took a fifth longer. So locks are noted, and made only when there is
+somebody to see them. Each process that fetches has a note of its own, with its number, its machine and whether it
+locks; it touches it once a second, and looks several times a second whether others have come. Whoever comes later waits
+until all others say that they lock.
 
 Where the system has no such locks, or says that this file system has none, files are fetched without: two processes
 may then fetch the same one, but each has parts of its own, and a rename replaces a file as a whole.
@@ -35,7 +38,7 @@ except ImportError:  # Windows
 else:
     _LOCKS = True
 
-__all__ = ["NOTE", "FileLocks", "Owner", "Presence", "offset_of", "refuses_locks"]
+__all__ = ["NOTE", "FileLocks", "Owner", "Presence", "notes", "offset_of", "refuses_locks"]
 
 #: How the note of a process ends; it begins with the token of its journal.
 NOTE = ".owner"
@@ -43,6 +46,8 @@ NOTE = ".owner"
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+#: A byte that stands for no file.
+_PROBE = 1 << 62
 #: struct flock of Linux with 64 bits: type, whence, start, length, process. Elsewhere nobody is told who has a lock.
 _FLOCK = struct.Struct("hh4xqqi4x") if sys.platform == "linux" and sys.maxsize > 1 << 32 else None
 
@@ -58,6 +63,14 @@ def refuses_locks(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or (isinstance(error, OSError) and error.errno in _NO_LOCKS)
 
 
+def notes(private: str) -> list[str]:
+    """Return the tokens of all that have a note in a cache."""
+    try:
+        return [name.removesuffix(NOTE) for name in os.listdir(f"{private}/locks") if name.endswith(NOTE)]
+    except OSError:
+        return []
+
+
 class _Table:
     """The locks that this process has in one lock file; shared by all its caches that are open on it."""
 
@@ -66,6 +79,7 @@ class _Table:
         self.identity = identity
         self.users = 0
         self.held: set[int] = set()
+        self.engaged = False
 
 
 _tables: dict[tuple[int, int], _Table] = {}
@@ -83,7 +97,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class FileLocks:
-    """The locks of one cache.
+    """The locks of one run.
 
     Parameters
     ----------
@@ -102,7 +116,7 @@ class FileLocks:
         self.obstacle = "" if _LOCKS else "this system has no locks of byte ranges"
 
     def open(self) -> None:
-        """Open the lock file; again does nothing.
+        """Open the lock file.
 
         Raises
         ------
@@ -110,8 +124,6 @@ class FileLocks:
             Where it cannot be made.
         """
         with _guard:
-            if self._table is not None:
-                return
             table = _tables.get(_identity(self._path))
             if table is None:  # never opened twice: closing either would end all locks that this process has in it
                 handle = os.open(self._path, _FLAGS, 0o666)
@@ -119,24 +131,49 @@ class FileLocks:
                 _tables[table.identity] = table
             table.users += 1
             self._table = table
+            if self._lock(table, _PROBE):
+                self._unlock(table, _PROBE)
 
-    def acquire(self, offset: int) -> bool:
-        """Lock a byte; False where it is locked already, by whatever process or cache."""
-        if self.obstacle:
-            return True
+    @property
+    def engaged(self) -> bool:
+        """Whether others can see what is locked."""
+        return self._table is not None and self._table.engaged
+
+    def engage(self) -> None:
+        """Let others see what is locked, and what will be."""
         with _guard:
             table = self._table
             assert table is not None
-            if offset in table.held:
+            table.engaged = True
+            for offset in table.held:
+                self._lock(table, offset)
+
+    def acquire(self, offset: int) -> bool:
+        """Lock a byte; False where it is locked already, by whatever process or cache."""
+        with _guard:
+            table = self._table
+            assert table is not None
+            if offset in table.held or (table.engaged and not self._lock(table, offset)):
                 return False
-            try:
-                fcntl.lockf(table.handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
-            except OSError as error:
-                if error.errno in _HELD_ELSEWHERE:
-                    return False
-                self.obstacle = f"this file system has no locks that work: {error.strerror or error}"
-                return True
             table.held.add(offset)
+            return True
+
+    def disregard(self, offset: int) -> None:
+        """Take a byte that somebody has locked who gives no sign of life."""
+        with _guard:
+            assert self._table is not None
+            self._table.held.add(offset)
+
+    def _lock(self, table: _Table, offset: int) -> bool:
+        """Ask the system for a byte; True also where it has no locks to give."""
+        if self.obstacle:
+            return True
+        try:
+            fcntl.lockf(table.handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        except OSError as error:
+            if error.errno in _HELD_ELSEWHERE:
+                return False
+            self.obstacle = f"this file system has no locks that work: {error.strerror or error}"
         return True
 
     def release(self, offset: int) -> None:
@@ -146,6 +183,11 @@ class FileLocks:
             if table is None or offset not in table.held:
                 return
             table.held.remove(offset)
+            if table.engaged:
+                self._unlock(table, offset)
+
+    def _unlock(self, table: _Table, offset: int) -> None:
+        if not self.obstacle:
             with contextlib.suppress(OSError):  # what cannot be unlocked is unlocked when this process ends
                 fcntl.lockf(table.handle, fcntl.LOCK_UN, 1, offset)
 
@@ -165,7 +207,7 @@ class FileLocks:
         return process if kind != fcntl.F_UNLCK and process > 0 else None
 
     def close(self) -> None:
-        """Let the lock file go, once nothing of this cache is locked any more; closing twice is fine."""
+        """Let the lock file go, when nothing is locked any more; closing twice is fine."""
         with _guard:
             table, self._table = self._table, None
             if table is None:
@@ -186,15 +228,20 @@ def _identity(file: str | int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process that has, or had, this cache open: its number, its machine, and when it last gave a sign."""
+    """A process that fetches into this cache: its number and machine, whether it locks, when it last gave a sign."""
 
     process: int
     machine: str
+    locks: bool
     touched_ns: int
+
+    def __str__(self) -> str:
+        """Return how a message names it."""
+        return f"process {self.process} on {self.machine}"
 
 
 class Presence:
-    """The note of this process, among those of others.
+    """The note of this process, among those of others; there while it fetches.
 
     Parameters
     ----------
@@ -205,47 +252,74 @@ class Presence:
     """
 
     def __init__(self, private: str, token: str) -> None:
+        self._private = private
         self._folder = f"{private}/locks"
         self._name = f"{token}{NOTE}"
-        self._beaten = 0.0
+        self._guard = threading.Lock()
+        self._runs = 0
+        self._touched = 0.0
+        #: What the note says of us.
+        self.locks = False
 
-    def open(self) -> None:
-        """Write the note.
+    def open(self, *, locks: bool) -> None:
+        """Write the note, for one run more.
 
         Raises
         ------
         OSError
             Where the disk refuses.
         """
-        text = json.dumps({"process": os.getpid(), "machine": socket.gethostname()})
-        with open(f"{self._folder}/{self._name}", "w", encoding="utf-8") as file:
-            file.write(text)
+        with self._guard:
+            if not self._runs:
+                self._write(locks=locks)
+            self._runs += 1
 
-    def beat(self, seconds: float = 1.0) -> None:
-        """Give a sign of life, at most once in so many seconds."""
+    def tell(self, *, locks: bool) -> None:
+        """Write the note anew.
+
+        Raises
+        ------
+        OSError
+            Where the disk refuses.
+        """
+        with self._guard:
+            if self._runs:
+                self._write(locks=locks)
+
+    def _write(self, *, locks: bool) -> None:
+        path = f"{self._folder}/{self._name}"
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump({"process": os.getpid(), "machine": socket.gethostname(), "locks": locks}, file)
+        os.replace(f"{path}.new", path)
+        self.locks = locks
+
+    def touch(self) -> None:
+        """Give a sign of life, once a second."""
         now = time.monotonic()
-        if now - self._beaten >= seconds:
-            self._beaten = now
+        if now - self._touched >= 1:
+            self._touched = now
             with contextlib.suppress(OSError):  # at worst the others stop waiting
                 os.utime(f"{self._folder}/{self._name}")
 
-    def owners(self) -> list[Owner]:
-        """Return whose notes lie here, ours included; blocking."""
-        try:
-            names = os.listdir(self._folder)
-        except OSError:
-            return []
-        return [owner for name in names if name.endswith(NOTE) and (owner := _read(f"{self._folder}/{name}"))]
+    def others(self) -> list[Owner]:
+        """Return whose notes lie here besides ours."""
+        names = [f"{token}{NOTE}" for token in notes(self._private)]
+        return [owner for name in names if name != self._name and (owner := _read(f"{self._folder}/{name}"))]
 
     def close(self) -> None:
-        """Remove the note."""
-        remove(f"{self._folder}/{self._name}")
+        """Remove the note, if no other run needs it."""
+        with self._guard:
+            self._runs -= 1
+            if not self._runs:
+                remove(f"{self._folder}/{self._name}")
+                self.locks = False
 
 
 def _read(path: str) -> Owner | None:
     try:
         with open(path, encoding="utf-8") as file:
             note = json.load(file)
-            return Owner(int(note["process"]), str(note["machine"]), os.fstat(file.fileno()).st_mtime_ns)
+            touched = os.fstat(file.fileno()).st_mtime_ns
+        return Owner(int(note["process"]), str(note["machine"]), bool(note["locks"]), touched)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # being written, or not a note
+        return None  # gone, or not a note

@@ -54,11 +54,8 @@ def _print_findings(findings: Sequence[AuditFinding]) -> None:
 
 def _mention_others(folder: CacheFolder) -> None:
     """Say who fetches into the cache just now: what they have under way looks like an untruth."""
-    for owner in folder.presence.owners():
-        say(
-            f"process {owner.process} on {owner.machine} is fetching into this cache; files it has not recorded yet "
-            "show as unknown"
-        )
+    for owner in folder.presence.others():
+        say(f"{owner} is fetching into this cache; files it has not recorded yet show as unknown")
 
 
 def verify(

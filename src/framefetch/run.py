@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from framefetch.engine.base import Engine, Tools
-from framefetch.errors import DiskFull, FramefetchError
+from framefetch.engine.descriptors import fitted
+from framefetch.errors import BytesLost, FramefetchError
 from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
 from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
@@ -94,6 +96,7 @@ class Run:
         self._events = Dispatcher(options.observers)
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
+        self._seconds = 0.0
 
     def stop(self) -> None:
         """End the run soon: what is finished is committed, the rest is cancelled."""
@@ -112,16 +115,25 @@ class Run:
         try:
             await self._fetch(open_sources, engine, claims)
         except FramefetchError as error:
-            error.result = self._result(began)
+            self._seconds = time.monotonic() - began
+            error.result = self.without(error) if isinstance(error, BytesLost) else self._result()
             raise
         finally:
             self._events.emit(RunFinished(time.monotonic() - began))
-        return self._result(began)
+        self._seconds = time.monotonic() - began
+        return self._result()
 
-    def _result(self, began: float) -> FetchResult:
+    def without(self, error: BytesLost) -> FetchResult:
+        """Return the result without the files that the disk could not keep after all."""
+        for file in self.rows.used():
+            if self.rows.requests.path(file) in error.paths and self.ledger.holds(file):
+                self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
+        return self._result()
+
+    def _result(self) -> FetchResult:
         self.warnings += self.folder.files.notices
         self.folder.files.notices.clear()
-        figures = RunFigures(self.meter.received, self.meter.requests, time.monotonic() - began, self._stop.is_set())
+        figures = RunFigures(self.meter.received, self.meter.requests, self._seconds, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -137,7 +149,7 @@ class Run:
         ticking = self._loop.create_task(self._tick())
         try:
             if len(to_fetch):
-                tools = Tools(await open_sources(), self.folder.files, self.options, self.meter)
+                tools = Tools(await open_sources(), self.folder.files, self._fitted(len(to_fetch)), self.meter)
                 while len(to_fetch) and not self._stop.is_set():
                     to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
             await self._in_thread(self._copy, [file for file in missing if file in copies])
@@ -191,13 +203,16 @@ class Run:
 
     def _prepare(self, to_fetch: np.ndarray[Any, Any]) -> None:
         """Refuse a batch that cannot be written, or cannot fit, before the first request."""
-        self.folder.prepare()
-        (needed, _), free = self.rows.requests.total_bytes(to_fetch), self.folder.free_space()
-        if needed > free:
-            raise DiskFull(
-                f"expected room for {needed:,} bytes in {self.folder.root}, {free:,} are free; "
-                "free some space or fetch fewer rows"
-            )
+        self.folder.prepare(self.rows.requests.version)
+        needed, _ = self.rows.requests.total_bytes(to_fetch)
+        there = self.folder.files.waiting(self.rows.requests[file] for file in to_fetch.tolist())
+        self.folder.require_room(needed - there, len(to_fetch))
+
+    def _fitted(self, files: int) -> Options:
+        """Return the options with no more connections than this process may have open files for."""
+        limits, note = fitted(self.options.limits, files)
+        self.warnings += [note] if note else []
+        return replace(self.options, limits=limits)
 
     async def _fetch_claimed(
         self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine

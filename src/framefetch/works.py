@@ -13,7 +13,9 @@ import warnings
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Final
 
+from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
+from framefetch.errors import BytesLost
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Claims, Run
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from framefetch.table.plan import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["SCHEMES", "Job", "Works"]
+__all__ = ["SCHEMES", "Job", "Works", "raise_limit"]
 
 #: URL schemes that can be fetched.
 SCHEMES: Final = ("http", "https")
@@ -183,6 +185,21 @@ class Job:
         self._stopped = True
         if self._run is not None:
             self._works.portal.call(self._run.stop)
+
+    def close(self) -> None:
+        """Close what the cache has open.
+
+        Raises
+        ------
+        BytesLost
+            Where the disk could not keep files of this call after all; its ``result`` says which.
+        """
+        try:
+            self._works.close()
+        except BytesLost as error:
+            if self._run is not None:
+                error.result = self._run.without(error)
+            raise
 
     def wait(self) -> FetchResult:
         """Wait in any thread; what a signal handler raises stops the job and carries the partial result.

@@ -94,7 +94,7 @@ def strike(
     assert ended.code or stock.whole(root) == CONTENTS.keys(), words
     assert all(warehouse.count(stock.target(path)) <= 3 for path in CONTENTS), words
     if fault.error == errno.ENOSPC:
-        assert ended.said.count("\n") <= 3, f"{words}: {ended.said}"
+        assert ended.said.count("\n") <= 4, f"{words}: {ended.said}"  # small files fail as one, the large one by itself
     audit_and_go_on(bench, stock, warehouse, root, ended, words)
     return ended.struck > 0
 

@@ -35,7 +35,6 @@ class Report(ctypes.Structure):
 
 def child(shim: ctypes.CDLL, order: dict) -> None:
     """Run the command line as the order says; does not return."""
-    code = 1
     try:
         out = os.open(order["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
@@ -49,17 +48,15 @@ def child(shim: ctypes.CDLL, order: dict) -> None:
             root, kinds, first, last, mode, number, log = order["arm"]
             shim.disk_arm(root.encode(), kinds, first, last, mode, number, log and log.encode())
         cli.main()
+        code = 0
     except SystemExit as end:
-        code = end.code or 0
+        code = end.code
     except BaseException:
         import traceback
 
         traceback.print_exc()
         code = 70
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.exit(code)  # as any process ends: its threads are waited for
 
 
 def wait(pid: int, seconds: float) -> int | None:

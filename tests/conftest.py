@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.warehouse import WarehouseThread, hdf5_file
+from tests.faults.disk.bench import Bench
 from tests.nginx import Nginx
 
 REPOSITORY = Path(__file__).parents[1]
@@ -66,6 +68,15 @@ def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Give a process between a shim and its disk; it runs the command line in forks."""
+    needed(shutil.which("gcc") is not None, "gcc, which makes the shim between a process and its disk")
+    running = Bench(tmp_path_factory.mktemp("bench"))
+    yield running
+    running.close()
+
+
 @pytest.fixture
 def warehouse() -> Iterator[WarehouseThread]:
     """Give a running warehouse, empty."""
@@ -95,3 +106,31 @@ def open_cache(tmp_path: Path) -> Iterator[Callable[..., MetadataCache]]:
     yield make
     for cache in opened:
         cache.close()
+
+
+def _mount(*arguments: object) -> None:
+    try:
+        subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Give a function that mounts a real disk of a few kilobytes, or one more time with other options."""
+    place = tmp_path / "disk"
+    mounted = False
+
+    def make(options: str) -> Path:
+        nonlocal mounted
+        place.mkdir(parents=True, exist_ok=True)
+        if mounted:
+            _mount("-o", f"remount,{options}", place)
+        else:
+            _mount("-t", "tmpfs", "-o", options, "tmpfs", place)
+        mounted = True
+        return place
+
+    yield make
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

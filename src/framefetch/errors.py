@@ -28,6 +28,8 @@
     │   └── DigestMismatch               other bytes than the table states
     ├── StorageError (OSError)           the disk refused
     │   ├── TargetBlocked                a folder, or a foreign thing, stands where the file belongs
+    │   ├── TooManyOpenFiles             the process, or the system, has as many open as it may
+    │   ├── BytesLost                    the disk took bytes and could not keep them
     │   └── DiskFull                     no space, no inodes, no quota
     ├── ManifestError                    the manifest cannot be used
     │   └── ManifestLost                 it is damaged, empty or gone, and can be made anew from the files
@@ -40,10 +42,12 @@ Each answers three questions about itself: ``retryable`` (may the same request s
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from typing import ClassVar
 
 __all__ = [
     "BodyTooLong",
+    "BytesLost",
     "ChangedMidway",
     "ConnectFailed",
     "ConnectionLost",
@@ -70,6 +74,7 @@ __all__ = [
     "StorageError",
     "TargetBlocked",
     "TlsFailed",
+    "TooManyOpenFiles",
     "TooSlow",
     "TransferError",
     "UnsafePath",
@@ -258,6 +263,38 @@ class StorageError(FramefetchError, OSError):
 
 class TargetBlocked(StorageError):
     """Something that is not ours to replace stands where the file belongs."""
+
+
+class TooManyOpenFiles(StorageError):
+    """The process, or the system, has as many files and connections open as it may.
+
+    That is neither the file's fault nor the server's: fewer are asked for at once, and the file keeps its attempts.
+    """
+
+    retryable = True
+
+    #: errno values that mean it.
+    CODES: ClassVar[frozenset[int]] = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class BytesLost(StorageError):
+    """The disk took bytes, and when it was asked to make them safe it could not.
+
+    What can be read back then proves nothing: it may come from memory. So the files are removed.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, what to do.
+    paths : collection of str
+        The files, relative to the cache.
+    """
+
+    fatal = True
+
+    def __init__(self, message: str, *, paths: Collection[str]) -> None:
+        super().__init__(message)
+        self.paths = frozenset(paths)
 
 
 class DiskFull(StorageError):

@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import time
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from framefetch.engine.base import Engine, Tools
-from framefetch.errors import DiskFull, FramefetchError
+from framefetch.engine.descriptors import fitted
+from framefetch.errors import BytesLost, FramefetchError
 from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
 from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
@@ -73,6 +75,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
         self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
+        self._seconds = 0.0
 
     def stop(self) -> None:
         """End the run soon: what is finished is committed, the rest is cancelled."""
@@ -91,16 +94,25 @@ class Run:
         try:
             await self._fetch(open_sources, engine, claims)
         except FramefetchError as error:
-            error.result = self._result(began)
+            self._seconds = time.monotonic() - began
+            error.result = self.without(error) if isinstance(error, BytesLost) else self._result()
             raise
         finally:
             self._events.emit(RunFinished(time.monotonic() - began))
-        return self._result(began)
+        self._seconds = time.monotonic() - began
+        return self._result()
 
-    def _result(self, began: float) -> FetchResult:
+    def without(self, error: BytesLost) -> FetchResult:
+        """Return the result without the files that the disk could not keep after all."""
+        for file in self.rows.used():
+            if self.rows.requests.path(file) in error.paths and self.ledger.holds(file):
+                self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
+        return self._result()
+
+    def _result(self) -> FetchResult:
         self.warnings += [*self.folder.files.notices, *self._neighbours.warnings]
         self.folder.files.notices.clear()
-        figures = RunFigures(self.meter.received, self.meter.requests, time.monotonic() - began, self._stop.is_set())
+        figures = RunFigures(self.meter.received, self.meter.requests, self._seconds, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -122,7 +134,8 @@ class Run:
                 await self._in_thread(self._require_room, to_fetch)
             if len(to_fetch):
                 sources = await open_sources()
-                tools = Tools(sources, self.folder.files, self.options, self.meter, self._neighbours.take)
+                options = self._fitted(len(to_fetch))
+                tools = Tools(sources, self.folder.files, options, self.meter, self._neighbours.take)
                 while len(to_fetch) and not self._stop.is_set():
                     to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
             await self._in_thread(self._copy, [file for file in missing if file in copies])
@@ -186,7 +199,7 @@ class Run:
 
     def _prepare(self) -> None:
         """Refuse a batch that cannot be written, before the first request."""
-        self.folder.prepare()
+        self.folder.prepare(self.rows.requests.version)
         self._neighbours.begin(self._stop.is_set)
 
     def _same_content(self) -> SameContent:
@@ -209,12 +222,15 @@ class Run:
 
     def _require_room(self, to_fetch: np.ndarray[Any, Any]) -> None:
         """Refuse a batch that cannot fit, before the first request."""
-        (needed, _), free = self.rows.requests.total_bytes(to_fetch), self.folder.free_space()
-        if needed > free:
-            raise DiskFull(
-                f"expected room for {needed:,} bytes in {self.folder.root}, {free:,} are free; "
-                "free some space or fetch fewer rows"
-            )
+        needed, _ = self.rows.requests.total_bytes(to_fetch)
+        there = self.folder.files.waiting(self.rows.requests[file] for file in to_fetch.tolist())
+        self.folder.require_room(needed - there, len(to_fetch))
+
+    def _fitted(self, files: int) -> Options:
+        """Return the options with no more connections than this process may have open files for."""
+        limits, note = fitted(self.options.limits, files)
+        self.warnings += [note] if note else []
+        return replace(self.options, limits=limits)
 
     async def _fetch_claimed(
         self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine

@@ -14,8 +14,9 @@ from concurrent.futures import wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from framefetch.claims import Claims
+from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
-from framefetch.errors import ManifestError, ManifestLost
+from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Run
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from framefetch.table.plan import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["SCHEMES", "Job", "Works"]
+__all__ = ["SCHEMES", "Job", "Works", "raise_limit"]
 
 T = TypeVar("T")
 
@@ -213,6 +214,21 @@ class Job:
         self._stopped = True
         if self._run is not None:
             self._works.portal.call(self._run.stop)
+
+    def close(self) -> None:
+        """Close what the cache has open.
+
+        Raises
+        ------
+        BytesLost
+            Where the disk could not keep files of this call after all; its ``result`` says which.
+        """
+        try:
+            self._works.close()
+        except BytesLost as error:
+            if self._run is not None:
+                error.result = self._run.without(error)
+            raise
 
     def wait(self) -> FetchResult:
         """Wait in any thread; what a signal handler raises stops the job and carries the partial result.

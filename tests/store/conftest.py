@@ -1,6 +1,5 @@
-"""Folders, processes and small disks for the tests of the store."""
+"""Folders and processes for the tests of the store."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,31 +41,3 @@ def start() -> Iterator[Callable[..., Child]]:
     yield make
     for child in started:
         child.close()
-
-
-def _mount(*arguments: object) -> None:
-    try:
-        subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a file system")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Give a function that mounts a real disk of a few kilobytes, or one more time with other options."""
-    place = tmp_path / "disk"
-    mounted = False
-
-    def make(options: str) -> Path:
-        nonlocal mounted
-        place.mkdir(exist_ok=True)
-        if mounted:
-            _mount("-o", f"remount,{options}", place)
-        else:
-            _mount("-t", "tmpfs", "-o", options, "tmpfs", place)
-        mounted = True
-        return place
-
-    yield make
-    if mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -188,7 +188,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_held(folder, monkeypatch) -
 
 
 def test_after_a_power_cut_what_was_not_durable_is_hashed_before_it_is_believed(open_folder, monkeypatch) -> None:
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: False)
+    monkeypatch.setattr(writer_module.CommitWriter, "_sync_if_due", lambda writer, *, at_once: None)
     folder = open_folder()
     whole = hold(folder, request("v0/whole"), BODY)
     zeros = hold(folder, request("v0/zeros"), BODY)

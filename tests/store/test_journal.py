@@ -1,5 +1,6 @@
 """What a process that died has left is understood by the next one; what a live one is doing is left alone."""
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -263,3 +264,38 @@ def test_nothing_is_lost_where_the_process_dies_at_any_step(tmp_path, start) -> 
             break
     else:
         pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("described_first", [True, False])
+def test_a_gap_in_the_part_of_a_killed_process_is_not_taken_for_bytes(tmp_path, start, open_folder, described_first):
+    """It reads as zeros, and the part is as long as if it were whole."""
+    script = """
+    from framefetch.models import Entity
+
+    async def work(folder):
+        entity = Entity("http://host/1.nwb", etag='"one"', total=9000)
+        part = await folder.files.create(request())
+        await part.write(b"a" * 1000)
+        if sys.argv[2] == "True":
+            await part.describe(entity)
+        await part.write_at(5000, b"c" * 1000)
+        if sys.argv[2] == "False":
+            await part.describe(entity)
+
+    folder = CacheFolder(sys.argv[1])
+    asyncio.run(work(folder))
+    barrier("scattered")
+    """
+    child = start(script, tmp_path / "cache", described_first)
+    child.wait_for("scattered")
+    child.kill()
+    folder = open_folder()
+    folder.prepare()
+
+    async def go_on() -> tuple[int, list[tuple[int, int]]]:
+        part = await folder.files.resume(request())
+        found = part.length, part.gaps(9000)
+        await part.discard()
+        return found
+
+    assert asyncio.run(go_on())[0] == 1000

@@ -5,16 +5,18 @@ import sqlite3
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from framefetch.errors import ManifestError
+from framefetch.errors import BytesLost, ManifestError
 from framefetch.models import Digest, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
 from framefetch.store.manifest import Manifest
+from framefetch.store.sync import Synced
 from framefetch.store.writer import WINDOW_ROWS
-from tests.store.builders import RECEIPT, descriptors, fill, query, row
+from tests.store.builders import RECEIPT, descriptors, fill, hold, query, request, row, tree
 
 TRANSACTIONS = "SELECT seq FROM sqlite_sequence WHERE name = 'windows'"
 
@@ -323,7 +325,7 @@ def boot(monkeypatch):
 
 
 def test_an_entry_is_not_durable_before_a_sync_and_trusted_only_in_its_boot(tmp_path, boot, monkeypatch) -> None:
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: False)
+    monkeypatch.setattr(writer_module.CommitWriter, "_sync_if_due", lambda writer, *, at_once: None)
     manifest = Manifest(str(tmp_path))
     manifest.commit([row(1)])
     manifest.flush()
@@ -370,10 +372,9 @@ def test_rows_turn_durable_while_the_manifest_stays_open(tmp_path, monkeypatch) 
     synced = threading.Event()
     real = writer_module.sync_files
 
-    def sync(root, paths) -> bool:
-        paths = list(paths)
+    def sync(root, paths) -> Synced:
         assert query(root, "SELECT count(*) FROM entries") == [(1,)], "the row comes before its sync"
-        assert paths == [f"{root}/v0/1.nwb"]
+        assert paths == [f"{root}/v0/1.nwb", f"{root}/manifest.sqlite-wal"]
         synced.set()
         return real(root, paths)
 
@@ -389,7 +390,7 @@ def test_rows_turn_durable_while_the_manifest_stays_open(tmp_path, monkeypatch) 
 def test_who_waits_for_a_commit_does_not_wait_for_the_sync(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
     let_go = threading.Event()
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: let_go.wait(30))
+    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(let_go.wait(30)))
     manifest = Manifest(str(tmp_path))
     told = threading.Event()
     manifest.commit([row(1)], lambda _: told.set())
@@ -397,6 +398,50 @@ def test_who_waits_for_a_commit_does_not_wait_for_the_sync(tmp_path, monkeypatch
     assert told.is_set()
     let_go.set()
     manifest.close()
+
+
+def flush_twice(manifest: Manifest) -> None:
+    """Wait for a commit, then for the sync behind it."""
+    manifest.flush()
+    manifest.flush()
+
+
+def test_files_that_the_disk_could_not_keep_are_held_no_more(folder, monkeypatch) -> None:
+    """They read as they should, from memory: what is left of them after that is anybody's guess."""
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 1e6)
+    for at in range(3):
+        hold(folder, request(f"v0/{at}"), b"bytes")
+    lost = os.path.join(folder.root, "v0/1")
+    failure = OSError(5, "Input/output error")
+    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(False, (lost,), failure))
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
+    folder.manifest.commit([row(3)])
+    with pytest.raises(BytesLost, match=r"1 files .*Input/output error.* v0/1 among them") as caught:
+        flush_twice(folder.manifest)
+    assert caught.value.fatal
+    assert caught.value.paths == {"v0/1"}
+    assert not os.path.exists(lost)
+    assert [entry.path for entry in folder.manifest.entries()][:2] == ["v0/0", "v0/2"]
+    untrusted = [entry.path for entry in folder.manifest.entries() if not entry.trusted]
+    assert {"v0/0", "v0/2"} <= set(untrusted), "the same disk holds them: they are hashed before they are believed"
+    assert not folder.manifest.durable
+    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(True))
+    folder.manifest.flush()  # told once
+
+
+def test_what_the_disk_could_not_keep_at_the_end_is_told_by_close(open_folder, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 1e6)
+    folder = open_folder()
+    hold(folder, request("v0/1"), b"bytes")
+    failure = OSError(28, "No space left on device")
+    monkeypatch.setattr(
+        writer_module, "sync_files", lambda root, paths: Synced(False, (os.path.join(root, "v0/1"),), failure)
+    )
+    with pytest.raises(BytesLost, match="No space left"):
+        folder.close()
+    assert tree(Path(folder.root) / ".framefetch") == {}, "closed all the same"
+    folder.close()
+    assert query(folder.root, "SELECT count(*) FROM entries") == [(0,)]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

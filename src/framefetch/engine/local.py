@@ -13,7 +13,7 @@ from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import HostSlots, Job, Schedule
 from framefetch.engine.transfer import Way, fetch, with_start
-from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch
+from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch, TooManyOpenFiles
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
@@ -157,10 +157,13 @@ class _Run:
             if isinstance(result, Receipt):
                 done.append(self._outcome(job, result))
                 continue
+            if fatal is not None and result.fatal:
+                continue  # one row tells what ended the run; this one was not finished
             try:
                 self._failed(
                     job,
                     with_start(result, small.body[:512]) if isinstance(result, DigestMismatch) else result,
+                    excused=isinstance(result, TooManyOpenFiles),
                 )
             except FramefetchError as error:
                 fatal = fatal or error

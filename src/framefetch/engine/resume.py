@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from framefetch.errors import DiskFull, IncompleteBody, NetworkError, Stalled, StatusError, TooSlow
+from framefetch.errors import DiskFull, IncompleteBody, NetworkError, Stalled, StatusError, TooManyOpenFiles, TooSlow
 from framefetch.models import Entity
 from framefetch.sources.base import Ask
 from framefetch.urls import redact
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["leaves_part", "resumption", "worth_keeping"]
 
 #: Ends of an attempt that say nothing against the bytes that had come before.
-_HARMLESS = (NetworkError, Stalled, TooSlow, IncompleteBody, StatusError, DiskFull)
+_HARMLESS = (NetworkError, Stalled, TooSlow, IncompleteBody, StatusError, DiskFull, TooManyOpenFiles)
 
 
 def worth_keeping(entity: Entity | None, request: Request) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from framefetch.engine.circuit import Circuit, is_no_answer, is_refusal
 from framefetch.engine.limits import START, Flight, HostLimit
 from framefetch.engine.retry import Attempts, RetryRule
+from framefetch.errors import TooManyOpenFiles
 from framefetch.options import RetryPolicy
 from framefetch.urls import origin_of
 
@@ -117,6 +118,7 @@ class Schedule:
     ) -> None:
         self._requests = requests
         self._limits = limits
+        self._most = limits.connections
         self._reserve = min(START, limits.connections // 8)
         self._rule = rule or RetryRule(RetryPolicy())
         self._rotation: deque[_Host] = deque()
@@ -144,17 +146,17 @@ class Schedule:
     @property
     def ready(self) -> bool:
         """Whether it is worth asking for another job at once."""
-        return bool(self._rotation) and self._active < self._limits.connections
+        return bool(self._rotation) and self._active < self._most
 
     # -- what next ----------------------------------------------------------------------------------------------
 
     def take(self, now: float) -> Job | float | None:
         """Return the next job; or the time from which one may be ready; or None where a job must finish first."""
-        if self._active >= self._limits.connections:
+        if self._active >= self._most:
             return None
         soonest: float | None = None
         # The last slots are for hosts that have few: one that falls silent with many must not keep the others waiting.
-        scarce = self._active >= self._limits.connections - self._reserve and len(self._hosts) > 1
+        scarce = self._active >= self._most - self._reserve and len(self._hosts) > 1
         for _ in range(len(self._rotation)):
             host = self._rotation.popleft()
             may = host.circuit.cause or (host.has_room and not (scarce and host.limit.active >= START))
@@ -220,6 +222,10 @@ class Schedule:
 
     def ended(self, job: Job, error: FramefetchError | None, now: float) -> bool:
         """Give a job's slot back; tell whether its failure was our own doing: too many at once for the host."""
+        if isinstance(error, TooManyOpenFiles):
+            self._most = max(1, min(self._most, self._active - 1))
+            self.release(job, now)
+            return True
         host, flight, job.flight = self._hosts[job.origin], job.flight, None
         assert flight is not None
         excused = False
@@ -271,7 +277,7 @@ class Schedule:
     def borrow(self, origin: str, now: float) -> Flight | None:
         """Take a slot of a host for one more connection of a file under way; None while any row waits for it."""
         host = self._hosts[origin]
-        if self._active >= self._limits.connections or not host.lends:
+        if self._active >= self._most or not host.lends:
             return None
         self._active += 1
         flight = host.limit.started(now)

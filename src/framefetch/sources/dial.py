@@ -19,11 +19,12 @@ from yarl import URL
 from framefetch.errors import (
     ConnectFailed,
     ConnectionLost,
+    FramefetchError,
     NameNotResolved,
     PolicyRefused,
     ProtocolError,
     TlsFailed,
-    TransferError,
+    TooManyOpenFiles,
 )
 from framefetch.sources.connection import HttpConnection
 from framefetch.sources.names import Names, no_such_name
@@ -184,9 +185,14 @@ def refuse_address(route: Route, address: str) -> PolicyRefused:
     )
 
 
-def _translate(error: Exception, route: Route) -> TransferError:
+def _translate(error: Exception, route: Route) -> FramefetchError:
     """Return an error of connecting as one of ours; by type, because libraries give numbers to what has none."""
     where = route.where
+    if isinstance(error, OSError) and error.errno in TooManyOpenFiles.CODES:
+        return TooManyOpenFiles(
+            f"no connection to {where}: {error.strerror or error}; "
+            "raise the limit (ulimit -n) or lower --max-connections"
+        )
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return TlsFailed(f"no secure connection to {where}: {_words(error.certificate_error)}")

@@ -85,8 +85,13 @@ class FileStore:
         """Messages about files that were found in the way and set aside."""
         return self._places.notices
 
-    def prepare(self) -> None:
+    def prepare(self, version: str | None = None) -> None:
         """Make the private folders, and prove that a file can be written, before anything is fetched.
+
+        Parameters
+        ----------
+        version : str, optional
+            The release that is to be fetched: its folder must be on the same disk.
 
         Raises
         ------
@@ -100,6 +105,8 @@ class FileStore:
             os.close(os.open(probe, OPEN_NEW, 0o666))
             os.unlink(probe)
             self._kept.scan()
+            if version is not None:
+                self._places.require_same_disk(version, f"{PRIVATE}/parts")
         except UnsafePath as error:
             failure = StorageError(str(error))
             failure.fatal = True
@@ -169,6 +176,10 @@ class FileStore:
         part = Part(self, request, path, wrap(raw, executor=self._executor), raw)
         part.recognise(sidecar)
         return part
+
+    def waiting(self, requests: Iterable[Request]) -> int:
+        """Return how many bytes of these files are on the disk already, in parts that wait; blocking."""
+        return self._kept.waiting(requests)
 
     def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part of this store wait to be gone on with; blocking."""

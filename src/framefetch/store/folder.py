@@ -9,13 +9,13 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.errors import ManifestError, ManifestLost, StorageError
+from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
 from framefetch.store.anew import make_anew
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
-from framefetch.store.places import translate_oserror
+from framefetch.store.places import free_inodes, translate_oserror
 from framefetch.store.recovery import adopt_intents, recover
 from framefetch.store.salvage import hint_sources
 from framefetch.store.schema import Identity, recognise
@@ -139,7 +139,8 @@ class CacheFolder:
             if self.manifest is not lost:
                 return  # another call was faster
             self._unmended = True
-            lost.close()
+            with contextlib.suppress(BytesLost):  # these files are gone: whoever looks for them fetches them
+                lost.close()
             manifest = self._open_manifest(lost.identity)
             lost.hand_over(manifest)
             self.manifest = manifest
@@ -171,8 +172,8 @@ class CacheFolder:
             return obstacle
         return None
 
-    def prepare(self) -> None:
-        """Make sure that files can be written, before anything is fetched.
+    def prepare(self, version: str | None = None) -> None:
+        """Make sure that files, those of a version, can be written, before anything is fetched.
 
         Raises
         ------
@@ -183,7 +184,28 @@ class CacheFolder:
             raise self.obstacle
         if self.manifest.failed:
             self.manifest.flush()  # what could not be recorded before may be by now
-        self.files.prepare()
+        self.files.prepare(version)
+
+    def require_room(self, needed: int, files: int) -> None:
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        DiskFull
+            Where so many bytes, or so many files, are more than the disk has room for, as far as it says.
+        """
+        usage = shutil.disk_usage(self.root)
+        if usage.total and needed > usage.free:
+            raise DiskFull(
+                f"expected room for {needed:,} bytes in {self.root}, {usage.free:,} are free; "
+                "free some space or fetch fewer rows"
+            )
+        inodes = free_inodes(self.root)
+        if inodes is not None and files > inodes:
+            raise DiskFull(
+                f"expected room for {files:,} files in {self.root}, {inodes:,} inodes are free; "
+                "remove some files or fetch fewer rows"
+            )
 
     def free_space(self) -> int:
         """Return the bytes that are free on the folder's file system."""

@@ -10,6 +10,7 @@ whoever can take the lock knows that the owner is gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -103,14 +104,16 @@ class Journal:
         """Forget all intents: the manifest holds them."""
         with self._guard:
             if self._handle is not None:
-                os.ftruncate(self._handle, 0)
+                with contextlib.suppress(OSError):  # then the next process looks at what is recorded by now
+                    os.ftruncate(self._handle, 0)
 
     def close(self, *, keep: bool = False) -> None:
         """Remove the journal, unless it is still needed, and give up the lock."""
         with self._guard:
             if self._handle is None:
                 return
-            os.close(self._handle)
+            with contextlib.suppress(OSError):  # it is closed all the same, and what went before must be told
+                os.close(self._handle)
             self._handle = None
         if not keep:
             remove(self.path)

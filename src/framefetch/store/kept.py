@@ -16,6 +16,8 @@ from framefetch.store.places import remove
 from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from framefetch.models import Request
     from framefetch.store.parts import Left
 
@@ -51,6 +53,19 @@ class KeptParts:
     def has(self, request: Request) -> bool:
         """Return whether there is a part of a request."""
         return bool(self._names) and kept_name(request.version, request.key, request.path) in self._names
+
+    def waiting(self, requests: Iterable[Request]) -> int:
+        """Return how many bytes the parts of these requests take on the disk; blocking."""
+        if not self._names:
+            return 0
+        return sum(self._taken(request) for request in requests if self.has(request))
+
+    def _taken(self, request: Request) -> int:
+        try:
+            found = os.stat(f"{self._folder}/{kept_name(request.version, request.key, request.path)}")
+        except OSError:
+            return 0
+        return getattr(found, "st_blocks", 0) * 512  # its size may count gaps
 
     def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part wait, with what was digested of it; blocking.

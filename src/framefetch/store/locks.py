@@ -215,7 +215,8 @@ class FileLocks:
             table.users -= 1
             if not table.users:
                 _tables.pop(table.identity, None)
-                os.close(table.handle)
+                with contextlib.suppress(OSError):  # nothing was written
+                    os.close(table.handle)
 
 
 def _identity(file: str | int) -> tuple[int, int]:
@@ -287,10 +288,8 @@ class Presence:
                 self._write(locks=locks)
 
     def _write(self, *, locks: bool) -> None:
-        path = f"{self._folder}/{self._name}"
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
+        with open(f"{self._folder}/{self._name}", "w", encoding="utf-8") as file:
             json.dump({"process": os.getpid(), "machine": socket.gethostname(), "locks": locks}, file)
-        os.replace(f"{path}.new", path)
         self.locks = locks
 
     def touch(self) -> None:
@@ -317,9 +316,13 @@ class Presence:
 
 def _read(path: str) -> Owner | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            note = json.load(file)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
             touched = os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None  # gone
+    try:
+        note = json.loads(text)
         return Owner(int(note["process"]), str(note["machine"]), bool(note["locks"]), touched)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # gone, or not a note
+    except (ValueError, KeyError, TypeError):
+        return Owner(0, "an unknown machine", locks=False, touched_ns=touched)  # it is being written

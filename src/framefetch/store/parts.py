@@ -126,6 +126,7 @@ class Part:
         self._raw = raw
         self._sidecar: Sidecar | None = None
         self._unnoted = 0
+        self._scatters = raw.extents is not None
         self._noting = threading.Lock()
 
     @property
@@ -150,7 +151,8 @@ class Part:
 
     def recognise(self, sidecar: Sidecar) -> None:
         """Take what an earlier attempt knew of these bytes."""
-        self._sidecar = replace(sidecar, proofs=tuple(proof for proof in sidecar.proofs if proof[0] <= self.length))
+        proofs = tuple(proof for proof in sidecar.proofs if proof[0] <= self.length)
+        self._sidecar = replace(sidecar, proofs=proofs, extents=self._raw.noted())
 
     async def write(self, block: bytes | bytearray | memoryview) -> None:
         """Append a block.
@@ -181,6 +183,7 @@ class Part:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
     def _write_at(self, offset: int, block: bytes | memoryview) -> None:
+        self._foretell_gaps()
         self._raw.write_at(offset, block)
         with self._noting:
             self._unnoted += len(block)
@@ -188,6 +191,20 @@ class Part:
                 return
             self._unnoted = 0
         self._note(lambda sidecar: replace(sidecar, extents=self._raw.noted()))
+
+    def _foretell_gaps(self) -> None:
+        """Say in the sidecar that bytes come out of order, before the first do: a gap reads as zeros.
+
+        Who finds the part of a killed process believes its length where no extents are noted.
+        """
+        with self._noting:
+            if not self._scatters and self._sidecar is not None:
+                self._write_note(replace(self._sidecar, extents=((0, self.length),)))
+            self._scatters = True
+
+    def _there(self) -> tuple[tuple[int, int], ...]:
+        """Return what the sidecar is to say of bytes out of order; nothing where they came in order."""
+        return self._raw.noted() or (((0, self.length),) if self._scatters else ())
 
     async def describe(self, entity: Entity) -> None:
         """Note what the bytes are the beginning of, so that a later attempt, or a later process, can go on.
@@ -199,19 +216,25 @@ class Part:
         """
         request = self._request
         sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot)
+
+        def change(old: Sidecar | None) -> Sidecar:
+            if old is None:
+                return replace(sidecar, extents=self._there())
+            return replace(old, entity=entity, boot=sidecar.boot)
+
         try:
-            await self._store.run(
-                self._note, lambda old: sidecar if old is None else replace(old, entity=entity, boot=sidecar.boot)
-            )
+            await self._store.run(self._note, change)
         except OSError as error:
             raise translate_oserror(error, f"writing {request.path}") from error
 
     def _note(self, change: Callable[[Any], Sidecar]) -> None:
         """Change the sidecar; one thread at a time."""
         with self._noting:
-            sidecar = change(self._sidecar)
-            write_sidecar(f"{self._path}.json", sidecar)
-            self._sidecar = sidecar
+            self._write_note(change(self._sidecar))
+
+    def _write_note(self, sidecar: Sidecar) -> None:
+        write_sidecar(f"{self._path}.json", sidecar)
+        self._sidecar = sidecar
 
     def _prove(self, boot: str) -> None:
         """Add a proof of what is there from the beginning on."""
@@ -233,6 +256,7 @@ class Part:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
     def _begin_anew(self) -> None:
+        self._scatters = False
         remove(f"{self._path}.json")
         self._raw.begin_anew()
 
@@ -249,7 +273,8 @@ class Part:
         try:
             if self._raw.extents is None:
                 self._raw.truncate(self.length)  # a full disk may have torn the last block
-            self._prove("")
+            with contextlib.suppress(OSError):  # a full disk has no room for it; the note that is there says less
+                self._prove("")
             self._raw.close()
             self._store.keep(self._path, self._request, Left(self._raw.hasher, self._raw.extents))
         except OSError:  # why the attempt failed is under way; this must not hide it

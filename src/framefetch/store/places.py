@@ -11,11 +11,11 @@ import os
 import stat
 from dataclasses import dataclass
 
-from framefetch.errors import DiskFull, StorageError, TargetBlocked, UnsafePath
+from framefetch.errors import DiskFull, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
 from framefetch.models import Digest, Receipt, Verified
 from framefetch.store.digests import hash_file
 
-__all__ = ["Content", "Places", "inode_of", "remove", "translate_oserror"]
+__all__ = ["Content", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
 
 #: Bytes of one name on every common file system.
 NAME_BYTES = 255
@@ -30,11 +30,38 @@ def translate_oserror(error: OSError, doing: str) -> StorageError:
     name = errno.errorcode.get(error.errno or 0, "")
     reason = f"{error.strerror or error} ({name})" if name else str(error)
     if error.errno in DiskFull.CODES:
+        if free_inodes(_folder_of(error)) == 0:
+            return DiskFull(f"{doing}: {reason}, no inodes are left; remove some files and run the same command again")
         return DiskFull(f"{doing}: {reason}; free some space and run the same command again")
+    if error.errno in TooManyOpenFiles.CODES:
+        return TooManyOpenFiles(f"{doing}: {reason}; raise the limit (ulimit -n) or lower --max-connections")
+    if error.errno == errno.EXDEV:
+        reason += "; the cache and the folders in it must be on one disk, so that a finished file can be renamed"
     failure = StorageError(f"{doing}: {reason}")
-    failure.fatal = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    failure.retryable = error.errno in (errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN)
+    failure.fatal = error.errno == errno.EROFS or (error.errno in (errno.EACCES, errno.EPERM) and _is_closed(error))
+    failure.retryable = error.errno in (errno.EINTR, errno.EAGAIN, errno.ESTALE)
     return failure
+
+
+def _folder_of(error: OSError) -> str:
+    """Return the folder in which a file was to be made, as far as the error says."""
+    path = error.filename2 or error.filename
+    return os.path.dirname(path) if isinstance(path, str) else ""
+
+
+def free_inodes(folder: str) -> int | None:
+    """Return how many more files a file system has room for; None where it does not say, or has no such limit."""
+    try:
+        found = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return None
+    return found.f_favail if found.f_files else None
+
+
+def _is_closed(error: OSError) -> bool:
+    """Return whether no file at all can be made where this one was refused."""
+    folder = _folder_of(error)
+    return bool(folder) and not os.access(folder, os.W_OK | os.X_OK)
 
 
 def inode_of(found: os.stat_result) -> int:
@@ -151,6 +178,21 @@ class Places:
                 self.notices.append(f"{path} was there before and is not in the manifest; it was kept as {kept}")
                 return
         raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
+
+    def require_same_disk(self, folder: str, parts: str) -> None:
+        """Refuse a folder below the root to which no part can be renamed, because it is another disk.
+
+        Raises
+        ------
+        OSError
+            Where it is.
+        """
+        try:
+            same = os.lstat(self.absolute(folder)).st_dev == os.lstat(self.absolute(parts)).st_dev
+        except FileNotFoundError:
+            return
+        if not same:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.absolute(folder))
 
     def forget_folders(self) -> None:
         """Look at every folder again before anything is written below it: much may happen between two runs."""

@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from framefetch.store.journal import leftovers, read_journal
+from framefetch.store.places import translate_oserror
 from framefetch.store.sidecar import kept_name, read_sidecar
 
 if TYPE_CHECKING:
     from framefetch.models import Entry
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
+    from framefetch.store.sidecar import Sidecar
 
 __all__ = ["adopt_intents", "recover"]
 
@@ -37,12 +39,27 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     -------
     int
         How many files were adopted.
+
+    Raises
+    ------
+    StorageError, ManifestError
+        Where it cannot be read or recorded; everything is left for the next process.
     """
     adopted = 0
-    for _, paths in leftovers(private):
-        _keep_parts(paths)
-        adopted += adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
+    try:
+        for _, paths in leftovers(private):
+            adopted += _adopt(paths, files, manifest)
+    except OSError as error:
+        failure = translate_oserror(error, "reading what an earlier process left")
+        failure.fatal = True
+        raise failure from error
     return adopted
+
+
+def _adopt(paths: list[str], files: FileStore, manifest: Manifest) -> int:
+    """Take over what one process left."""
+    _keep_parts(paths, manifest)
+    return adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
 
 
 def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> int:
@@ -58,17 +75,21 @@ def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> 
     return adopted
 
 
-def _keep_parts(paths: list[str]) -> None:
-    """Let parts wait that have a sidecar; those that stay behind are removed."""
+def _keep_parts(paths: list[str], manifest: Manifest) -> None:
+    """Let parts wait that have a sidecar, and whose files are not held by now; those that stay behind are removed."""
     for path in paths:
         sidecar = read_sidecar(path) if path.endswith(".json") else None
-        if sidecar is None:
+        if sidecar is None or _is_held(sidecar, manifest):
             continue
         kept = f"{os.path.dirname(path)}/{kept_name(sidecar.version, sidecar.key, sidecar.path)}"
         with contextlib.suppress(OSError):  # the part itself is gone: it was published
             os.stat(path.removesuffix(".json"), follow_symlinks=False)
             os.replace(path, f"{kept}.json")
             os.replace(path.removesuffix(".json"), kept)
+
+
+def _is_held(sidecar: Sidecar, manifest: Manifest) -> bool:
+    return any(entry.path == sidecar.path for entry in manifest.lookup(sidecar.version, [sidecar.key]))
 
 
 def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> list[Entry]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.models import Entity
 from framefetch.store.extents import Extents
+from framefetch.store.places import remove
 
 if TYPE_CHECKING:
     from framefetch.models import Request
@@ -89,12 +90,16 @@ def write_sidecar(path: str, sidecar: Sidecar) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     handle = os.open(new, flags, 0o666)
     try:
-        view = memoryview(json.dumps(asdict(sidecar)).encode())
-        while view:
-            view = view[os.write(handle, view) :]
-    finally:
-        os.close(handle)
-    os.replace(new, path)
+        try:
+            view = memoryview(json.dumps(asdict(sidecar)).encode())
+            while view:
+                view = view[os.write(handle, view) :]
+        finally:
+            os.close(handle)
+        os.replace(new, path)
+    except OSError:
+        remove(new)
+        raise
 
 
 def read_sidecar(path: str) -> Sidecar | None:

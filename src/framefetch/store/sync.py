@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import os
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["sync_files"]
+__all__ = ["Synced", "sync_files"]
+
+#: What an fsync says where bytes that were taken before could not be written.
+_LOSSES = frozenset({errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What came of a sync.
+
+    Parameters
+    ----------
+    done : bool
+        Whether everything is safe from a power cut.
+    lost : tuple of str
+        Files that the disk could not keep, however they read now.
+    reason : OSError or None
+        What was said of the first of them.
+    """
+
+    done: bool
+    lost: tuple[str, ...] = ()
+    reason: OSError | None = None
 
 
 @cache
@@ -23,7 +46,7 @@ def _syncfs() -> ctypes._NamedFuncPointer | None:
         return None
 
 
-def sync_files(root: str, paths: Iterable[str]) -> bool:
+def sync_files(root: str, paths: Iterable[str]) -> Synced:
     """Make the files at these paths, and their names, safe from a power cut.
 
     Parameters
@@ -32,31 +55,47 @@ def sync_files(root: str, paths: Iterable[str]) -> bool:
         A folder on the file system of all of them.
     paths : iterable of str
         The files; read only where they have to be synced one by one.
-
-    Returns
-    -------
-    bool
-        Whether it was done. After a failure nothing may be believed: a second sync that succeeds proves nothing.
     """
     syncfs = _syncfs()
+    if syncfs is None:
+        return _one_by_one(root, paths)
     try:
-        if syncfs is not None:
-            handle = os.open(root, os.O_RDONLY)
-            try:
-                return bool(syncfs(handle) == 0)
-            finally:
-                os.close(handle)
-        folders = {root}
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # removed since: nothing is left to be protected
-                _fsync(path)
-                folders.update(_folders_above(path, root))
-        if os.name == "posix":  # a folder cannot be opened on Windows, where the rename is journalled anyway
-            for folder in folders:
-                _fsync(folder)
+        handle = os.open(root, os.O_RDONLY)
+        try:
+            if syncfs(handle) == 0:
+                return Synced(done=True)
+        finally:
+            os.close(handle)
     except OSError:
-        return False
-    return True
+        return Synced(done=False)
+    # Something on this file system was lost. Each file is asked whether it is among that; an answer is given once, and
+    # not for a file that memory has forgotten meanwhile, so what is left is not called safe.
+    found = _one_by_one(root, paths)
+    return replace(found, done=False)
+
+
+def _one_by_one(root: str, paths: Iterable[str]) -> Synced:
+    folders, done = {root}, True
+    lost: list[str] = []
+    reason: OSError | None = None
+    for path in paths:
+        try:
+            _fsync(path)
+        except FileNotFoundError:
+            continue  # removed since: nothing is left to be protected
+        except OSError as error:
+            done = False
+            if error.errno in _LOSSES:
+                lost.append(path)
+                reason = reason or error
+        folders.update(_folders_above(path, root))
+    if os.name == "posix":  # a folder cannot be opened on Windows, where the rename is journalled anyway
+        for folder in folders:
+            try:
+                _fsync(folder)
+            except OSError:
+                done = False
+    return Synced(done, tuple(lost), reason)
 
 
 def _folders_above(path: str, root: str) -> Iterator[str]:

@@ -19,10 +19,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from framefetch.errors import ManifestError, ManifestLost
+from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
+from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
-from framefetch.store.sync import sync_files
+from framefetch.store.sync import Synced, sync_files
 
 __all__ = ["CommitWriter", "Committed", "Handed"]
 
@@ -104,6 +105,8 @@ class CommitWriter:
         self._waiting = 0
         self.left: list[Handed] = []
         self._failure: ManifestError | None = None
+        self._lost: BytesLost | None = None
+        self._doubtful = False
         self._unsynced: dict[int, list[str]] = {}
         self._synced_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="framefetch-manifest", daemon=True)
@@ -117,17 +120,26 @@ class CommitWriter:
     @property
     def durable(self) -> bool:
         """Whether everything that is committed has been synced as well."""
-        return not self._unsynced
+        return not self._unsynced and not self._doubtful
 
     def hand_in(self, handed: Handed) -> None:
         """Take entries; returns at once.
 
         They are taken also where it raises `ManifestError`, because an earlier commit failed or too many wait: their
         files are there, so they have to be recorded whenever that is possible again.
+
+        Raises
+        ------
+        ManifestError
+            Where an earlier commit failed, or too many wait.
+        BytesLost
+            Where the disk could not keep files that were committed before; `flush` and `close` tell it too, once.
         """
         self._put(handed)
         if self._failure is not None:
             raise self._failure
+        if self._lost is not None:
+            raise self._lost
         if self._waiting > BACKLOG_ROWS:
             raise ManifestError(f"{self._path}: {self._waiting:,} files wait to be recorded; another process holds it")
 
@@ -136,6 +148,7 @@ class CommitWriter:
         done: Future[None] = Future()
         self._put(done)
         done.result()
+        self._tell_lost()
 
     def close(self) -> None:
         """Commit and sync what was handed in, and end the thread."""
@@ -144,6 +157,12 @@ class CommitWriter:
                 self._closed = True
                 self._queue.put(None)
         self._thread.join()
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            raise lost
 
     def _put(self, item: Handed | Future[None]) -> None:
         with self._handing:  # nothing may come behind the end: nobody would answer it
@@ -215,6 +234,11 @@ class CommitWriter:
             return
         patience = self._patience if self._failure is None else min(self._patience, IMPATIENCE)
         self._connection.execute(f"PRAGMA busy_timeout = {patience}")
+        window = self._transact(batch)
+        written = [entry.path for handed in batch if not handed.forget for entry in handed.entries]
+        self._unsynced[window] = [os.path.join(self._root, path) for path in written]
+
+    def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
@@ -229,7 +253,7 @@ class CommitWriter:
         except BaseException:
             self._connection.rollback()
             raise
-        self._unsynced[window] = [os.path.join(self._root, entry.path) for handed in batch for entry in handed.entries]
+        return window
 
     def _require_same_file(self) -> None:
         """Refuse to go on where the database was removed, emptied or replaced: SQLite would write to a removed one."""
@@ -237,20 +261,46 @@ class CommitWriter:
             raise ManifestLost(f"{self._path} was removed or replaced while it was open; run the same command again")
 
     def _sync_if_due(self, *, at_once: bool) -> None:
-        """Sync the files of the windows since the last time, then say so; a failure leaves them not durable."""
+        """Sync the files of the windows since the last time, and the log with their rows; then say so."""
         if not self._unsynced or not (at_once or time.monotonic() - self._synced_at >= SYNC_SECONDS):
             return
-        if sync_files(self._root, (path for paths in self._unsynced.values() for path in paths)):
-            windows = [(window,) for window in self._unsynced]
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany("DELETE FROM windows WHERE window = ?", windows)
-                self._connection.execute("COMMIT")
-            except sqlite3.Error:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.rollback()
+        paths = [path for paths in self._unsynced.values() for path in paths]
+        synced = sync_files(self._root, [*paths, f"{self._path}-wal"])
+        windows = [(window,) for window in self._unsynced]
+        if synced.done:
+            self._change("DELETE FROM windows WHERE window = ?", windows)
+        else:
+            self._doubtful = True
+            # Written by no boot: whoever asks for these files hashes them first.
+            self._change("UPDATE windows SET boot = '' WHERE window = ?", windows)
+            self._forget(synced, set(paths))
         self._unsynced.clear()
         self._synced_at = time.monotonic()
+
+    def _forget(self, synced: Synced, ours: set[str]) -> None:
+        """Remove the files that the disk could not keep, then their rows."""
+        lost = [path for path in synced.lost if path in ours]
+        if not lost:
+            return
+        for path in lost:
+            remove(path)  # before its row: the journal would explain a file without one
+        names = [os.path.relpath(path, self._root).replace(os.sep, "/") for path in lost]
+        self._change("DELETE FROM entries WHERE path = ?", [(_storable(name),) for name in names])
+        self._lost = BytesLost(
+            f"the disk took {len(lost):,} files and could not keep them ({synced.reason}), {names[0]} among them; "
+            "they were removed. Look after the disk, then run the same command again",
+            paths=(self._lost.paths if self._lost else frozenset()) | set(names),
+        )
+
+    def _change(self, statement: str, parameters: Sequence[tuple[Any, ...]]) -> None:
+        """Change the tables if they can be; what is not recorded leaves files less trusted, never more."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(statement, parameters)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
 
 
 def _explained(error: Exception, path: str) -> ManifestError:

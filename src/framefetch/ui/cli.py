@@ -150,11 +150,13 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
     """Fetch, and tell what was done however it ended."""
     from framefetch.table.plan import plan_rows
     from framefetch.table.text import read_rows
-    from framefetch.works import SCHEMES, Job, Works
+    from framefetch.works import SCHEMES, Job, Works, raise_limit
 
     rows = read_rows(arguments.table, arguments.table_options(), arguments.where, arguments.limit)
     table = arguments.table_options()
     works = Works(arguments.cache_dir, options, host_map)
+    raise_limit(options.limits)
+    result: FetchResult | None = None
     with _Signals() as signals, closing(works):
         try:
             job = Job(
@@ -163,9 +165,10 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
                 lambda: plan_rows(rows, table, arguments.version, SCHEMES),
                 fixed_paths=table.path_template is not None,
             )
-            result: FetchResult | None = job.wait()
+            result = job.wait()
+            job.close()  # what is told is on the disk
         except KeyboardInterrupt as interrupt:
-            _tell(getattr(interrupt, "result", None), arguments, reports)
+            _tell(getattr(interrupt, "result", result), arguments, reports)
             return signals.code or EXIT_INTERRUPTED
         except PlanError:
             raise

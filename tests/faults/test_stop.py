@@ -1,0 +1,114 @@
+"""A run that is told to stop, at any instant: it ends within two seconds, and what was finished stays finished."""
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from framefetch import Limits, MetadataCache
+from framefetch.warehouse import Reply, WarehouseThread, hdf5_file
+from tests.conftest import EAGER
+from tests.faults.disk.bench import Bench, Stock, audit_and_go_on, recorded
+from tests.store.builders import descriptors
+
+MIB = 1 << 20
+#: Seconds a run may take to end.
+SOON = 2.0
+
+
+@pytest.fixture
+def stock(warehouse: WarehouseThread, tmp_path: Path) -> Stock:
+    contents = {f"v0/{at}.nwb": hdf5_file(20_000, seed=at) for at in range(200)}
+    contents |= {f"v0/l{at}.nwb": hdf5_file(3 * MIB + at, seed=at) for at in range(3)}
+    return Stock.of(warehouse, tmp_path / "table.csv", contents)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_a_signal_at_any_instant(
+    number: signal.Signals,
+    code: int,
+    bench: Bench,
+    stock: Stock,
+    warehouse: WarehouseThread,
+    full: bool,
+    tmp_path: Path,
+    note: Callable[..., None],
+) -> None:
+    chance, root = random.Random(number), tmp_path / "cache"
+    slowest, instants, held = 0.0, 50 if full else 5, 0
+    for at in range(instants):
+        asked = warehouse.count()
+        words = ["mirror", stock.table, root, "--bandwidth", "4M"]
+        ended = bench.run(*words, seconds=0.05 + chance.uniform(0, 0.6), signal=int(number))
+        # Before there is anything to put in order, a signal does what it does to any process.
+        early = (-number,) if warehouse.count() == asked else ()
+        assert ended.code in (code, *early), f"instant {at}: {ended}"
+        assert ended.took is not None
+        assert ended.took < SOON
+        assert "Traceback" not in ended.said
+        assert "never retrieved" not in ended.said
+        assert "was destroyed" not in ended.said
+        assert stock.lies(root) == []
+        rows = {path for path, _, _ in recorded(root)}
+        assert stock.whole(root) == rows, "what stands under its name is recorded"
+        assert len(rows) >= held, "what was recorded stays"
+        slowest, held = max(slowest, ended.took), len(rows)
+        if held > 150:
+            audit_and_go_on(bench, stock, warehouse, root, ended, f"instant {at}")
+            os.rename(root, tmp_path / f"full-{at}")
+            held = 0
+    if root.exists():
+        audit_and_go_on(bench, stock, warehouse, root, ended, "at the end")
+    case = "101" if number == signal.SIGINT else "103"
+    note(case, f"{number.name} at {instants} instants", f"within {slowest:.1f} s", warehouse.count())
+
+
+async def test_a_cancelled_call_at_any_instant(
+    stock: Stock, warehouse: WarehouseThread, full: bool, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    frame = pd.read_csv(stock.table)
+    chance, root, instants = random.Random(101), tmp_path / "cache", 50 if full else 8
+    options = replace(EAGER, limits=Limits(connections=16, bandwidth=10e6))
+    with MetadataCache(frame, root, options=options) as cache:
+        await cache.fetch_all(frame.head(1))
+        before = descriptors(), threading.active_count()
+        for at in range(instants):
+            call = asyncio.create_task(cache.fetch_all(frame, file_version=f"v{at}"))
+            await asyncio.sleep(chance.uniform(0, 0.15))
+            began = time.monotonic()
+            assert call.cancel(), "it is under way"
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert time.monotonic() - began < SOON
+            assert cache.verify("hash") == []
+            assert len(asyncio.all_tasks()) == 1
+        await cache.fetch_all(frame.head(1), file_version="end")
+        assert descriptors() == before[0]
+        assert threading.active_count() <= before[1] + 8  # pools that had not needed all of theirs
+    assert all(name.startswith("kept-") for name in os.listdir(root / ".framefetch" / "parts"))
+    note("101", f"cancelled at {instants} instants", "CancelledError", warehouse.count())
+
+
+async def test_a_timeout_around_a_failing_batch_is_not_retried(
+    warehouse: WarehouseThread, stock: Stock, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    frame = pd.read_csv(stock.table).head(1)
+    warehouse.script_all(Reply(503, headers={"Retry-After": "1"}))
+    with MetadataCache(frame, tmp_path / "cache") as cache:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(cache.fetch_all(frame), 0.3)
+        assert time.monotonic() - began < 0.3 + 0.5
+        assert warehouse.count() == 1
+    note("102", "a timeout around a call that is failing", "at once", 1)

@@ -9,17 +9,20 @@ before they are believed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
+from framefetch.store.network import network_file_system, one_writer
 from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
-from framefetch.store.writer import Committed, CommitWriter, Handed
+from framefetch.store.writer import Committed, CommitWriter, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
 
@@ -96,7 +99,7 @@ class Manifest:
             raise
         self.identity = identify(self.path)
         if writer is not None:
-            self._writer = CommitWriter(root, self.path, writer, self._boot)
+            self._writer = CommitWriter(root, self.path, writer, self._boot, _turn_of(root))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -273,3 +276,10 @@ class Manifest:
                 self._reader = None
         if self._writer is not None:
             self._writer.close()
+
+
+def _turn_of(root: str) -> Turn:
+    """Return what lets one process write at a time, where SQLite's own locks are not to be relied on."""
+    if network_file_system(root) is None:
+        return lambda _: contextlib.nullcontext()
+    return partial(one_writer, os.path.join(root, ".framefetch", "locks", "writer.lock"))

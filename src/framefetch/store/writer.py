@@ -25,10 +25,11 @@ from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
 
-__all__ = ["CommitWriter", "Committed", "Handed"]
+__all__ = ["CommitWriter", "Committed", "Handed", "Turn"]
 
 #: Called with the entries of one commit, in the writer's thread.
 Committed: TypeAlias = Callable[[Sequence[Entry]], None]
+Turn: TypeAlias = "Callable[[float], contextlib.AbstractContextManager[None]]"
 
 WINDOW_ROWS: Final = 256
 WINDOW_SECONDS: Final = 0.25
@@ -85,6 +86,8 @@ class CommitWriter:
         Open for writing; the writer closes it.
     boot : str
         What is recorded as the boot that wrote the entries.
+    turn : callable
+        Gives a context, within so many seconds, in which this process may write.
 
     Attributes
     ----------
@@ -92,11 +95,12 @@ class CommitWriter:
         After the end: what could not be committed.
     """
 
-    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str) -> None:
+    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str, turn: Turn) -> None:
         self._root = root
         self._path = path
         self._connection = connection
         self._boot = boot
+        self._turn = turn
         self._identity = identify(path)
         self._patience: int = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         self._queue: queue.SimpleQueue[Handed | Future[None] | None] = queue.SimpleQueue()
@@ -234,7 +238,8 @@ class CommitWriter:
             return
         patience = self._patience if self._failure is None else min(self._patience, IMPATIENCE)
         self._connection.execute(f"PRAGMA busy_timeout = {patience}")
-        window = self._transact(batch)
+        with self._turn(patience / 1000):
+            window = self._transact(batch)
         written = [entry.path for handed in batch if not handed.forget for entry in handed.entries]
         self._unsynced[window] = [os.path.join(self._root, path) for path in written]
 
@@ -295,10 +300,11 @@ class CommitWriter:
     def _change(self, statement: str, parameters: Sequence[tuple[Any, ...]]) -> None:
         """Change the tables if they can be; what is not recorded leaves files less trusted, never more."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(statement, parameters)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
+            with self._turn(self._patience / 1000):
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(statement, parameters)
+                self._connection.execute("COMMIT")
+        except (sqlite3.Error, ManifestError):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
 

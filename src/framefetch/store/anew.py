@@ -127,8 +127,12 @@ def _make_with_hints(new: str, path: str) -> int:
         # Above all windows of the old one: who remembers one of these takes what is written from now on for newer.
         window = time.time_ns() // 1_000_000
         connection.execute("INSERT INTO windows VALUES (?, ?)", (window, NO_BOOT))
-        for source in hint_sources(path):
-            connection.executemany(_INSERT, ((*hint, window) for hint in salvage(source)))
+        *older, latest = hint_sources(path)
+        for source in older:
+            # What was set aside long ago may name files that were removed on purpose since.
+            there = (hint for hint in salvage(source) if os.path.lexists(os.path.join(os.path.dirname(path), hint[2])))
+            connection.executemany(_INSERT, ((*hint, window) for hint in there))
+        connection.executemany(_INSERT, ((*hint, window) for hint in salvage(latest)))
         connection.execute("COMMIT")
         return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
     finally:

@@ -18,7 +18,7 @@ from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, translate_oserror
 from framefetch.store.recovery import adopt_intents, recover
 from framefetch.store.salvage import hint_sources
-from framefetch.store.schema import Identity, recognise
+from framefetch.store.schema import Identity, identify, recognise
 
 if TYPE_CHECKING:
     from typing import Self
@@ -113,11 +113,13 @@ class CacheFolder:
         """Open the manifest; one that is lost is made anew first."""
         gone = not os.path.exists(self._path) and os.path.isdir(self.root) and len(hint_sources(self._path)) > 1
         if damaged is None and not gone:
+            seen = identify(self._path)
             try:
                 return Manifest(self.root, timeout=self._timeout, writable=self.writable)
             except ManifestLost:
                 if not mend:
                     raise
+                damaged = seen  # also where only who writes to it meets the damage
         if self.writable:
             notice = make_anew(self._path, self.private, self._timeout, damaged)
             if notice is not None:

@@ -62,6 +62,7 @@ def salvage(path: str) -> Iterator[Hint]:
         return
     for name, head, step in ((path, 0, 0), (f"{path}-wal", 32, 24)):
         try:
+            # Closing it ends the locks that this process has in it (POSIX); nobody writes to it any more.
             with open(name, "rb", buffering=1 << 20) as file:
                 for page in _pages(file, head, step):
                     yield from _carve(page)

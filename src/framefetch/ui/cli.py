@@ -50,6 +50,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
+    except KeyboardInterrupt:  # before a command had begun that could put things in order
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing is left to say it to
         sys.exit(EXIT_FAILED)

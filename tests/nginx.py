@@ -1,20 +1,23 @@
 """A real nginx on a loopback port, for as long as a test runs."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
-import time
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import free_port, wait_until_open
 
 CONFIG = """
 daemon off;
 worker_processes 2;
 pid {folder}/nginx.pid;
-error_log {folder}/error.log;
+error_log {folder}/error.log info;
 events {{ worker_connections 4096; }}
 http {{
-    access_log {folder}/access.log;
+    log_format told '$status $body_bytes_sent $msec $request_time $server_port "$http_range" "$request_uri"';
+    access_log {folder}/access.log told;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -30,13 +33,20 @@ http {{
     }}
 }}
 """
+LINE = re.compile(r'(\d+) (\d+) ([\d.]+) ([\d.]+) (\d+) "(.*?)" "(.*)"')
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One line of the access log: an answer that nginx has ended, at these times of its clock."""
+
+    status: int
+    sent: int
+    begun: float
+    ended: float
+    port: int
+    wanted: str
+    target: str
 
 
 class Nginx:
@@ -46,21 +56,18 @@ class Nginx:
         folder.mkdir(parents=True)
         folder.chmod(0o755)
         self.port = free_port()
-        self._log = folder / "access.log"
-        config = folder / "nginx.conf"
-        config.write_text(CONFIG.format(folder=folder, root=root, port=self.port, server=server, http=http))
-        user = ["-g", "user root;"] if os.geteuid() == 0 else []
-        self._process = subprocess.Popen(["nginx", "-c", str(config), "-p", str(folder), *user], stderr=subprocess.PIPE)
-        self._wait()
+        self._root, self._folder = root, folder
+        self.start(server=server, http=http)
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        raise RuntimeError(f"nginx did not start: {self._process.stderr.read().decode()}")
+    def start(self, *, server: str = "", http: str = "") -> None:
+        """Start it, again on the same port where it was stopped, with these directives."""
+        config = self._folder / "nginx.conf"
+        config.write_text(CONFIG.format(folder=self._folder, root=self._root, port=self.port, server=server, http=http))
+        user = ["-g", "user root;"] if os.geteuid() == 0 else []
+        command = ["nginx", "-c", str(config), "-p", str(self._folder), *user]
+        with (self._folder / "said").open("wb") as said:
+            self._process = subprocess.Popen(command, stderr=said)
+        wait_until_open(self._process, self.port, self._folder / "said")
 
     @property
     def host(self) -> str:
@@ -69,10 +76,28 @@ class Nginx:
 
     def requests(self) -> int:
         """Return how many requests were answered; a worker writes its line when the answer is sent."""
-        return len(self._log.read_bytes().splitlines())
+        return len((self._folder / "access.log").read_bytes().splitlines())
+
+    def answers(self) -> list[Answer]:
+        """Return all answers that were ended, in this order; those that a stop cut short are not told."""
+        found = [LINE.fullmatch(line) for line in (self._folder / "access.log").read_text().splitlines()]
+        return [
+            Answer(int(one[1]), int(one[2]), float(one[3]) - float(one[4]), float(one[3]), int(one[5]), one[6], one[7])
+            for one in found
+            if one is not None
+        ]
+
+    def errors(self) -> list[str]:
+        """Return the lines of the error log."""
+        return (self._folder / "error.log").read_text().splitlines()
+
+    def signal_workers(self, number: signal.Signals) -> None:
+        """Send a signal to the processes that serve, and not to their master."""
+        master = self._process.pid
+        for worker in Path(f"/proc/{master}/task/{master}/children").read_text().split():
+            os.kill(int(worker), number)
 
     def stop(self) -> None:
-        """End it."""
+        """End it, with everything it is sending (`nginx -s stop`)."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(10)
-        self._process.stderr.close()

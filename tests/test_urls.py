@@ -64,6 +64,15 @@ def test_companions_are_masked_only_beside_a_signature(name: str) -> None:
     assert redact(f"https://host/a?{name}=2020&Signature=x") == f"https://host/a?{name}=***&Signature=***"
 
 
+def test_md5_and_expires_together_are_a_signature() -> None:
+    """So nginx's secure_link is documented; md5 alone names a file, expires alone says nothing."""
+    link = f"https://host/a?id=7&MD5={CANARY}&expires=2020"
+    assert redact(link) == "https://host/a?id=7&MD5=***&expires=***"
+    assert redact_text(f"no such file: {link}") == "no such file: https://host/a?id=7&MD5=***&expires=***"
+    for alone in ("https://host/a?md5=900150983cd24fb0", "https://host/a?expires=2020"):
+        assert redact(alone) == redact_text(alone) == alone
+
+
 def test_a_link_signed_anew_has_the_same_redacted_url() -> None:
     old = "https://b.s3.amazonaws.com/k?X-Amz-Date=20240101T0&X-Amz-Expires=60&X-Amz-Signature=aa&versionId=3"
     new = "https://b.s3.amazonaws.com/k?X-Amz-Date=20250505T1&X-Amz-Expires=90&X-Amz-Signature=bb&versionId=3"

@@ -156,6 +156,10 @@ class Requests(Protocol):
         """The key of each file."""
         ...
 
+    def path(self, index: int) -> str:
+        """Return where a file belongs, relative to the cache."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of files."""
         ...
@@ -200,12 +204,15 @@ class Entity:
         Its Last-Modified as sent, where it is old enough to tell versions apart (RFC 9110 section 8.8.2.2).
     total : int or None
         Its bytes, None where the server did not say.
+    weak : str or None
+        Its entity tag where that is not strong: it cannot prove that two versions are the same, only that they differ.
     """
 
     url: str
     etag: str | None = None
     modified: str | None = None
     total: int | None = None
+    weak: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,9 @@ class Options:
         Whether proxy variables and ``.netrc`` are honoured.
     observers : tuple of callable
         Called with every event, see `framefetch.events`.
+    share_content : bool, default False
+        Whether files of the same content, in several versions or under several paths, share their bytes on the disk: by
+        a reflink where the file system can, else by a hard link.
     lock_timeout : float, default 10
         Seconds to wait for another process that holds the manifest.
     refresh_url : callable, optional
@@ -230,6 +233,7 @@ class Options:
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     trust_env: bool = True
     observers: tuple[Observer, ...] = ()
+    share_content: bool = False
     lock_timeout: float = 10.0
     refresh_url: RefreshUrl | None = None
 

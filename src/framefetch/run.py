@@ -6,6 +6,7 @@ Runs on the cache's private loop. It knows the rooms but none of their crafts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from array import array
 from dataclasses import replace
@@ -21,54 +22,31 @@ from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
 from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
-from framefetch.table.ledger import Ledger
+from framefetch.store.neighbours import Neighbours
+from framefetch.store.sharing import SameContent
+from framefetch.table.ledger import CODES, Ledger
 from framefetch.table.result import FetchResult, RunFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from framefetch.claims import Claims, Identity
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.sources.base import Source
     from framefetch.store.folder import CacheFolder
     from framefetch.table.plan import PlannedRows
 
-__all__ = ["Claims", "Run"]
+__all__ = ["Run"]
 
 TICK_SECONDS = 0.2
 #: Seconds that a stopped engine may take to end its transfers.
 STOP_SECONDS = 2.0
+#: Seconds between two looks at what other processes fetch: what a killed one costs the others.
+LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
-Identity = tuple[str, str, str]
 OpenSources: TypeAlias = "Callable[[], Awaitable[Mapping[str, Source]]]"
-
-
-class Claims:
-    """Which run of this cache fetches which file, so that overlapping calls ask for each only once."""
-
-    def __init__(self) -> None:
-        self._claimed: dict[Identity, list[asyncio.Future[Outcome | None]]] = {}
-
-    def __len__(self) -> int:
-        """Return how many files are under way."""
-        return len(self._claimed)
-
-    def claim(self, identity: Identity) -> asyncio.Future[Outcome | None] | None:
-        """Claim a file; where another run has it, return a future of that run's outcome."""
-        waiting = self._claimed.get(identity)
-        if waiting is None:
-            self._claimed[identity] = []
-            return None
-        future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        waiting.append(future)
-        return future
-
-    def release(self, identity: Identity, outcome: Outcome | None) -> None:
-        """Tell those who wait what became of a file; None where it was not finished."""
-        for future in self._claimed.pop(identity, ()):
-            if not future.done():
-                future.set_result(outcome)
 
 
 class Run:
@@ -97,6 +75,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
         self._seconds = 0.0
+        self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
 
     def stop(self) -> None:
         """End the run soon: what is finished is committed, the rest is cancelled."""
@@ -131,7 +110,7 @@ class Run:
         return self._result()
 
     def _result(self) -> FetchResult:
-        self.warnings += self.folder.files.notices
+        self.warnings += [*self.folder.files.notices, *self._neighbours.warnings]
         self.folder.files.notices.clear()
         figures = RunFigures(self.meter.received, self.meter.requests, self._seconds, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
@@ -144,25 +123,42 @@ class Run:
         copies = self.rows.requests.copy_of
         to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
         self._announce(len(used), to_fetch)
-        if len(missing):
-            await self._in_thread(self._prepare, to_fetch)
         ticking = self._loop.create_task(self._tick())
         try:
+            if len(missing):
+                await self._in_thread(self._prepare)
             if len(to_fetch):
-                tools = Tools(await open_sources(), self.folder.files, self._fitted(len(to_fetch)), self.meter)
+                provided = await self._in_thread(self._provide, to_fetch)
+                self._found(provided)
+                to_fetch = np.setdiff1d(to_fetch, provided, assume_unique=True)
+                await self._in_thread(self._require_room, to_fetch)
+            if len(to_fetch):
+                sources = await open_sources()
+                options = self._fitted(len(to_fetch))
+                tools = Tools(sources, self.folder.files, options, self.meter, self._neighbours.take)
                 while len(to_fetch) and not self._stop.is_set():
                     to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
             await self._in_thread(self._copy, [file for file in missing if file in copies])
+            if self.options.share_content:
+                await self._in_thread(self._share)
         finally:
             ticking.cancel()
-            if self.folder.writable:
-                await asyncio.shield(self._in_thread(self.folder.manifest.flush))
-                # Nothing is under way, and everything is recorded where no power cut reaches it.
-                if not claims and self.folder.manifest.durable:
-                    self.folder.journal.settle()
+            try:
+                await self._settle(claims)
+            finally:
+                self._neighbours.end()
+
+    async def _settle(self, claims: Claims) -> None:
+        """Wait until everything is recorded."""
+        if self.folder.writable:
+            await asyncio.shield(self._in_thread(self.folder.manifest.flush))
+            # Nothing is under way, and everything is recorded where no power cut reaches it.
+            if not claims and self.folder.manifest.durable:
+                self.folder.journal.settle()
 
     def _look_up(self, used: array[int]) -> list[int]:
         """Record what is held; return the files that are not."""
+        self._neighbours.mark()
         check = HeldCheck(self.folder.files, self.folder.manifest, self.options.verify, fixed_paths=self._fixed_paths)
         held = np.zeros(len(self.rows.requests), dtype=bool)
         refreshed = []
@@ -201,9 +197,31 @@ class Run:
         expected = None if unknown else known
         self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
 
-    def _prepare(self, to_fetch: np.ndarray[Any, Any]) -> None:
-        """Refuse a batch that cannot be written, or cannot fit, before the first request."""
+    def _prepare(self) -> None:
+        """Refuse a batch that cannot be written, before the first request."""
         self.folder.prepare(self.rows.requests.version)
+        self._neighbours.begin(self._stop.is_set)
+
+    def _same_content(self) -> SameContent:
+        share, stopped = self.options.share_content, self._stop.is_set
+        return SameContent(self.folder.files, self.folder.manifest, share=share, stopped=stopped)
+
+    def _provide(self, to_fetch: np.ndarray[Any, Any]) -> list[int]:
+        """Make what is held under another name; return which files that were."""
+        provided = []
+        for file, receipt in self._same_content().provide(self.rows.requests, to_fetch.tolist()):
+            self.ledger.record_held(file, receipt)
+            provided.append(file)
+        return provided
+
+    def _share(self) -> None:
+        """Let what was fetched share its bytes with what is the same."""
+        self.folder.manifest.flush()
+        files = np.flatnonzero(self.ledger.status == CODES[Status.DOWNLOADED]).tolist()
+        self._same_content().share(self.rows.requests, ((file, self.ledger.md5[file]) for file in files))
+
+    def _require_room(self, to_fetch: np.ndarray[Any, Any]) -> None:
+        """Refuse a batch that cannot fit, before the first request."""
         needed, _ = self.rows.requests.total_bytes(to_fetch)
         there = self.folder.files.waiting(self.rows.requests[file] for file in to_fetch.tolist())
         self.folder.require_room(needed - there, len(to_fetch))
@@ -228,12 +246,40 @@ class Run:
             else:
                 others[file] = future
         try:
-            if mine:
-                await self._drive(engine, self.rows.requests.select(np.array(mine, dtype=np.int64)), tools)
+            await self._fetch_mine(mine, tools, engine)
         finally:
             for file in mine:
                 self._claims.release(self._identity(file), None)
         return await self._wait_for(others)
+
+    async def _fetch_mine(self, files: Sequence[int], tools: Tools, engine: Engine) -> None:
+        """Fetch files; then wait for those that other processes fetch, and fetch what those did not record."""
+        waiting: list[int] = []
+        while (files or waiting) and not self._stop.is_set():
+            if files:
+                await self._drive(engine, self.rows.requests.select(np.array(files, dtype=np.int64)), tools)
+                waiting += self._neighbours.put_aside()
+            left = await self._in_thread(self._look_again, waiting)
+            self._found(set(waiting).difference(left))
+            abandoned = await self._in_thread(self._neighbours.abandoned, left)
+            files = await self._in_thread(self._look_up, array("q", abandoned)) if abandoned else []
+            self._found(set(abandoned).difference(files))
+            waiting = [file for file in left if file not in set(abandoned)]
+            if waiting and not abandoned:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
+
+    def _look_again(self, waiting: Sequence[int]) -> list[int]:
+        """Record what others have recorded meanwhile; return the rest."""
+        held = np.zeros(len(self.rows.requests), dtype=bool)
+        return list(self._glance(array("q", waiting), held))
+
+    def _found(self, files: Iterable[int]) -> None:
+        """Tell of files that were recorded by others, or are settled otherwise, since this run began."""
+        for file in files:
+            self._neighbours.give_back(file)
+            if self._events:
+                self._events.emit(FileFinished(Outcome(self.rows.requests[file], Status.CACHED)))
 
     async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
         left = []
@@ -305,6 +351,7 @@ class Run:
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self.ledger.record(outcome)
+            self._neighbours.give_back(outcome.request.index)
             if self._claims is not None:
                 self._claims.release(self._identity(outcome.request.index), outcome)
             if self._events:
@@ -315,8 +362,10 @@ class Run:
         return requests.version, requests.keys[file], requests.names[file]
 
     async def _tick(self) -> None:
-        while self._events:
-            self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
+        while True:
+            self._neighbours.beat()
+            if self._events:
+                self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
             await asyncio.sleep(TICK_SECONDS)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:

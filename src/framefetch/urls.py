@@ -49,6 +49,8 @@ _SIGNATURES: Final = frozenset(("signature", "sig", "x-amz-signature", "x-goog-s
 _COMPANIONS: Final = frozenset(
     ("expires", "se", "sp", "st", "sv", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid")
 )
+# How nginx's documentation names the two arguments of secure_link; an "md5" alone says which file is meant.
+_SECURE_LINK: Final = frozenset(("md5", "expires"))
 
 # In text that may be no URL at all: a login wherever one could stand, also one with "/" in its password (which no
 # parser takes for a login), and everything up to the next parameter after the name of a credential.
@@ -58,6 +60,7 @@ _NAMES = "|".join((*sorted(_SECRETS), *(f"{prefix}[a-z0-9-]*" for prefix in _SEC
 _CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])({_NAMES})=[^&#]*", re.IGNORECASE)
 _COMPANION = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_COMPANIONS))})=[^&#]*", re.IGNORECASE)
 _SIGNATURE = re.compile(rf"(?<![a-z0-9_-])(?:{'|'.join(sorted(_SIGNATURES))})=", re.IGNORECASE)
+_SECURE = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_SECURE_LINK))})=[^&#]*", re.IGNORECASE)
 _FRAGMENT = re.compile(r"(://[^#\s]*)#\S*")
 _ENCODED_NAME_CHARACTER = re.compile(r"%(?:2d|5f|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
 
@@ -114,16 +117,18 @@ def redact(url: str) -> str:
         return url
     pairs = [pair.partition("=") for pair in query.split("&")]
     names = [unquote(name).lower() for name, _, _ in pairs]
-    signed = not _SIGNATURES.isdisjoint(names)
+    also = frozenset() if _SIGNATURES.isdisjoint(names) else _COMPANIONS
+    if _SECURE_LINK.issubset(names):
+        also |= _SECURE_LINK
     shown = (
-        f"{pair[0]}={MASK}" if pair[1] and _is_secret(name, signed=signed) else "".join(pair)
+        f"{pair[0]}={MASK}" if pair[1] and _is_secret(name, also) else "".join(pair)
         for pair, name in zip(pairs, names, strict=True)
     )
     return head + mark + "&".join(shown)
 
 
-def _is_secret(name: str, *, signed: bool) -> bool:
-    return name in _SECRETS or name.startswith(_SECRET_PREFIXES) or (signed and name in _COMPANIONS)
+def _is_secret(name: str, also: frozenset[str]) -> bool:
+    return name in _SECRETS or name.startswith(_SECRET_PREFIXES) or name in also
 
 
 def redact_text(text: str) -> str:
@@ -138,6 +143,8 @@ def redact_text(text: str) -> str:
     text = _FRAGMENT.sub(r"\1", _LOGIN.sub(_names_in, text))
     if _SIGNATURE.search(text):
         text = _COMPANION.sub(rf"\1={MASK}", text)
+    if len({found[1].lower() for found in _SECURE.finditer(text)}) == len(_SECURE_LINK):
+        text = _SECURE.sub(rf"\1={MASK}", text)
     return _CREDENTIAL.sub(rf"\1={MASK}", text)
 
 

@@ -13,12 +13,13 @@ import warnings
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Final
 
+from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
 from framefetch.errors import BytesLost
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
-from framefetch.run import Claims, Run
+from framefetch.run import Run
 from framefetch.sources.environment import Environment
 from framefetch.store.exchange import ImportReport, import_manifest
 from framefetch.store.folder import CacheFolder

@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,35 +15,10 @@ from framefetch import MetadataCache
 from framefetch.warehouse import Serve, Stop, WarehouseThread, hdf5_file, rate
 from tests.conftest import EAGER
 from tests.faults.disk.bench import Bench, Fault, Kind, Mode, Stock, audit_and_go_on, recorded, spread
+from tests.processes import kill_mirror
 
 MIB = 1 << 20
 BODY = hdf5_file(48 * MIB, seed=5)
-
-
-def killed(table: Path, folder: Path, ready: Callable[[], object]) -> None:
-    """Start a mirror and kill it as soon as something is so."""
-    words = [sys.executable, "-m", "framefetch", "mirror", str(table), str(folder), "--quiet"]
-    process = subprocess.Popen(words)
-    try:
-        ready()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-def part_has(folder: Path, size: int) -> Callable[[], object]:
-    """Return a function that waits until the unfinished file of a cache has so many bytes, holes not counted."""
-
-    def wait() -> None:
-        while True:
-            try:
-                parts = [entry for entry in os.scandir(folder / ".framefetch" / "parts") if "." not in entry.name]
-                if any(os.stat(part).st_blocks * 512 >= size for part in parts):
-                    return
-            except FileNotFoundError:
-                continue
-
-    return wait
 
 
 @pytest.mark.parametrize(("pace", "lanes"), [(None, 1), (rate(16 * MIB), 8)], ids=["one stream", "ranges side by side"])
@@ -59,7 +32,7 @@ def test_the_next_process_goes_on(
     frame = pd.DataFrame({"url": [warehouse.url("/f.nwb")]})
     frame.to_csv(tmp_path / "table.csv", index=False)
     folder = tmp_path / "cache"
-    killed(tmp_path / "table.csv", folder, part_has(folder, 28 * MIB))
+    kill_mirror(tmp_path / "table.csv", folder, after=28 * MIB)
     before = warehouse.count("/f.nwb")
     assert (before > 1) is (pace is not None)
     warehouse.script("/f.nwb", Serve())

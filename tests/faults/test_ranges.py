@@ -21,6 +21,9 @@ CHANGED = {len(SMALL): hdf5_file(40_000, seed=11), len(LARGE): hdf5_file(3_000_0
 LONGER = hdf5_file(3_100_000, seed=13)
 NO_VALIDATOR: dict[str, str | None] = {"ETag": None, "Last-Modified": None}
 WEAK: dict[str, str | None] = {"ETag": 'W/"weak"'}
+BARE: dict[str, str | None] = {"ETag": "2b-5f"}
+DATE: dict[str, str | None] = {"ETag": None}
+LATER: dict[str, str | None] = {"ETag": None, "Last-Modified": "Mon, 05 Oct 2020 10:00:00 GMT"}
 
 
 def fresh() -> dict[str, str | None]:
@@ -84,6 +87,28 @@ CASES = [
         ("all", "all"),
         first={"headers": {**fresh(), **WEAK}},
     ),
+    *(
+        Case(
+            number,
+            f"changed: If-Range ignored, {told} tells",
+            (Serve(content="changed", headers=new, ignore_if_range=True), Serve(content="changed", headers=new)),
+            ("all", "rest", "all"),
+            first={"headers": old},
+            gets="changed",
+        )
+        for number, told, old, new in [
+            ("26", "a date", DATE, LATER),
+            ("28", "a weak tag", WEAK, {"ETag": 'W/"other"'}),
+            ("28", "a tag without quotes", BARE, {"ETag": "2b-60"}),
+        ]
+    ),
+    Case(
+        "28",
+        "the same tag, weak and then strong",
+        (Serve(headers={"ETag": '"weak"'}, ignore_if_range=True),),
+        ("all", "rest"),
+        first={"headers": WEAK},
+    ),
     Case("29", "no validator", (Serve(headers=NO_VALIDATOR),), ("all", "all"), first={"headers": NO_VALIDATOR}),
     Case(
         "29",
@@ -123,6 +148,8 @@ CASES = [
         (Serve(headers={"Content-Encoding": "gzip"}), SAME),
         ("all", "rest", "all"),
     ),
+    Case("14", "304 to If-Range, then honest", (Reply(304), SAME), ("all", "rest", "all")),
+    Case("14", "412 to If-Range, then honest", (Reply(412), SAME), ("all", "rest", "all")),
     Case("53", "503 between", (Reply(503), SAME), ("all", "rest", "rest")),
 ]
 

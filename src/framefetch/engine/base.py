@@ -33,19 +33,22 @@ class Tools:
         Limits, retry policy and transfer options.
     meter : Meter
         Where the cost is counted.
+    take : callable
+        Asked when a file's turn comes; False where it is not to be fetched after all, as another process does.
     """
 
     sources: Mapping[str, Source]
     files: FileStore
     options: Options
     meter: Meter
+    take: Callable[[int], bool]
 
 
 class Engine(Protocol):
     """Fetches the files of a plan."""
 
     async def run(self, requests: Requests, tools: Tools, sink: Sink) -> None:
-        """Fetch every file that `requests.queues` names, and hand an outcome of each to the sink.
+        """Fetch every file that `requests.queues` names and `tools.take` grants; hand an outcome of each to the sink.
 
         A file that cannot be fetched is an outcome. When cancelled it stops within two seconds; files without an
         outcome were not finished.

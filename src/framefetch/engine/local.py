@@ -48,7 +48,7 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._workers = min(tools.options.limits.connections, len(requests))
         self._rule = RetryRule(tools.options.retry)
-        self._schedule = Schedule(requests, tools.options.limits, self._rule)
+        self._schedule = Schedule(requests, tools.options.limits, self._rule, tools.take)
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
         self._links = Links(tools.options.refresh_url, requests)

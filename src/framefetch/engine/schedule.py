@@ -105,16 +105,25 @@ class Schedule:
         The most slots in all and for each host.
     rule : RetryRule, optional
         How often a host is asked in vain.
+    take : callable, optional
+        Asked when the turn of a position comes; False where it is to be left out.
     """
 
-    def __init__(self, requests: Requests, limits: Limits, rule: RetryRule | None = None) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        limits: Limits,
+        rule: RetryRule | None = None,
+        take: Callable[[int], bool] | None = None,
+    ) -> None:
         self._requests = requests
         self._limits = limits
         self._most = limits.connections
         self._reserve = min(START, limits.connections // 8)
         self._rule = rule or RetryRule(RetryPolicy())
         self._rotation: deque[_Host] = deque()
-        self._hosts = {origin: self._host(origin, positions) for origin, positions in requests.queues().items()}
+        queues = requests.queues() if take is None else {at: filter(take, q) for at, q in requests.queues().items()}
+        self._hosts = {origin: self._host(origin, positions) for origin, positions in queues.items()}
         self._active = 0
         self._serial = 0
         self._waiting = 0

@@ -23,7 +23,7 @@ from framefetch.sources.dial import Dialer, Route, refuse_address
 from framefetch.sources.environment import Environment, basic
 from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, tells_expiry
 from framefetch.sources.names import Addresses, Trail
-from framefetch.sources.ranges import accept_range, entity_of, range_fields
+from framefetch.sources.ranges import ANSWERS, accept_range, entity_of, range_fields
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url
 
@@ -307,7 +307,7 @@ class _Exchange:
 
     async def _accept(self, head: Head) -> None:
         """Let only a whole file through, or the range that was asked for."""
-        if head.status != 200 and (self._ask_for is None or head.status not in (206, 416)):
+        if head.status != 200 and (self._ask_for is None or head.status not in ANSWERS):
             raise await self._refusal(head)
         total: int | None = None
         if self._ask_for is not None:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import re
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from framefetch.errors import ChangedMidway, RangeMismatch
 from framefetch.models import Entity
+from framefetch.urls import excerpt
 
 if TYPE_CHECKING:
     from framefetch.sources.base import Ask
     from framefetch.sources.wire import Head
 
-__all__ = ["accept_range", "entity_of", "range_fields"]
+__all__ = ["ANSWERS", "accept_range", "entity_of", "range_fields"]
+
+#: Statuses besides 200 with which a server answers a request for a range, well or not. 304 and 412 answer conditions
+#: that nobody made: so does who takes If-Range for one of them (WEBrick does).
+ANSWERS: Final = frozenset((206, 304, 412, 416))
 
 #: Seconds a file must have been left alone for its date to tell versions apart: dates count whole seconds, and the
 #: clocks of the machines behind one name differ (RFC 9110 section 8.8.2.2 has the rule, the minute is ours).
@@ -45,12 +50,12 @@ def range_fields(ask: Ask) -> str:
 
 
 def entity_of(head: Head, url: str, total: int | None) -> Entity:
-    """Return what an answer says of the version it belongs to; weak tags and fresh dates do not count."""
+    """Return what an answer says of the version it belongs to; weak tags and fresh dates prove nothing."""
     etag = head.get("etag")
-    if etag is not None and not _STRONG.fullmatch(etag):
-        etag = None
+    if etag is not None and _STRONG.fullmatch(etag):
+        return Entity(url, etag, total=total)
     modified = head.get("last-modified")
-    return Entity(url, etag, modified if etag is None and _is_settled(modified, head.get("date")) else None, total)
+    return Entity(url, None, modified if _is_settled(modified, head.get("date")) else None, total, weak=etag)
 
 
 def _is_settled(modified: str | None, date: str | None) -> bool:
@@ -67,7 +72,7 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
     Parameters
     ----------
     head : Head
-        An answer with status 200, 206 or 416.
+        An answer with status 200, or one of `ANSWERS`.
     ask : Ask
         What was asked for.
 
@@ -87,6 +92,8 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
     if head.status == 200:
         return 0, None
     known = None if ask.entity is None else ask.entity.total
+    if head.status in (304, 412):
+        raise RangeMismatch(f"asked for bytes {ask.first}-, got status {head.status}: the server knows no If-Range")
     if head.status == 416:
         return ask.first, _none_left(head, ask, known)
     first, last, total = _content_range(head)
@@ -130,7 +137,18 @@ def _content_range(head: Head) -> tuple[int, int, int | None]:
 
 
 def _check_version(head: Head, ask: Ask) -> None:
-    """Refuse another version; a server may ignore If-Range, and then its tag tells."""
-    etag = head.get("etag")
-    if ask.entity is not None and ask.entity.etag is not None and etag is not None and etag != ask.entity.etag:
-        raise ChangedMidway(f"expected the rest of version {ask.entity.etag}, the server has {etag} now")
+    """Refuse another version: a server may ignore If-Range, and then its tag or its date tells."""
+    entity = ask.entity
+    if entity is None:
+        return
+    etag, modified = head.get("etag"), head.get("last-modified")
+    # Tags that are not strong are compared without the mark that says so (RFC 9110 section 8.8.3.2).
+    told = ((entity.etag, etag), (_opaque(entity.weak), _opaque(etag)), (entity.modified, modified))
+    for known, found in told:
+        if known is not None and found is not None and known != found:
+            words = f"expected the rest of version {excerpt(known)[1:-1]}, the server has {excerpt(found)[1:-1]} now"
+            raise ChangedMidway(words)
+
+
+def _opaque(etag: str | None) -> str | None:
+    return None if etag is None else etag.removeprefix("W/")

@@ -99,7 +99,7 @@ class FileStore:
             Where the cache cannot be written.
         """
         self._places.forget_folders()
-        probe = self._new_path()
+        probe = self.new_path()
         try:
             self._places.ensure_folder(f"{PRIVATE}/parts")
             os.close(os.open(probe, OPEN_NEW, 0o666))
@@ -134,7 +134,7 @@ class FileStore:
         StorageError
             Where the disk refuses.
         """
-        path = self._new_path()
+        path = self.new_path()
         work = asyncio.ensure_future(self.run(DigestingFile, path, algorithms_for(request.digests)))
         try:
             raw = await to_the_end(work)
@@ -157,7 +157,7 @@ class FileStore:
         """
         if not self._kept.has(request):
             return None
-        path = self._new_path()
+        path = self.new_path()
         work = asyncio.ensure_future(self.run(self._kept.take, request, path))
         try:
             taken = await to_the_end(work)
@@ -230,7 +230,7 @@ class FileStore:
         hasher.update(small.body)
         digests = hasher.digests()
         verified = verdict(small.request, len(small.body), digests, length_known=small.length_known)
-        part = self._new_path()
+        part = self.new_path()
         handle = os.open(part, OPEN_NEW, 0o666)
         try:
             try:
@@ -257,7 +257,7 @@ class FileStore:
         StorageError, UnsafePath, DigestMismatch, ResourceChanged
             Where it cannot be read or written, or is not what the table states.
         """
-        part = self._new_path()
+        part = self.new_path()
         try:
             with (
                 open(os.path.join(self.root, source), "rb") as old,
@@ -299,7 +299,8 @@ class FileStore:
         """Digest the file at a path."""
         return hash_file(self.absolute(path), algorithms)
 
-    def _new_path(self) -> str:
+    def new_path(self) -> str:
+        """Return a path for a new part of this process."""
         return f"{self._parts}/{self._journal.token}-{next(self._numbers):x}"
 
     def close(self) -> None:

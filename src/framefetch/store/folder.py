@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from framefetch.errors import DiskFull, ManifestError, StorageError
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
+from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, translate_oserror
 from framefetch.store.recovery import recover
@@ -69,6 +70,7 @@ class CacheFolder:
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
+        self.presence = Presence(self.private, self.journal.token)
         try:
             self.manifest = Manifest(self.root, timeout=lock_timeout, writable=self.writable)
         except BaseException:

@@ -237,10 +237,10 @@ class HeldCheck:
             if not stat.S_ISREG(before.st_mode):
                 return None
             digests = self._files.hash(path, algorithms)
-            if any(digest not in digests for digest in stated):
-                return None
             if any(digest not in digests for digest in recorded):
                 self._warn_changed(path, recorded, digests)
+                return None
+            if any(digest not in digests for digest in stated):
                 return None
             receipt = self._files.receipt(path, digests, Verified.NONE)
         except OSError:

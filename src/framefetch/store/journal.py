@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.store.locks import NOTE, notes, refuses_locks
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ class Journal:
 
     def open(self) -> None:
         """Take the lock that says this process lives, and begin an empty journal."""
-        self._lock.acquire(timeout=0)
+        try:
+            self._lock.acquire(timeout=0)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or not refuses_locks(error):
+                raise
         try:
             self._handle = os.open(self._path, _FLAGS, 0o666)
         except OSError:
@@ -123,11 +128,13 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
     for name in names:
         if _NAME.match(name):
             owned.setdefault(name[:8], []).append(f"{parts}/{name}")
+    for token in notes(private):
+        owned.setdefault(token, [])
     for token, paths in owned.items():
         lock = FileLock(f"{private}/locks/{token}.lock")
         try:
             lock.acquire(timeout=0)
-        except (Timeout, OSError):
+        except (Timeout, OSError, NotImplementedError):
             continue
         try:
             yield token, paths
@@ -136,6 +143,7 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         finally:
             lock.release()
             remove(lock.lock_file)
+            remove(f"{private}/locks/{token}{NOTE}")
 
 
 def read_journal(path: str) -> Iterator[Entry]:

@@ -34,6 +34,10 @@ SELECT version, key, path, size, mtime_ns, ctime_ns, inode, digests, verified, e
 FROM entries LEFT JOIN windows USING (window)
 """
 _LOOKUP = f"{_SELECT} WHERE version = ? AND key IN (SELECT value FROM json_each(?))"
+_SINCE = "SELECT 1 FROM entries WHERE version = ? AND key = ? AND window > ?"
+# An entry has its md5, and behind it the digest that the table states.
+_SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
+OR substr(digests, 38) IN (SELECT value FROM json_each(?1))"""
 _OWNERS = f"{_SELECT} WHERE path IN (SELECT value FROM json_each(?))"
 
 #: By name: a look-up is a third of the cost of asking the enum.
@@ -107,6 +111,23 @@ class Manifest:
         """Return whether there is any entry of a version."""
         return any(True for _ in self._select(f"{_SELECT} WHERE version = ? LIMIT 1", (version,)))
 
+    def last_window(self) -> int:
+        """Return the number of the latest commit window, of whatever process."""
+        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'windows'"
+        return next((int(number) for (number,) in self._fetch(query, ())), 0)
+
+    def recorded_since(self, window: int, version: str, key: str) -> bool:
+        """Return whether an entry of this key was written after a window."""
+        return any(True for _ in self._fetch(_SINCE, (version, key, window)))
+
+    def with_digests(self, digests: Iterable[str]) -> Iterator[Entry]:
+        """Yield the entries that have one of these digests, given as ``algorithm:digits``; looks at every row."""
+        return self._select(_SAME, (json.dumps(list(digests)),))
+
+    def holds_any(self) -> bool:
+        """Return whether there is any entry."""
+        return any(True for _ in self._fetch("SELECT 1 FROM entries LIMIT 1", ()))
+
     def owners(self, paths: Sequence[str]) -> dict[str, str]:
         """Return which key holds each of these paths, for those that are held."""
         return {entry.path: entry.key for entry in self._select(_OWNERS, (json.dumps(list(paths)),))}
@@ -124,7 +145,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError) as error:
             raise ManifestError(f"{self._path} is damaged ({error}); it was left as it is") from error
 
-    def _fetch(self, query: str, parameters: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    def _fetch(self, query: str, parameters: tuple[str | int, ...]) -> Iterator[tuple[Any, ...]]:
         if self._empty:
             return
         try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from framefetch.errors import DiskFull, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
 from framefetch.models import Digest, Receipt, Verified
+from framefetch.store.digests import hash_file
 
 __all__ = ["Content", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
 
@@ -135,18 +136,23 @@ class Places:
         OSError, UnsafePath
             Where something stands in the way, or the disk refuses.
         """
-        written = os.lstat(part)
+        try:
+            written = os.lstat(part)
+        except FileNotFoundError as error:
+            raise _taken_away(path) from error
         if written.st_size != content.size:
             raise StorageError(
                 f"expected {content.size:,} bytes on the disk for {path}, it has {written.st_size:,}; is it full?"
             )
         target = self.absolute(path)
         self.ensure_folder(path.rpartition("/")[0])
-        self._make_way(path, target)
+        self._make_way(path, target, content)
         try:
             os.replace(part, target)
         except IsADirectoryError as error:
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
+        except FileNotFoundError as error:
+            raise _taken_away(path) from error
         receipt = self.receipt(path, content.digests, content.verified, content.etag)
         if (receipt.size, receipt.mtime_ns) != (written.st_size, written.st_mtime_ns):
             # These digests belong to bytes that are not there any more.
@@ -155,7 +161,7 @@ class Places:
             raise failure
         return receipt
 
-    def _make_way(self, path: str, target: str) -> None:
+    def _make_way(self, path: str, target: str, content: Content) -> None:
         """Set a file aside that stands at the target and is not ours; a link is replaced, a folder is left alone."""
         try:
             found = os.lstat(target)
@@ -163,7 +169,7 @@ class Places:
             return
         if stat.S_ISDIR(found.st_mode):
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
-        if path in self._ours or not stat.S_ISREG(found.st_mode):
+        if path in self._ours or not stat.S_ISREG(found.st_mode) or _has(target, found.st_size, content):
             return
         folder, slash, name = path.rpartition("/")
         for number in range(1, 1000):
@@ -220,6 +226,23 @@ class Places:
                 f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
             )
         self._folders.add(folder)
+
+
+def _taken_away(path: str) -> StorageError:
+    """Where locks lie, another process may think that this one is dead, and clear away what it has not finished."""
+    failure = StorageError(f"the unfinished bytes of {path}, or its folder, were removed by another process")
+    failure.retryable = True
+    return failure
+
+
+def _has(target: str, size: int, content: Content) -> bool:
+    """Return whether a file has the very bytes that are to replace it, as when another process was faster."""
+    if size != content.size or not content.digests:
+        return False
+    try:
+        return hash_file(target, [digest.algorithm for digest in content.digests]) == content.digests
+    except OSError:
+        return False
 
 
 def _kept_name(name: str, number: int) -> str:

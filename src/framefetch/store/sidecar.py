@@ -117,7 +117,7 @@ def read_sidecar(path: str) -> Sidecar | None:
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
     texts = (sidecar.version, sidecar.key, sidecar.path, sidecar.boot, entity.url)
-    maybe = (entity.etag, entity.modified)
+    maybe = (entity.etag, entity.modified, entity.weak)
     numbers = (
         *(length for length, _ in proofs),
         *(number for pair in extents for number in pair),

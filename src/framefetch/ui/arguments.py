@@ -160,6 +160,12 @@ class MirrorArguments:
     lock_timeout: Annotated[
         float, typer.Option(help="Seconds to wait for another process.", rich_help_panel=_LIMITS)
     ] = 10.0
+    share_content: Annotated[
+        bool,
+        typer.Option(
+            "--share-content", help="Let files of the same content share their bytes.", rich_help_panel=_LIMITS
+        ),
+    ] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)] = (
         False
     )
@@ -202,6 +208,7 @@ class MirrorArguments:
             ),
             verify=_verify_level(self.verify),
             headers=_parse_headers(list(self.header or ())),
+            share_content=self.share_content,
             lock_timeout=self.lock_timeout,
         )
 

@@ -1,0 +1,219 @@
+"""Other processes that use the same cache: which files of a plan are theirs to fetch, and whether they are alive.
+
+A process locks a file when the file's turn comes, not before, and gives it back when its row is committed. So one that
+gets the lock must ask whether another one recorded the file since it looked for what is held: a stat, and a look into
+the manifest only where there is something to see. Files that are others' are put aside; the run comes back to them when
+its own are done. Nobody is waited for who gives no sign of life: his files are fetched, and a warning names him.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from framefetch.store.locks import FileLocks, offset_of
+from framefetch.store.places import translate_oserror
+from framefetch.store.recovery import recover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from framefetch.models import Requests
+    from framefetch.store.folder import CacheFolder
+    from framefetch.store.locks import Owner
+
+__all__ = ["Neighbours"]
+
+#: Files that are locked at once to look what became of them: each lock costs all others in the system's list a step.
+ROUND = 512
+#: Seconds between two looks at whether others lock by now.
+LOOK_SECONDS = 0.05
+
+
+class Neighbours:
+    """What other processes do about the files of one plan.
+
+    Parameters
+    ----------
+    folder : CacheFolder
+        The cache; `begin` needs it prepared for writing.
+    requests : Requests
+        The plan.
+    patience : float
+        Seconds without a sign of life after which a process is not waited for.
+
+    Attributes
+    ----------
+    warnings : list of str
+        Who was not waited for.
+    """
+
+    def __init__(self, folder: CacheFolder, requests: Requests, patience: float) -> None:
+        self._folder = folder
+        self._locks = FileLocks(folder.private)
+        self._requests = requests
+        self._patience = patience
+        self._begun = False
+        self._mine: dict[int, int] = {}
+        self._aside: list[int] = []
+        self._mark = 0
+        self._signs: dict[tuple[int, str], tuple[int, float]] = {}
+        self.warnings: list[str] = []
+
+    def mark(self) -> None:
+        """Remember how far the manifest is: what is recorded later was not there when this run looked; blocking."""
+        self._mark = self._folder.manifest.last_window()
+
+    def begin(self, stopped: Callable[[], bool]) -> None:
+        """Be ready to fetch: others know of us, and we can see what they fetch; blocking.
+
+        Parameters
+        ----------
+        stopped : callable
+            Whether to wait no longer.
+
+        Raises
+        ------
+        StorageError
+            Where the lock file cannot be made, or is none.
+        """
+        presence = self._folder.presence
+        try:
+            self._locks.open()
+            presence.open(locks=self._locks.engaged)
+            self._begun = True
+            self._look_round()
+        except OSError as error:
+            failure = translate_oserror(error, f"opening the locks of {self._folder.root}")
+            failure.fatal = True
+            raise failure from error
+        if self._locks.obstacle:
+            self.warnings.append(
+                f"{self._locks.obstacle}; another process that fetches into this cache at the same time may fetch the "
+                "same files once more"
+            )
+            return
+        began = time.monotonic()
+        while not stopped() and (unseen := [owner for owner in presence.others() if not owner.locks]):
+            if time.monotonic() - max([began, *self._last_signs(unseen)]) >= self._patience:
+                self._warn_of(unseen)
+                return
+            recover(self._folder.files, self._folder.manifest, self._folder.private)  # also the notes of the dead
+            time.sleep(LOOK_SECONDS)
+
+    def beat(self) -> None:
+        """Tell the others that this process is alive, and see whether there are any; cheap."""
+        if self._begun:
+            self._folder.presence.touch()
+            self._look_round()
+
+    def _look_round(self) -> None:
+        """Let what is locked be seen, if there is somebody to see it."""
+        presence = self._folder.presence
+        if not self._locks.engaged and presence.others():
+            self._locks.engage()
+        if self._locks.engaged and not presence.locks:
+            presence.tell(locks=True)
+
+    def end(self) -> None:
+        """Give everything back."""
+        for file in list(self._mine):
+            self.give_back(file)
+        if self._begun:
+            self._begun = False
+            self._folder.presence.close()
+            self._locks.close()
+
+    # -- while the engine works ---------------------------------------------------------------------------------
+
+    def take(self, file: int) -> bool:
+        """Lock a file whose turn has come; False where it is another process's, or done by one meanwhile."""
+        if file in self._mine:
+            return True
+        offset = offset_of(self._requests.version, self._requests.keys[file])
+        if not self._locks.acquire(offset):
+            self._aside.append(file)
+            return False
+        if self._locks.engaged and self._is_done(file):
+            self._locks.release(offset)
+            self._aside.append(file)
+            return False
+        self._mine[file] = offset
+        return True
+
+    def _is_done(self, file: int) -> bool:
+        requests = self._requests
+        there = os.path.lexists(self._folder.files.absolute(requests.path(file)))
+        return there and self._folder.manifest.recorded_since(self._mark, requests.version, requests.keys[file])
+
+    def give_back(self, file: int) -> None:
+        """Unlock a file: its row is committed, or it failed."""
+        offset = self._mine.pop(file, None)
+        if offset is not None:
+            self._locks.release(offset)
+
+    # -- afterwards ---------------------------------------------------------------------------------------------
+
+    def put_aside(self) -> list[int]:
+        """Return what was left to others, once."""
+        files, self._aside = self._aside, []
+        self._signs.clear()
+        return files
+
+    def abandoned(self, files: Sequence[int]) -> list[int]:
+        """Lock those of some files that nobody fetches any more, some at a time, and take over what a dead one left.
+
+        Whoever had them has recorded them, or failed, or died, or gives no sign of life; what is true is found out
+        under the lock.
+        """
+        taken: list[int] = []
+        for file in files:
+            offset = offset_of(self._requests.version, self._requests.keys[file])
+            if self._locks.acquire(offset):
+                self._mine[file] = offset
+                taken.append(file)
+                if len(taken) == ROUND:
+                    break
+        taken = taken or self._stalled(files)
+        if taken:
+            recover(self._folder.files, self._folder.manifest, self._folder.private)
+            self._folder.prepare()
+            self.mark()
+        return taken
+
+    def _stalled(self, files: Sequence[int]) -> list[int]:
+        """Take files of processes that give no sign of life."""
+        owners = self._folder.presence.others()
+        signs = self._last_signs(owners)
+        found: list[int] = []
+        for file in files:
+            offset = offset_of(self._requests.version, self._requests.keys[file])
+            process = self._locks.holder(offset)
+            named = [owner for owner in owners if owner.process == process]
+            suspects = named or owners
+            latest = max((sign for owner, sign in zip(owners, signs, strict=True) if owner in suspects), default=0.0)
+            if process != os.getpid() and time.monotonic() - latest >= self._patience:
+                self._warn_of(suspects)
+                self._locks.disregard(offset)
+                self._mine[file] = offset
+                found.append(file)
+        return found
+
+    def _last_signs(self, owners: Sequence[Owner]) -> list[float]:
+        """Return since when, by our clock, each of some notes is as it is."""
+        now = time.monotonic()
+        for owner in owners:
+            who = owner.process, owner.machine
+            if self._signs.get(who, (0, 0.0))[0] != owner.touched_ns:
+                self._signs[who] = owner.touched_ns, now
+        return [self._signs[owner.process, owner.machine][1] for owner in owners]
+
+    def _warn_of(self, owners: Sequence[Owner]) -> None:
+        who = ", ".join(map(str, owners)) or "a process that left no note"
+        text = (
+            f"{who} has this cache open and gives no sign of life for {self._patience:g} s; what it was fetching is "
+            "fetched again. Is it stopped? End or continue it"
+        )
+        if text not in self.warnings:
+            self.warnings.append(text)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from framefetch.engine.base import Engine
+    from framefetch.store.folder import CacheFolder
 
 __all__ = ["MetadataCache"]
 
@@ -132,7 +133,9 @@ class MetadataCache:
             Where nothing says where the files are, or a named column is missing.
         """
         rows = self._plan_rows(df, file_version)
-        folder = self._works.folder
+        return self._works.look(lambda folder: self._look_up(rows, folder))
+
+    def _look_up(self, rows: PlannedRows, folder: CacheFolder) -> Plan:
         fixed = self._table.path_template is not None
         check = HeldCheck(folder.files, folder.manifest, self._options.verify, fixed_paths=fixed, look_only=True)
         held = np.zeros(len(rows.requests), dtype=bool)
@@ -255,19 +258,21 @@ class MetadataCache:
         level : {"stat", "hash"}, default "stat"
             Whether sizes and times are compared, or every byte is read.
         """
-        folder = self._works.folder
-        return list(audit(folder.files, folder.manifest, level=level))
+        return self._works.look(lambda folder: list(audit(folder.files, folder.manifest, level=level)))
 
     def status(self) -> Holdings:
         """Return how many files and bytes are held, by version and by how they were verified."""
-        return count_holdings(self._works.folder.manifest)
+        return self._works.look(lambda folder: count_holdings(folder.manifest))
 
     def update_manifest(self) -> Path:
         """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path."""
-        folder = self._works.folder
-        target = os.path.join(folder.root, "manifest.json")
-        export_manifest(folder.manifest, target)
-        return Path(target)
+
+        def export(folder: CacheFolder) -> Path:
+            target = os.path.join(folder.root, "manifest.json")
+            export_manifest(folder.manifest, target)
+            return Path(target)
+
+        return self._works.look(export)
 
     def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
         """Take over the files of a prototype's manifest without downloading anything; each is hashed first."""

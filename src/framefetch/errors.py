@@ -32,6 +32,7 @@
     │   ├── BytesLost                    the disk took bytes and could not keep them
     │   └── DiskFull                     no space, no inodes, no quota
     ├── ManifestError                    the manifest cannot be used
+    │   └── ManifestLost                 it is damaged, empty or gone, and can be made anew from the files
     └── FetchFailed                      raised at the end of a run that has failed rows
 
 Each answers three questions about itself: ``retryable`` (may the same request succeed a moment later?), ``fatal``
@@ -59,6 +60,7 @@ __all__ = [
     "IncompleteBody",
     "InvalidRow",
     "ManifestError",
+    "ManifestLost",
     "NameNotResolved",
     "NetworkError",
     "PlanError",
@@ -308,6 +310,10 @@ class ManifestError(FramefetchError):
     """The manifest cannot be read or written; it was left as it is."""
 
     fatal = True
+
+
+class ManifestLost(ManifestError):
+    """The manifest is damaged, empty or gone; it can be made anew from the files, and the next fetch does so."""
 
 
 class FetchFailed(FramefetchError):

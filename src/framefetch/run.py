@@ -74,8 +74,8 @@ class Run:
         self._events = Dispatcher(options.observers)
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
-        self._seconds = 0.0
         self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
+        self._seconds = 0.0
 
     def stop(self) -> None:
         """End the run soon: what is finished is committed, the rest is cancelled."""
@@ -307,9 +307,10 @@ class Run:
             if not working.done():
                 working.cancel()
                 await asyncio.wait([working], timeout=STOP_SECONDS)
+            error = working.exception() if working.done() and not working.cancelled() else None
             # Whatever was published before the end is committed before anyone hears of the end.
             await asyncio.shield(self._in_thread(self.folder.manifest.flush))
-        if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+        if error is not None:
             raise error
 
     def _copy(self, files: Sequence[int]) -> None:

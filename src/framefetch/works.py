@@ -11,12 +11,12 @@ import os
 import threading
 import warnings
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
-from framefetch.errors import BytesLost
+from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Run
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from framefetch.table.result import FetchResult
 
 __all__ = ["SCHEMES", "Job", "Works", "raise_limit"]
+
+T = TypeVar("T")
 
 #: URL schemes that can be fetched.
 SCHEMES: Final = ("http", "https")
@@ -96,6 +98,18 @@ class Works:
                     for url, reason in report.skipped:
                         warnings.warn(f"not taken over from {older}: {url}: {reason}", stacklevel=4)
             return self._folder
+
+    def look(self, action: Callable[[CacheFolder], T]) -> T:
+        """Return what an action gives; where it finds that the manifest is lost, it is made anew first."""
+        folder = self.folder
+        manifest = folder.manifest
+        try:
+            return action(folder)
+        except ManifestError as error:
+            if not (isinstance(error, ManifestLost) or folder.manifest is not manifest):
+                raise
+            folder.mend(manifest)
+        return action(folder)
 
     def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
         """Take over the files of a prototype's manifest."""
@@ -176,7 +190,21 @@ class Job:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(None, self._plan)
         folder = await loop.run_in_executor(None, lambda: self._works.folder)
+        manifest = folder.manifest
+        try:
+            return await self._begin(rows, folder)
+        except ManifestError as error:
+            # Lost while it was used, or made anew by another call: what is held by now is found again by a second run.
+            if not (isinstance(error, ManifestLost) or folder.manifest is not manifest):
+                raise
+            await loop.run_in_executor(None, folder.mend, manifest)
+        return await self._begin(rows, folder)
+
+    async def _begin(self, rows: PlannedRows, folder: CacheFolder) -> FetchResult:
+        before = self._run
         self._run = Run(rows, folder, self._works.options, fixed_paths=self._fixed_paths)
+        if before is not None:
+            self._run.meter, self._run.warnings = before.meter, before.warnings
         if self._stopped:
             self._run.stop()
         return await self._run.finish(self._engine, self._works.open_sources, self._works.claims)

@@ -31,7 +31,7 @@ def test_a_folder_that_is_not_to_be_made(tmp_path) -> None:
     with pytest.raises(StorageError, match="no such folder"):
         CacheFolder(tmp_path / "none", create=False)
     with pytest.raises(ManifestError, match="holds no manifest"):
-        CacheFolder(tmp_path, create=False)
+        CacheFolder(tmp_path, create=False, mend=False)
     assert os.listdir(tmp_path) == []
 
 

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def manifest(tmp_path):
 @pytest.fixture
 def locked(tmp_path):
     """Give a connection that can hold the database."""
+    reopened(tmp_path)  # it must be there: SQLite would make an empty file, which is a manifest that was lost
     connection = sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)
     yield connection
     connection.close()
@@ -131,7 +133,47 @@ def test_a_failure_reaches_the_next_caller_and_flush_and_costs_no_row(manifest, 
     assert told == [row(1)]
     manifest.commit([row(3)])
     manifest.flush()
-    assert query(tmp_path, "SELECT key FROM entries") == [("http://host/1",), ("http://host/3",)]
+    # Also what was handed in while it failed: its file is there, and nobody would hand it in again.
+    assert [key for (key,) in query(tmp_path, "SELECT key FROM entries")] == [row(at).key for at in (1, 2, 3)]
+
+
+def test_who_has_waited_the_whole_timeout_in_vain_is_not_made_to_wait_it_again(tmp_path, locked) -> None:
+    manifest = Manifest(str(tmp_path), timeout=0.5)
+    locked.execute("BEGIN IMMEDIATE")
+    manifest.commit([row(1)])
+    with pytest.raises(ManifestError, match="locked"):
+        manifest.flush()
+    began = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ManifestError, match="locked"):
+            manifest.flush()
+    assert time.monotonic() - began < 0.5
+    locked.execute("ROLLBACK")
+    manifest.flush()
+    manifest.close()
+    assert query(tmp_path, "SELECT key FROM entries") == [("http://host/1",)]
+
+
+def test_what_waits_for_a_lock_is_bounded_and_kept(tmp_path, locked, monkeypatch) -> None:
+    monkeypatch.setattr(writer_module, "BACKLOG_ROWS", 50)
+    manifest = Manifest(str(tmp_path), timeout=30.0)
+    locked.execute("BEGIN IMMEDIATE")
+    manifest.commit([row(number) for number in range(50)])
+    with pytest.raises(ManifestError, match="60 files wait to be recorded"):
+        manifest.commit([row(number) for number in range(50, 60)])
+    locked.execute("ROLLBACK")
+    manifest.flush()
+    manifest.commit([row(60)])
+    manifest.close()
+    assert query(tmp_path, "SELECT count(*) FROM entries") == [(61,)]
+
+
+def test_entries_can_be_forgotten(manifest, tmp_path) -> None:
+    manifest.commit([row(1), row(2), row(2, path="v0/elsewhere.nwb")])
+    manifest.forget([row(2)])
+    manifest.commit([row(3)])
+    manifest.flush()
+    assert [entry.path for entry in manifest.entries()] == ["v0/1.nwb", "v0/elsewhere.nwb", "v0/3.nwb"]
 
 
 def test_what_failed_is_tried_again_at_the_end(tmp_path, locked) -> None:

@@ -5,11 +5,11 @@ import sqlite3
 
 import pytest
 
-from framefetch.errors import ManifestError
+from framefetch.errors import ManifestError, ManifestLost
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.schema import APPLICATION_ID, SCHEMA_VERSION, boot_id, connect
-from tests.store.builders import descriptors, query, row, tree
+from tests.store.builders import descriptors, fill, query, row, tree
 
 
 def foreign(path, application: int = 0, version: int = 0, journal: str = "delete") -> None:
@@ -60,21 +60,29 @@ def test_a_newer_schema_is_left_as_it_is(tmp_path) -> None:
         os.urandom(5000),
         b"x",
         b"SQLite format 3\0" + b"\0" * 90,
+        b"",
     ],
-    ids=["html", "garbage", "one byte", "a header and nothing"],
+    ids=["html", "garbage", "one byte", "a header and nothing", "nothing"],
 )
-def test_what_is_no_database_is_left_as_it_is(tmp_path, content) -> None:
+def test_what_is_no_database_is_lost_and_never_read_as_empty(tmp_path, content) -> None:
     (tmp_path / "manifest.sqlite").write_bytes(content)
-    refused(tmp_path, "left as it is|cannot be used")
+    for attempt in (
+        lambda: Manifest(str(tmp_path)),
+        lambda: Manifest(str(tmp_path), writable=False),
+        lambda: CacheFolder(tmp_path, create=False, mend=False),
+    ):
+        with pytest.raises(ManifestLost, match="it was left as it is. 'framefetch rebuild"):
+            attempt()
+    assert tree(tmp_path) == {"manifest.sqlite": content}
 
 
-def test_a_manifest_cut_short_is_refused_and_kept(tmp_path) -> None:
+def test_a_manifest_cut_short_is_lost_and_kept(tmp_path) -> None:
     manifest = Manifest(str(tmp_path))
     manifest.commit([row(number) for number in range(2000)])
     manifest.close()
     os.truncate(tmp_path / "manifest.sqlite", 8192)
     before = tree(tmp_path)
-    with pytest.raises(ManifestError, match="is damaged"):
+    with pytest.raises(ManifestLost, match="is damaged"):
         list(Manifest(str(tmp_path), writable=False).entries())
     assert tree(tmp_path)["manifest.sqlite"] == before["manifest.sqlite"]
 
@@ -101,15 +109,6 @@ def test_a_folder_at_the_manifests_place(tmp_path) -> None:
     (tmp_path / "manifest.sqlite").mkdir()
     with pytest.raises(ManifestError, match="cannot be used"):
         Manifest(str(tmp_path))
-
-
-def test_an_empty_file_becomes_a_manifest(tmp_path) -> None:
-    (tmp_path / "manifest.sqlite").touch()
-    manifest = Manifest(str(tmp_path))
-    manifest.commit([row()])
-    manifest.close()
-    assert query(tmp_path, "PRAGMA application_id") == [(APPLICATION_ID,)]
-    assert query(tmp_path, "SELECT key FROM entries") == [("http://host/1",)]
 
 
 def test_a_new_manifest_says_whose_it_is_in_the_file_itself_and_leaves_nothing_beside(tmp_path) -> None:
@@ -175,3 +174,141 @@ def test_a_read_only_disk_can_be_read(disk) -> None:
     with pytest.raises(ManifestError, match="open for reading only"):
         readable.commit([row(2)])
     readable.close()
+
+
+# -- older schemas -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def older(tmp_path):
+    """Make a manifest of schema 1 with 2000 rows, the last of them only in its log, as a killed process leaves it."""
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(number) for number in range(2000)])
+    manifest.close()
+    connection = sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)
+    connection.executescript("DROP INDEX entries_by_path; PRAGMA user_version = 1;")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("UPDATE entries SET etag = 'in the log' WHERE key = 'http://host/7'")
+    log = (tmp_path / "manifest.sqlite-wal").read_bytes()
+    main = (tmp_path / "manifest.sqlite").read_bytes()
+    connection.close()
+    (tmp_path / "manifest.sqlite").write_bytes(main)
+    (tmp_path / "manifest.sqlite-wal").write_bytes(log)
+    return tmp_path
+
+
+def plan_of_owners(root) -> str:
+    return str(query(root, "EXPLAIN QUERY PLAN SELECT key FROM entries WHERE path IN ('a', 'b')"))
+
+
+def migrated(root) -> None:
+    assert query(root, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert "entries_by_path (path=?)" in plan_of_owners(root)
+    assert query(root, "SELECT count(*), count(etag) FROM entries") == [(2000, 1)]
+    assert query(root, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_an_older_schema_is_migrated_and_kept(older) -> None:
+    assert "SCAN" in plan_of_owners(older)
+    manifest = Manifest(str(older))
+    assert manifest.owners(["v0/7.nwb"]) == {"v0/7.nwb": "http://host/7"}
+    manifest.close()
+    migrated(older)
+    kept = sqlite3.connect(older / "manifest.sqlite.schema-1")
+    assert kept.execute("PRAGMA user_version").fetchall() == [(1,)]
+    assert kept.execute("SELECT count(*), count(etag) FROM entries").fetchall() == [(2000, 1)]
+    kept.close()
+    assert sorted(os.listdir(older)) == ["manifest.sqlite", "manifest.sqlite.schema-1"]
+    before = (older / "manifest.sqlite").stat().st_mtime_ns
+    Manifest(str(older)).close()
+    assert (older / "manifest.sqlite").stat().st_mtime_ns == before, "once is enough"
+
+
+def test_an_older_schema_is_read_as_it_is_where_nothing_may_be_written(older) -> None:
+    manifest = Manifest(str(older), writable=False)
+    assert manifest.owners(["v0/7.nwb"]) == {"v0/7.nwb": "http://host/7"}
+    manifest.close()
+    assert query(older, "PRAGMA user_version") == [(1,)]
+
+
+@pytest.mark.parametrize("step", ["_back_up", "replace", "CREATE INDEX", "user_version", "COMMIT"])
+def test_a_migration_that_is_killed_is_made_by_the_next(older, start, step) -> None:
+    script = """
+    from framefetch.store import schema
+
+    def die(*arguments):
+        os.kill(os.getpid(), 9)
+
+    class Dying:
+        def __init__(self, connection):
+            self.connection = connection
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
+        def execute(self, statement, *arguments):
+            if sys.argv[2] in statement and statement != "PRAGMA user_version":
+                die()
+            return self.connection.execute(statement, *arguments)
+
+    real = schema._migrate
+    schema._migrate = lambda connection, path: real(Dying(connection), path)
+    if sys.argv[2] == "_back_up":
+        schema._back_up = die
+    if sys.argv[2] == "replace":
+        os.replace = die
+    CacheFolder(sys.argv[1])
+    """
+    assert start(script, older, step).process.wait() == -9
+    assert query(older, "PRAGMA user_version") == [(1,)]
+    Manifest(str(older)).close()
+    migrated(older)
+
+
+def test_processes_migrate_once(older, start) -> None:
+    script = """
+    barrier("ready")
+    with CacheFolder(sys.argv[1]) as folder:
+        folder.manifest.commit([row(int(sys.argv[2]))])
+    """
+    children = [start(script, older, 3000 + number) for number in range(4)]
+    for child in children:
+        child.wait_for("ready")
+    for child in children:
+        child.go_on()
+    for child in children:
+        child.end()
+    assert query(older, "SELECT count(*), count(etag) FROM entries") == [(2004, 1)]
+    assert query(older, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_disk_too_full_for_a_migration_leaves_everything(disk, older) -> None:
+    root = disk("size=1m")
+    for name in ("manifest.sqlite", "manifest.sqlite-wal"):
+        (root / name).write_bytes((older / name).read_bytes())
+    fill(root)
+    with pytest.raises(ManifestError, match="no space left|cannot be"):
+        Manifest(str(root))
+    disk("size=8m")
+    Manifest(str(root)).close()
+    migrated(root)
+
+
+def test_a_process_killed_while_it_folds_the_log_into_the_file_leaves_a_good_manifest(tmp_path) -> None:
+    """The first page is written first, and says that the file is longer than it is; the log has all of it."""
+    holder = connect(str(tmp_path / "manifest.sqlite"), timeout=1.0, writable=True)
+    holder.execute("PRAGMA wal_autocheckpoint = 0")
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(number) for number in range(250)])
+    manifest.close()
+    log = (tmp_path / "manifest.sqlite-wal").read_bytes()
+    main = bytearray((tmp_path / "manifest.sqlite").read_bytes())
+    holder.close()
+    size = 4096 + 24
+    frames = [log[at : at + size] for at in range(32, len(log) - size + 1, size)]
+    (first,) = {frame[24:] for frame in frames if frame[:4] == b"\0\0\0\1"} or {b""}
+    main[:4096] = first
+    (tmp_path / "manifest.sqlite").write_bytes(main)
+    (tmp_path / "manifest.sqlite-wal").write_bytes(log)
+    assert int.from_bytes(main[28:32], "big") * 4096 > len(main)
+    opened = Manifest(str(tmp_path))
+    assert len(list(opened.entries())) == 250
+    opened.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,12 +136,14 @@ def test_fatal_errors_are_exit_code_3_and_say_what_was_done(table, tmp_path) -> 
     warehouse, path, _ = table
     cache = tmp_path / "c"
     cache.mkdir()
-    page = b"<html>not a database</html>" * 200
-    (cache / "manifest.sqlite").write_bytes(page)
+    foreign = sqlite3.connect(cache / "manifest.sqlite")
+    foreign.execute("CREATE TABLE notes (x)")
+    foreign.close()
+    theirs = (cache / "manifest.sqlite").read_bytes()
     done = framefetch("mirror", path, cache, "--json")
     assert done.returncode == 3
-    assert "manifest.sqlite is damaged" in done.stderr
-    assert (cache / "manifest.sqlite").read_bytes() == page
+    assert "manifest.sqlite is another program's database; it was left as it is" in done.stderr
+    assert (cache / "manifest.sqlite").read_bytes() == theirs
     assert warehouse.count() == 0
 
 

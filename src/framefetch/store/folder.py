@@ -6,16 +6,19 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
-from framefetch.errors import DiskFull, ManifestError, StorageError
+from framefetch.errors import DiskFull, ManifestError, ManifestLost, StorageError
+from framefetch.store.anew import make_anew
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, translate_oserror
-from framefetch.store.recovery import recover
-from framefetch.store.schema import recognise
+from framefetch.store.recovery import adopt_intents, recover
+from framefetch.store.salvage import hint_sources
+from framefetch.store.schema import Identity, recognise
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,13 +42,15 @@ class CacheFolder:
         Seconds to wait for another process that holds the manifest.
     create : bool, default True
         Whether a missing folder is made.
+    mend : bool, default True
+        Whether a manifest that is lost (damaged, empty, gone) is made anew; else it is an error, as is its absence.
 
     Attributes
     ----------
     root : str
         Absolute path; the folder itself may be a link, nothing below it is followed through one.
     fresh : bool
-        Whether there was no manifest before.
+        Whether there was no manifest before, nor anything that could be read of one.
     writable : bool
         Whether anything can be fetched into it.
 
@@ -57,25 +62,29 @@ class CacheFolder:
         Where its manifest cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0, create: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0, create: bool = True, mend: bool = True
+    ) -> None:
         self.root = os.path.realpath(path)
         self.private = os.path.join(self.root, PRIVATE)
         if not create and not os.path.isdir(self.root):
             raise StorageError(f"{self.root}: no such folder; expected a cache that 'framefetch mirror' made")
-        self.fresh = not os.path.exists(os.path.join(self.root, Manifest.NAME))
-        if not create and self.fresh and not os.path.exists(os.path.join(self.root, "manifest.json")):
-            raise ManifestError(f"{self.root} holds no manifest; expected a cache that 'framefetch mirror' made")
-        recognise(os.path.join(self.root, Manifest.NAME), lock_timeout)  # before anything is made beside it
+        self._path = os.path.join(self.root, Manifest.NAME)
+        self._timeout = lock_timeout
+        self._mending = threading.Lock()
+        self._unmended = False
+        there = self._look(mend=mend)
         self.journal = Journal(self.private)
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
         self.presence = Presence(self.private, self.journal.token)
         try:
-            self.manifest = Manifest(self.root, timeout=lock_timeout, writable=self.writable)
+            self.manifest = self._open_manifest(mend=mend)
         except BaseException:
             self.journal.close()
             raise
+        self.fresh = not there and next(self.manifest.entries(), None) is None
         self.files.orphaned = self._adopt
         if self.writable:
             try:
@@ -83,6 +92,60 @@ class CacheFolder:
             except BaseException:
                 self.close()
                 raise
+
+    def _look(self, *, mend: bool) -> bool:
+        """Return whether there is a manifest; refuse what is not ours before anything is made beside it."""
+        try:
+            recognise(self._path, self._timeout)
+        except ManifestLost:
+            if mend:
+                return False
+            raise
+        there = os.path.exists(self._path)
+        if not there and not mend and not os.path.exists(os.path.join(self.root, "manifest.json")):
+            raise ManifestError(
+                f"{self.root} holds no manifest; expected a cache that 'framefetch mirror' made. If it was one, "
+                f"'framefetch rebuild {self.root}' makes its manifest anew from the files"
+            )
+        return there
+
+    def _open_manifest(self, damaged: Identity | None = None, *, mend: bool = True) -> Manifest:
+        """Open the manifest; one that is lost is made anew first."""
+        gone = not os.path.exists(self._path) and os.path.isdir(self.root) and len(hint_sources(self._path)) > 1
+        if damaged is None and not gone:
+            try:
+                return Manifest(self.root, timeout=self._timeout, writable=self.writable)
+            except ManifestLost:
+                if not mend:
+                    raise
+        if self.writable:
+            notice = make_anew(self._path, self.private, self._timeout, damaged)
+            if notice is not None:
+                self.files.notices.append(notice)
+        return Manifest(self.root, timeout=self._timeout, writable=self.writable)
+
+    def mend(self, lost: Manifest) -> None:
+        """Go on with a manifest made anew, after this one was found to be damaged, removed or replaced; blocking.
+
+        What was handed in to it and could not be recorded is handed on, and what this process has published is
+        adopted by its journal.
+
+        Raises
+        ------
+        ManifestError
+            Where no manifest can be made.
+        """
+        with self._mending:
+            if self.manifest is not lost:
+                return  # another call was faster
+            self._unmended = True
+            lost.close()
+            manifest = self._open_manifest(lost.identity)
+            lost.hand_over(manifest)
+            self.manifest = manifest
+            if self.writable:
+                adopt_intents(self.files, manifest, [self.journal.path])
+            self._unmended = False
 
     def _adopt(self, entry: Entry) -> None:
         """Record a file whose caller was cancelled; where that fails, the journal stays and the next run adopts it."""
@@ -153,7 +216,7 @@ class CacheFolder:
         try:
             self.manifest.close()
         finally:
-            self.journal.close(keep=self.manifest.failed)
+            self.journal.close(keep=self.manifest.failed or self._unmended)
 
     def __enter__(self) -> Self:
         """Return the folder."""

@@ -72,10 +72,12 @@ def glance(
 
 def _agrees(row: Row, stated: Stated, root: str) -> bool:
     """Return whether what is recorded, what the table states, and what a stat finds are the same file."""
-    _, path, size, mtime_ns, ctime_ns, inode, digests, _, trusted = row
+    _, path, size, mtime_ns, ctime_ns, inode, digests, verified, trusted = row
     _, _, planned, stated_size, stated_digests = stated
-    if path != planned or not trusted or (stated_size != size and stated_size >= 0) or digests[:4] != "md5:":
+    if path != planned or not trusted or (stated_size != size and stated_size >= 0):
         return False
+    if verified not in _LEVELS or type(digests) is not str or digests[:4] != "md5:":
+        return False  # what is read from a damaged page may be anything
     for text in stated_digests:
         if text not in digests:  # "algorithm:digits": found whole or not at all, as all digests of one have one length
             return False

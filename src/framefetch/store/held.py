@@ -180,6 +180,8 @@ class HeldCheck:
                 self.report.ours.add(request.path)
                 if state is State.HASH:
                     doubtful.append(_Doubt(request, entry))
+                elif state is State.STALE and not entry.trusted and request.digests:
+                    doubtful.append(_Doubt(request))  # what is wrong may be the entry
         doubtful += self._judge_away(away)
 
     def _judge_away(self, away: Sequence[_Doubt]) -> Iterator[_Doubt]:

@@ -44,11 +44,18 @@ class Journal:
     ----------
     private : str
         The cache's private folder.
+
+    Attributes
+    ----------
+    token : str
+        The name of this process in the private folder.
+    path : str
+        The journal.
     """
 
     def __init__(self, private: str) -> None:
         self.token = secrets.token_hex(4)
-        self._path = f"{private}/parts/{self.token}.journal"
+        self.path = f"{private}/parts/{self.token}.journal"
         self._lock = FileLock(
             f"{private}/locks/{self.token}.lock", thread_local=False
         )  # taken and released by any thread
@@ -64,7 +71,7 @@ class Journal:
             if isinstance(error, Timeout) or not refuses_locks(error):
                 raise
         try:
-            self._handle = os.open(self._path, _FLAGS, 0o666)
+            self._handle = os.open(self.path, _FLAGS, 0o666)
         except OSError:
             self._let_go()
             raise
@@ -109,7 +116,7 @@ class Journal:
                 os.close(self._handle)
             self._handle = None
         if not keep:
-            remove(self._path)
+            remove(self.path)
         self._let_go()
 
     def _let_go(self) -> None:

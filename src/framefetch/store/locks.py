@@ -215,7 +215,7 @@ class FileLocks:
             table.users -= 1
             if not table.users:
                 _tables.pop(table.identity, None)
-                with contextlib.suppress(OSError):  # it is closed all the same, and nothing was written to it
+                with contextlib.suppress(OSError):  # nothing was written
                     os.close(table.handle)
 
 
@@ -256,6 +256,7 @@ class Presence:
         self._private = private
         self._folder = f"{private}/locks"
         self._name = f"{token}{NOTE}"
+        self._guard = threading.Lock()
         self._runs = 0
         self._touched = 0.0
         #: What the note says of us.
@@ -269,8 +270,10 @@ class Presence:
         OSError
             Where the disk refuses.
         """
-        self._runs += 1
-        self.tell(locks=locks or self.locks)
+        with self._guard:
+            if not self._runs:
+                self._write(locks=locks)
+            self._runs += 1
 
     def tell(self, *, locks: bool) -> None:
         """Write the note anew.
@@ -280,10 +283,13 @@ class Presence:
         OSError
             Where the disk refuses.
         """
-        path = f"{self._folder}/{self._name}"
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
+        with self._guard:
+            if self._runs:
+                self._write(locks=locks)
+
+    def _write(self, *, locks: bool) -> None:
+        with open(f"{self._folder}/{self._name}", "w", encoding="utf-8") as file:
             json.dump({"process": os.getpid(), "machine": socket.gethostname(), "locks": locks}, file)
-        os.replace(f"{path}.new", path)
         self.locks = locks
 
     def touch(self) -> None:
@@ -301,17 +307,22 @@ class Presence:
 
     def close(self) -> None:
         """Remove the note, if no other run needs it."""
-        self._runs -= 1
-        if not self._runs:
-            remove(f"{self._folder}/{self._name}")
-            self.locks = False
+        with self._guard:
+            self._runs -= 1
+            if not self._runs:
+                remove(f"{self._folder}/{self._name}")
+                self.locks = False
 
 
 def _read(path: str) -> Owner | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            note = json.load(file)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
             touched = os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None  # gone
+    try:
+        note = json.loads(text)
         return Owner(int(note["process"]), str(note["machine"]), bool(note["locks"]), touched)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # gone, or not a note
+    except (ValueError, KeyError, TypeError):
+        return Owner(0, "an unknown machine", locks=False, touched_ns=touched)  # it is being written

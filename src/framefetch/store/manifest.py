@@ -16,10 +16,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from framefetch.errors import ManifestError
+from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
-from framefetch.store.schema import boot_id, connect, explain
-from framefetch.store.writer import Committed, CommitWriter
+from framefetch.store.schema import Identity, boot_id, connect, explain, identify
+from framefetch.store.writer import Committed, CommitWriter, Handed
 
 __all__ = ["Manifest", "Row"]
 
@@ -56,10 +56,17 @@ class Manifest:
     writable : bool, default True
         Whether entries may be committed.
 
+    Attributes
+    ----------
+    identity : tuple or None
+        Which file it is.
+
     Raises
     ------
+    ManifestLost
+        Where the database is damaged, empty, or gone from beside its log.
     ManifestError
-        Where the database cannot be used.
+        Where it cannot be used.
     """
 
     NAME = "manifest.sqlite"
@@ -71,6 +78,7 @@ class Manifest:
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: CommitWriter | None = None
+        self.identity: Identity | None = None
         self._empty = not writable and not os.path.lexists(self._path)
         if self._empty:
             return
@@ -81,6 +89,7 @@ class Manifest:
             if writer is not None:
                 writer.close()
             raise
+        self.identity = identify(self._path)
         if writer is not None:
             self._writer = CommitWriter(root, self._path, writer, self._boot)
 
@@ -143,7 +152,7 @@ class Manifest:
             for row in self._fetch(query, parameters):
                 yield self._to_entry(row)
         except (ValueError, TypeError, KeyError) as error:
-            raise ManifestError(f"{self._path} is damaged ({error}); it was left as it is") from error
+            raise ManifestLost(f"{self._path} is damaged ({error}); it was left as it is") from error
 
     def _fetch(self, query: str, parameters: tuple[str | int, ...]) -> Iterator[tuple[Any, ...]]:
         if self._empty:
@@ -189,10 +198,21 @@ class Manifest:
         Raises
         ------
         ManifestError
-            Where an earlier commit failed and `flush` has not made up for it, or the manifest is open read-only or
-            closed.
+            Where an earlier commit failed and `flush` has not made up for it: the entries are taken all the same. Or
+            where the manifest is open read-only or closed.
         """
-        self._open_writer().hand_in(entries, committed)
+        self._open_writer().hand_in(Handed(entries, committed))
+
+    def forget(self, entries: Sequence[Entry]) -> None:
+        """Hand entries to the writer that are to be no more; returns at once. Raises as `commit` does."""
+        self._open_writer().hand_in(Handed(entries, forget=True))
+
+    def hand_over(self, successor: Manifest) -> None:
+        """After closing: let another manifest record what this one could not."""
+        if self._writer is not None:
+            for handed in self._writer.left:
+                successor._open_writer().hand_in(handed)
+            self._writer.left = []
 
     def flush(self) -> None:
         """Wait until everything handed in is committed; what could not be committed before is tried again.

@@ -8,6 +8,7 @@ its own are done. Nobody is waited for who gives no sign of life: his files are 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -106,7 +107,8 @@ class Neighbours:
         """Tell the others that this process is alive, and see whether there are any; cheap."""
         if self._begun:
             self._folder.presence.touch()
-            self._look_round()
+            with contextlib.suppress(OSError):  # a note that cannot be written: others wait, and then do not
+                self._look_round()
 
     def _look_round(self) -> None:
         """Let what is locked be seen, if there is somebody to see it."""
@@ -178,7 +180,7 @@ class Neighbours:
         taken = taken or self._stalled(files)
         if taken:
             recover(self._folder.files, self._folder.manifest, self._folder.private)
-            self._folder.prepare()
+            self._folder.prepare(self._requests.version)
             self.mark()
         return taken
 

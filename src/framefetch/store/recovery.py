@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from framefetch.store.manifest import Manifest
     from framefetch.store.sidecar import Sidecar
 
-__all__ = ["recover"]
+__all__ = ["adopt_intents", "recover"]
 
 LOOKUP_ROWS = 1000
 
@@ -58,9 +58,14 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
 
 def _adopt(paths: list[str], files: FileStore, manifest: Manifest) -> int:
     """Take over what one process left."""
-    adopted = 0
     _keep_parts(paths, manifest)
-    intents = [entry for path in paths if path.endswith(".journal") for entry in read_journal(path)]
+    return adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
+
+
+def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> int:
+    """Adopt by hash what journals say was published and the manifest does not know; return how many files."""
+    adopted = 0
+    intents = [entry for journal in journals for entry in read_journal(journal)]
     for start in range(0, len(intents), LOOKUP_ROWS):
         found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
         manifest.commit(found)

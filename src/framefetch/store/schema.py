@@ -1,4 +1,4 @@
-"""The manifest's tables, and how a database is recognised, opened and refused."""
+"""The manifest's tables, and how a database is recognised, opened, migrated and refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,38 @@ import os
 import secrets
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from framefetch.errors import ManifestError
+from framefetch.errors import ManifestError, ManifestLost
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "boot_id", "connect", "explain", "recognise"]
+__all__ = [
+    "APPLICATION_ID",
+    "COMPANIONS",
+    "SCHEMA_VERSION",
+    "SMALLEST",
+    "Identity",
+    "boot_id",
+    "connect",
+    "explain",
+    "identify",
+    "lay_out",
+    "opened",
+    "recognise",
+]
+
+#: What tells a database from another file of the same name.
+Identity: TypeAlias = "tuple[int, int]"
 
 #: "frft" in ASCII: tells our databases from other programs' (SQLite file format, section 1.3).
 APPLICATION_ID: Final = 0x66726674
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+#: What SQLite keeps beside a database; a log that has lost its database must never meet another one.
+COMPANIONS: Final = ("-wal", "-shm", "-journal")
+
+#: Bytes of the smallest page that a database can have.
+SMALLEST: Final = 512
+
+_PATH_INDEX: Final = "CREATE INDEX IF NOT EXISTS entries_by_path ON entries (path)"
 
 # A row belongs to the commit window it was written in. Windows whose files may not have reached the disk yet are
 # listed in `windows` with the boot that wrote them; a row of no listed window is durable. So making a window
@@ -41,10 +64,14 @@ CREATE TABLE IF NOT EXISTS windows (
     window INTEGER PRIMARY KEY AUTOINCREMENT,
     boot TEXT NOT NULL
 );
+{_PATH_INDEX};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
+
+#: What makes a schema the next one: one statement each, and nothing that an older framefetch could not live with.
+_MIGRATIONS: Final = {1: _PATH_INDEX}
 
 
 def boot_id() -> str:
@@ -53,6 +80,15 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def identify(path: str) -> Identity | None:
+    """Return which file a manifest is; None where there is none, or an empty one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found.st_size else None
 
 
 def connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection:
@@ -69,8 +105,10 @@ def connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection:
 
     Raises
     ------
+    ManifestLost
+        Where it is damaged, empty, or gone from beside its log.
     ManifestError
-        Where it is another program's, of a newer schema, damaged, locked, or cannot be opened.
+        Where it is another program's, of a newer schema, locked, or cannot be opened.
     """
     try:
         return _connect(path, timeout=timeout, writable=writable)
@@ -82,15 +120,29 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
     recognise(path, timeout)
     if writable and not os.path.exists(path):
         _create(path)
-    connection = _opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
+    connection = opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
     try:
         if writable:
-            if os.path.getsize(path) == 0:
-                connection.executescript(_SCHEMA)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            # Opens the log, so that closing this connection last also removes it where nothing was written.
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            _migrate(connection, path)
+        # Finds out whether the tables are there. It also opens the log, so that closing this connection last removes
+        # it where nothing was written.
+        connection.execute("SELECT (SELECT window FROM entries LIMIT 1), (SELECT boot FROM windows LIMIT 1)").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def lay_out(path: str) -> sqlite3.Connection:
+    """Make the tables of a manifest in a new file.
+
+    It is not in WAL mode yet, so that the file itself, and not only a log that a copy of it may lack, says whose it is.
+    """
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.executescript(_SCHEMA)
     except BaseException:
         connection.close()
         raise
@@ -98,17 +150,10 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
 
 
 def _create(path: str) -> None:
-    """Make a manifest beside its place, then give it its name: it is there whole, or not at all.
-
-    It is not in WAL mode yet, so that the file itself, and not only a log that a copy of it may lack, says whose it is.
-    """
+    """Make a manifest beside its place, then give it its name: it is there whole, or not at all."""
     new = f"{path}.{secrets.token_hex(4)}"
     try:
-        connection = sqlite3.connect(new, isolation_level=None)
-        try:
-            connection.executescript(_SCHEMA)
-        finally:
-            connection.close()
+        lay_out(new).close()
         try:
             os.link(new, path)
         except FileExistsError:
@@ -124,18 +169,64 @@ def _create(path: str) -> None:
                 os.unlink(name)
 
 
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring an older schema up to this one, in one transaction; how it was is kept beside it."""
+    if _schema_of(connection) == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        schema = _schema_of(connection)  # another process may have been faster
+        if schema < SCHEMA_VERSION:
+            _back_up(path, schema)
+        for step in range(schema, SCHEMA_VERSION):
+            if step in _MIGRATIONS:
+                connection.execute(_MIGRATIONS[step])
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _schema_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _back_up(path: str, schema: int) -> None:
+    """Copy a manifest, log and all, while nobody can write to it."""
+    kept = f"{path}.schema-{schema}"
+    new = f"{kept}.{secrets.token_hex(4)}"
+    source = opened(path, "mode=ro", 0.0)
+    try:
+        with contextlib.closing(sqlite3.connect(new)) as target:
+            source.backup(target)
+        os.replace(new, kept)
+    except OSError as error:
+        raise ManifestError(f"{kept} cannot be made: {error.strerror or error}") from error
+    finally:
+        source.close()
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+
+
 def recognise(path: str, timeout: float) -> None:
     """Refuse what is not ours before anything is written to it, or beside it.
 
     Raises
     ------
+    ManifestLost
+        Where the database is damaged, empty, or gone from beside its log.
     ManifestError
-        Where the database is another program's, of a newer schema, damaged, or a link.
+        Where it is another program's, of a newer schema, or a link.
     """
     if os.path.islink(path):
         raise ManifestError(f"{path} is a link; nothing is written through it. Put the manifest itself there")
-    if not os.path.exists(path) or os.path.getsize(path) == 0:
+    if not os.path.exists(path):
+        if any(os.path.lexists(path + companion) for companion in COMPANIONS):
+            raise _lost(path, "is gone, while its log is still there")
         return
+    if os.path.getsize(path) < SMALLEST:  # to SQLite a good database with nothing in it, which would be an answer
+        raise _lost(path, "is cut short" if os.path.getsize(path) else "is empty")
     try:
         # First as a file that nobody changes, which leaves nothing beside it; then with its log, if it is ours.
         for mode in ("mode=ro&immutable=1", "mode=ro"):
@@ -145,10 +236,10 @@ def recognise(path: str, timeout: float) -> None:
 
 
 def _refuse_foreign(path: str, mode: str, timeout: float) -> None:
-    connection = _opened(path, mode, timeout)
+    connection = opened(path, mode, timeout)
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
-        schema = connection.execute("PRAGMA user_version").fetchone()[0]
+        schema = _schema_of(connection)
     finally:
         connection.close()
     if application != APPLICATION_ID:
@@ -160,16 +251,21 @@ def _refuse_foreign(path: str, mode: str, timeout: float) -> None:
         )
 
 
-def _opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
+def opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
+    """Open a database that is there; see SQLite's URI file names for the modes."""
     uri = f"{Path(path).absolute().as_uri()}?{mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
+        if "immutable" in mode:
+            # A process that dies while it folds the log into the file leaves a file that says it is longer than it
+            # is. With its log it is whole, and without it SQLite would call it malformed, were it not for this.
+            connection.execute("PRAGMA writable_schema = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
         connection.close()
         if mode == "mode=ro" and _is_read_only(error):
             # A WAL database on a read-only or full disk can be read only as one that nobody changes.
-            return _opened(path, "mode=ro&immutable=1", timeout)
+            return opened(path, "mode=ro&immutable=1", timeout)
         raise
     return connection
 
@@ -187,8 +283,18 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
         return ManifestError(
             f"{path} is locked by another process for longer than the lock timeout; try again ({name})"
         )
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return ManifestError(f"{path} is damaged ({error}); it was left as it is. Move it away to begin a new one")
+    text = str(error)
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or text.startswith(("no such", "Could not decode")):
+        return _lost(path, f"is damaged ({error})")
+    if name == "SQLITE_READONLY_DBMOVED":
+        return ManifestLost(f"{path} was removed or replaced while it was open; run the same command again")
     if name == "SQLITE_FULL":
         return ManifestError(f"{path}: no space left on the disk; free some and run the same command again")
     return ManifestError(f"{path} cannot be used: {error} ({name})")
+
+
+def _lost(path: str, what: str) -> ManifestLost:
+    return ManifestLost(
+        f"{path} {what}; it was left as it is. 'framefetch rebuild {os.path.dirname(path)}' makes it anew from the "
+        "files, and so does the next 'framefetch mirror'"
+    )

@@ -16,25 +16,30 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from framefetch.errors import BytesLost, ManifestError
+from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
 from framefetch.store.places import remove
-from framefetch.store.schema import explain
+from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
 
-__all__ = ["CommitWriter", "Committed"]
+__all__ = ["CommitWriter", "Committed", "Handed"]
 
 #: Called with the entries of one commit, in the writer's thread.
 Committed: TypeAlias = Callable[[Sequence[Entry]], None]
-Handed: TypeAlias = "tuple[Sequence[Entry], Committed | None]"
 
 WINDOW_ROWS: Final = 256
 WINDOW_SECONDS: Final = 0.25
 SYNC_SECONDS: Final = 1.0
+#: Rows that may wait for another process to let go of the database: about 100 MB.
+BACKLOG_ROWS: Final = 100_000
+#: Milliseconds to wait for the database once the whole lock timeout has been waited in vain.
+IMPATIENCE: Final = 100
 
 _INSERT: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELETE: Final = "DELETE FROM entries WHERE version = ? AND key = ? AND path = ?"
 
 logger = logging.getLogger("framefetch")
 
@@ -54,6 +59,15 @@ def _to_row(entry: Entry, window: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """Entries to record, or to forget, and who is to be told."""
+
+    entries: Sequence[Entry]
+    committed: Committed | None = None
+    forget: bool = False
+
+
 class CommitWriter:
     """Commits entries in a thread of its own.
 
@@ -67,6 +81,11 @@ class CommitWriter:
         Open for writing; the writer closes it.
     boot : str
         What is recorded as the boot that wrote the entries.
+
+    Attributes
+    ----------
+    left : list of Handed
+        After the end: what could not be committed.
     """
 
     def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str) -> None:
@@ -74,10 +93,13 @@ class CommitWriter:
         self._path = path
         self._connection = connection
         self._boot = boot
-        self._identity = self._identify()
+        self._identity = identify(path)
+        self._patience: int = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         self._queue: queue.SimpleQueue[Handed | Future[None] | None] = queue.SimpleQueue()
         self._handing = threading.Lock()
         self._closed = False
+        self._waiting = 0
+        self.left: list[Handed] = []
         self._failure: ManifestError | None = None
         self._lost: BytesLost | None = None
         self._doubtful = False
@@ -96,21 +118,26 @@ class CommitWriter:
         """Whether everything that is committed has been synced as well."""
         return not self._unsynced and not self._doubtful
 
-    def hand_in(self, entries: Sequence[Entry], committed: Committed | None) -> None:
+    def hand_in(self, handed: Handed) -> None:
         """Take entries; returns at once.
+
+        They are taken also where it raises `ManifestError`, because an earlier commit failed or too many wait: their
+        files are there, so they have to be recorded whenever that is possible again.
 
         Raises
         ------
         ManifestError
-            Where an earlier commit failed.
+            Where an earlier commit failed, or too many wait.
         BytesLost
             Where the disk could not keep files that were committed before; `flush` and `close` tell it too, once.
         """
+        self._put(handed)
         if self._failure is not None:
             raise self._failure
         if self._lost is not None:
             raise self._lost
-        self._put((entries, committed))
+        if self._waiting > BACKLOG_ROWS:
+            raise ManifestError(f"{self._path}: {self._waiting:,} files wait to be recorded; another process holds it")
 
     def flush(self) -> None:
         """Wait until everything handed in is committed; what failed before is tried again."""
@@ -138,6 +165,8 @@ class CommitWriter:
             if self._closed:
                 raise ManifestError(f"{self._path} is closed")
             self._queue.put(item)
+            if isinstance(item, Handed):
+                self._waiting += len(item.entries)
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
@@ -147,17 +176,22 @@ class CommitWriter:
         while not last:
             waiters, last = self._collect(batch)
             try:
+                if waiters or batch:
+                    self._require_same_file()
                 self._commit(batch)
             except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
                 self._failure = _explained(error, self._path)
             else:
                 self._failure = None
-                for entries, committed in batch:
-                    _call_back(committed, entries)
+                with self._handing:
+                    self._waiting -= sum(len(handed.entries) for handed in batch)
+                for handed in batch:
+                    _call_back(handed)
                 batch = []
             for waiter in waiters:
                 _answer(waiter, self._failure)
             self._sync_if_due(at_once=last)
+        self.left = batch
         with contextlib.suppress(sqlite3.Error):  # every row is committed; closing only folds the log into the file
             self._connection.close()
 
@@ -188,34 +222,34 @@ class CommitWriter:
             if not begun:
                 begun, deadline = True, time.monotonic() + WINDOW_SECONDS
             batch.append(item)
-            rows += len(item[0])
+            rows += len(item.entries)
         return waiters, False
 
     def _commit(self, batch: list[Handed]) -> None:
-        if not any(entries for entries, _ in batch):
+        if not any(handed.entries for handed in batch):
             return
-        if self._identify() != self._identity:
-            raise ManifestError(
-                f"{self._path} was removed or replaced while it was open; close this cache and open it again"
-            )
+        patience = self._patience if self._failure is None else min(self._patience, IMPATIENCE)
+        self._connection.execute(f"PRAGMA busy_timeout = {patience}")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
             assert window is not None
-            self._connection.executemany(_INSERT, (_to_row(entry, window) for entries, _ in batch for entry in entries))
+            for handed in batch:
+                rows = (_to_row(entry, window) for entry in handed.entries)
+                if handed.forget:
+                    self._connection.executemany(_DELETE, (row[:3] for row in rows))
+                else:
+                    self._connection.executemany(_INSERT, rows)
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
             raise
-        self._unsynced[window] = [os.path.join(self._root, entry.path) for entries, _ in batch for entry in entries]
+        self._unsynced[window] = [os.path.join(self._root, entry.path) for handed in batch for entry in handed.entries]
 
-    def _identify(self) -> tuple[int, int] | None:
-        """Return what tells the database from another file of the same name: SQLite would write to a removed one."""
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+    def _require_same_file(self) -> None:
+        """Refuse to go on where the database was removed, emptied or replaced: SQLite would write to a removed one."""
+        if identify(self._path) != self._identity:
+            raise ManifestLost(f"{self._path} was removed or replaced while it was open; run the same command again")
 
     def _sync_if_due(self, *, at_once: bool) -> None:
         """Sync the files of the windows since the last time, and the log with their rows; then say so."""
@@ -268,11 +302,11 @@ def _explained(error: Exception, path: str) -> ManifestError:
     return ManifestError(f"{path}: an entry cannot be recorded: {error!r}")
 
 
-def _call_back(committed: Committed | None, entries: Sequence[Entry]) -> None:
-    if committed is None:
+def _call_back(handed: Handed) -> None:
+    if handed.committed is None:
         return
     try:
-        committed(entries)
+        handed.committed(handed.entries)
     except Exception:
         logger.exception("a call back after a commit failed; the entries are recorded")
 

@@ -264,7 +264,7 @@ def status(cache_dir: CacheDir, as_json: AsJson = False) -> None:
     from framefetch.store.folder import CacheFolder
     from framefetch.ui.progress import bytes_text
 
-    with _errors_as_lines(), CacheFolder(cache_dir, create=False) as folder:
+    with _errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
         holdings = count_holdings(folder.manifest)
         free = folder.free_space()
     if as_json:
@@ -287,7 +287,7 @@ def verify(
     from framefetch.store.audit import audit
     from framefetch.store.folder import CacheFolder
 
-    with _errors_as_lines(), CacheFolder(cache_dir, create=False) as folder:
+    with _errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
         findings = list(audit(folder.files, folder.manifest, level="hash" if by_hash else "stat"))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -306,7 +306,7 @@ def export_command(
     from framefetch.store.exchange import export_manifest
     from framefetch.store.folder import CacheFolder
 
-    with _errors_as_lines(), CacheFolder(cache_dir, create=False) as folder:
+    with _errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
         count = export_manifest(folder.manifest, target)
     print(f"{count:,} entries written to {target}")
 

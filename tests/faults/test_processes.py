@@ -183,7 +183,8 @@ def test_locks_that_do_not_work(
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     if how != "that lie":
-        assert all(output.count("no locks that work") == 1 for output in outputs), outputs
+        told = [output.count("no locks that work") for output in outputs if " in 0 requests" not in output]
+        assert set(told) == {1}, outputs
     # A file that is replaced the moment it was published is fetched once more.
     assert len(bodies) <= warehouse.count() <= 4.2 * len(bodies)
     audited(tmp_path, bodies)

@@ -68,7 +68,7 @@ def test_shell_snippets_run(place: int, monkeypatch: pytest.MonkeyPatch) -> None
         for line in snippet.replace("\\\n", " ").splitlines()
         if line.startswith("framefetch ")
     ]
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         words = shlex.split(command.replace("localhost:8080", f"127.0.0.1:{place}"))
         if words[2] == "big_table.csv":

@@ -23,6 +23,8 @@ from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
 from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
+from framefetch.store.prune import PruneReport, prune
+from framefetch.store.rebuild import RebuildReport, rebuild
 from framefetch.table.naming import check_version
 from framefetch.table.plan import PlannedRows, plan_rows
 from framefetch.table.read import read_table
@@ -263,6 +265,41 @@ class MetadataCache:
     def status(self) -> Holdings:
         """Return how many files and bytes are held, by version and by how they were verified."""
         return self._works.look(lambda folder: count_holdings(folder.manifest))
+
+    def prune(self, keep: pd.DataFrame, file_version: str | None = None, *, dry_run: bool = False) -> PruneReport:
+        """Remove the files that no row of a table wants; files of other versions are not looked at.
+
+        Only files that the manifest owns are removed, and only where they are as it says.
+
+        Parameters
+        ----------
+        keep : DataFrame
+            The rows whose files stay.
+        file_version : str, optional
+            Label of the release; default is the cache's own.
+        dry_run : bool, default False
+            Whether to say only what would be removed.
+
+        Raises
+        ------
+        PlanError
+            Where the table names no file, or not surely all that it wants.
+        """
+        rows = self._plan_rows(keep, file_version)
+        wanted = rows.named()
+        return self._works.look(lambda folder: prune(folder, rows.requests.version, wanted, dry_run=dry_run))
+
+    def rebuild(self) -> RebuildReport:
+        """Make the manifest anew from the files: each one that something explains is read, and believed if it is right.
+
+        What explains a file is the manifest as it is, what was set aside of it, a prototype's ``manifest.json``, or a
+        digest in this cache's table. Files that nothing explains are reported and left alone.
+        """
+        try:
+            requests = self._plan_rows(self.dataframe, None).requests
+        except PlanError:  # a table without URLs explains nothing
+            requests = None
+        return self._works.look(lambda folder: rebuild(folder, requests, self._works.host_map))
 
     def update_manifest(self) -> Path:
         """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path."""

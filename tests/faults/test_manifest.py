@@ -1,5 +1,6 @@
 """The manifest is rebuildable: whatever becomes of it, good files are found again and nothing wrong is called held."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from framefetch import ManifestError, MetadataCache, Timeouts
+from framefetch import ManifestError, MetadataCache, StorageError, Timeouts
+from framefetch.store import network
 from framefetch.store.folder import CacheFolder
 from framefetch.store.schema import SCHEMA_VERSION
 from framefetch.warehouse import Serve, WarehouseThread, hold
@@ -364,3 +366,72 @@ def test_case_120_an_older_schema_goes_on(held: Held, cache_folder: Path, note: 
     assert asides(cache_folder) == ["manifest.sqlite.schema-1"]
     assert held.warehouse.count() == asked
     note("120", "an older schema", "cached", 0)
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "lustre", "gpfs", "cifs", "fuse.sshfs"])
+def test_case_123_a_network_file_system(
+    warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Callable[..., None], kind: str
+) -> None:
+    """A whole run without a write-ahead log, with one rename that finds a stale handle."""
+    device = os.stat(tmp_path).st_dev
+    table_of_mounts = f"36 35 {os.major(device)}:{os.minor(device)} / /data rw - {kind} server:/x rw"
+    monkeypatch.setattr(network, "mount_table", lambda: table_of_mounts)
+    real, stale = os.replace, [True]
+
+    def rename(old: str, new: str) -> None:
+        if str(new).endswith("/7.bin") and stale:
+            stale.clear()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", rename)
+    table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", b"%d" % at * 9) for at in range(40)]})
+    beside: set[str] = set()
+
+    def look(event: object) -> None:
+        beside.update(path.name for path in (tmp_path / "cache").glob("manifest.sqlite*"))
+
+    with MetadataCache(table, tmp_path / "cache", options=replace(EAGER, observers=(look,))) as cache:
+        assert set(cache.mirror(table).frame["status"]) == {"downloaded"}
+        assert cache.verify("hash") == []
+        assert set(cache.mirror(table).frame["status"]) == {"cached"}
+    assert beside <= {"manifest.sqlite", "manifest.sqlite-journal"}
+    assert warehouse.count() == 40
+    assert query(tmp_path / "cache", "PRAGMA journal_mode") == [("delete",)]
+    note("123", f"on {kind}, a stale handle at a rename", "downloaded", warehouse.count())
+
+
+def test_case_122_a_read_only_disk_holds_what_it_held(held: Held, disk: Callable[[str], Path], note: Callable) -> None:
+    folder = disk("size=8m") / "cache"
+    shutil.copytree(held.folder, folder)
+    disk("ro")
+    asked = held.warehouse.count()
+    with MetadataCache(held.table, folder, options=EAGER) as cache:
+        assert set(cache.mirror(held.table).frame["status"]) == {"cached"}
+        assert cache.status().files == FILES
+        more = pd.DataFrame({"url": [held.warehouse.url("/9999.bin")]})
+        with pytest.raises(StorageError, match="EROFS"):
+            cache.mirror(more)
+    assert held.warehouse.count() == asked
+    note("122", "a read-only disk", "cached", 0)
+
+
+def test_case_122_a_full_disk_stops_the_run_and_the_manifest_stays(
+    warehouse: WarehouseThread, disk: Callable[[str], Path], note: Callable[..., None]
+) -> None:
+    folder = disk("size=2m") / "cache"
+    table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", os.urandom(60_000)) for at in range(60)]})
+    with MetadataCache(table, folder, options=EAGER) as cache, pytest.raises((StorageError, ManifestError)) as caught:
+        cache.mirror(table)
+    assert caught.value.fatal
+    assert "no space" in str(caught.value).lower()
+    disk("size=16m")
+    before = warehouse.count()
+    with MetadataCache(table, folder, options=EAGER) as cache:
+        held_already = cache.status().files
+        frame = cache.mirror(table).frame
+        assert cache.verify("hash") == []
+    assert held_already > 0
+    assert (frame["status"] == "cached").sum() == held_already
+    assert warehouse.count() - before == 60 - held_already
+    note("122", "a full disk", "DiskFull", before)

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from framefetch.models import Verified
+from framefetch.models import Entity, Verified
+from framefetch.store import audit as audit_module
 from framefetch.store import writer as writer_module
 from framefetch.store.audit import Holdings, audit, count_holdings
+from framefetch.store.sidecar import Sidecar, kept_name, write_sidecar
 from tests.store.builders import RECEIPT, hold, request, row
 
 BODY = b"the bytes of a file"
@@ -99,3 +101,60 @@ def test_holdings_are_counted(folder, monkeypatch) -> None:
     assert count_holdings(folder.manifest) == Holdings(
         3, (1 << 40) + 6, {"v0": 2, "v1": 1}, {"length": 2, "digest": 1}, 3
     )
+
+
+def keep_part(folder, key: str, age: float) -> str:
+    name = kept_name("v0", key, f"v0/{key}")
+    part = f"{folder.private}/parts/{name}"
+    write_sidecar(f"{part}.json", Sidecar("v0", key, f"v0/{key}", Entity(key), "", ((3, "0" * 32),)))
+    with open(part, "wb") as file:
+        file.write(b"half")
+    os.utime(part, (1e9 - age, 1e9 - age))
+    return f".framefetch/parts/{name}"
+
+
+def test_parts_that_nobody_goes_on_with(folder) -> None:
+    """An interrupted run is no finding; a part that is older than the newest file by more than a day is."""
+    recent, old, held = (
+        keep_part(folder, "recent", 3600),
+        keep_part(folder, "old", 90_000),
+        keep_part(folder, "held", 60),
+    )
+    assert findings(folder) == []
+    for key, path in (("x", "v0/x"), ("held", "v0/held")):
+        entry = hold(folder, request(path, key=key), BODY)
+        folder.manifest.commit([replace(entry, fetched_at=1e9)])
+    folder.manifest.flush()
+    assert sorted(findings(folder)) == sorted([("part", old), ("part", held)])
+    assert recent not in [path for _, path in findings(folder)]
+
+
+def test_a_link_to_a_folder_is_a_finding_and_not_followed(folder, place, tmp_path) -> None:
+    place("v0/1")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(b"")
+    (tmp_path / "cache" / "v0" / "way-out").symlink_to(tmp_path / "outside")
+    assert findings(folder) == [("unknown", "v0/way-out")]
+
+
+def test_who_watches_is_told_of_every_file(folder, place) -> None:
+    for at in range(5):
+        place(f"v0/{at}")
+    seen = []
+    list(audit(folder.files, folder.manifest, level="hash", watch=seen.append))
+    assert seen == [len(BODY)] * 5
+
+
+def test_files_are_read_side_by_side(folder, place, monkeypatch) -> None:
+    monkeypatch.setattr(audit_module, "HASH_THREADS", 4)
+    for at in range(4):
+        place(f"v0/{at}")
+    together = threading.Barrier(4)
+    real = folder.files.hash
+
+    def hashing(*arguments):
+        together.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(folder.files, "hash", hashing)
+    assert findings(folder, "hash") == []

@@ -174,6 +174,9 @@ def test_entries_can_be_forgotten(manifest, tmp_path) -> None:
     manifest.commit([row(3)])
     manifest.flush()
     assert [entry.path for entry in manifest.entries()] == ["v0/1.nwb", "v0/elsewhere.nwb", "v0/3.nwb"]
+    manifest.forget([row(1, receipt=replace(RECEIPT, mtime_ns=11))])
+    manifest.flush()
+    assert len(list(manifest.entries())) == 3, "it is not the row that was seen"
 
 
 def test_what_failed_is_tried_again_at_the_end(tmp_path, locked) -> None:

@@ -59,4 +59,17 @@ async def notebook(table: pd.DataFrame) -> None:
         path: Path = await cache.fetch("http://host/1")
         files: dict[str, Path] = cache.get_all_files(table)
         same: Path = cache.get_file("http://host/1", "v0")
-        print(held, path, files, same, result.frame, result.paths, cache.verify("stat"), cache.status().files)
+        would = cache.prune(table, dry_run=True).removed
+        again_held: int = cache.rebuild().held
+        print(
+            would,
+            again_held,
+            held,
+            path,
+            files,
+            same,
+            result.frame,
+            result.paths,
+            cache.verify("stat"),
+            cache.status().files,
+        )

@@ -5,27 +5,52 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from framefetch.store.held import unchanged
+from framefetch.store.sidecar import KEPT, read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
 
     from framefetch.models import Entry
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
 
-__all__ = ["AuditFinding", "Holdings", "audit", "count_holdings"]
+__all__ = [
+    "AuditFinding",
+    "Holdings",
+    "ReadingThreads",
+    "Watch",
+    "audit",
+    "compare",
+    "count_holdings",
+    "in_blocks",
+    "kept_parts",
+    "proved",
+    "unexplained",
+]
 
-HASH_THREADS = 2
-_SET_ASIDE = re.compile(r"\.kept-[0-9]+$")
+#: md5 takes a core for itself; more files at once than this a disk does not like.
+HASH_THREADS: Final = min(8, os.cpu_count() or 1)
+BLOCK_ROWS: Final = 1024
+#: Seconds by which a part is older than the newest file before nobody is expected to go on with it.
+STALE_SECONDS: Final = 86_400.0
+_SET_ASIDE: Final = re.compile(r"\.kept-[0-9]+$")
 
 #: missing: no file; blocked: no regular file; changed: another size or time; corrupt: another digest;
-#: unknown: a file below a version's folder that no entry explains.
-Kind = Literal["missing", "blocked", "changed", "corrupt", "unknown"]
+#: unknown: a file below a version's folder that no entry explains; part: an unfinished file nobody goes on with.
+Kind = Literal["missing", "blocked", "changed", "corrupt", "unknown", "part"]
+Level = Literal["stat", "hash"]
+S = TypeVar("S")
+T = TypeVar("T")
+#: Told the recorded bytes of each file that was looked at.
+Watch: TypeAlias = "Callable[[int], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +87,7 @@ def count_holdings(manifest: Manifest) -> Holdings:
     return Holdings(files, size, versions, verified, fresh)
 
 
-def audit(files: FileStore, manifest: Manifest, *, level: Literal["stat", "hash"]) -> Iterator[AuditFinding]:
+def audit(files: FileStore, manifest: Manifest, *, level: Level, watch: Watch | None = None) -> Iterator[AuditFinding]:
     """Compare the manifest with the disk.
 
     Parameters
@@ -73,6 +98,8 @@ def audit(files: FileStore, manifest: Manifest, *, level: Literal["stat", "hash"
         What is recorded.
     level : {"stat", "hash"}
         Whether sizes and times are compared, or every byte is read.
+    watch : callable, optional
+        Told of each file.
 
     Yields
     ------
@@ -80,26 +107,68 @@ def audit(files: FileStore, manifest: Manifest, *, level: Literal["stat", "hash"
         One for each thing that is not as recorded.
     """
     explained: set[str] = set()
-    versions: set[str] = set()
+    newest = 0.0
 
-    def look(entry: Entry) -> AuditFinding | None:
-        return _compare(files, entry, level)
+    with ReadingThreads() as threads:
 
-    with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-audit") as pool:
-        block: list[Entry] = []
-        for entry in manifest.entries():
-            explained.add(entry.path)
-            versions.add(entry.path.partition("/")[0])
-            block.append(entry)
-            if len(block) == 1024:
-                yield from filter(None, pool.map(look, block))
-                block.clear()
-        yield from filter(None, pool.map(look, block))
-    for version in sorted(versions):
-        yield from _unexplained(files.root, version, explained)
+        def look(entry: Entry) -> AuditFinding | None:
+            return compare(files, entry, level, threads.stopped)
+
+        for block in in_blocks(manifest.entries()):
+            explained.update(entry.path for entry in block)
+            newest = max(newest, *(entry.fetched_at for entry in block))
+            for entry, finding in zip(block, threads.map(look, block), strict=True):
+                if watch is not None:
+                    watch(entry.receipt.size)
+                if finding is not None:
+                    yield finding
+    for folder in sorted({path.partition("/")[0] for path in explained}):
+        yield from unexplained(files.root, folder, explained)
+    yield from _idle_parts(files, manifest, newest)
 
 
-def _compare(files: FileStore, entry: Entry, level: Literal["stat", "hash"]) -> AuditFinding | None:
+class ReadingThreads:
+    """Threads that read files; whoever leaves them early, by an interrupt perhaps, does not wait for large ones."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-read")
+        self._left = threading.Event()
+
+    def map(self, function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+        """Yield what a function gives for each item, in order."""
+        return self._pool.map(function, items)
+
+    def stopped(self) -> bool:
+        """Return whether nobody waits for what is read any more."""
+        return self._left.is_set()
+
+    def __enter__(self) -> Self:
+        """Return the threads."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End them."""
+        if kind is not None:
+            self._left.set()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def in_blocks(entries: Iterator[Entry]) -> Iterator[Sequence[Entry]]:
+    """Yield entries some at a time."""
+    block: list[Entry] = []
+    for entry in entries:
+        block.append(entry)
+        if len(block) == BLOCK_ROWS:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def compare(
+    files: FileStore, entry: Entry, level: Level, stopped: Callable[[], bool] | None = None
+) -> AuditFinding | None:
+    """Look at the file of one entry."""
     recorded = entry.receipt
     try:
         found = os.lstat(files.absolute(entry.path))
@@ -108,26 +177,76 @@ def _compare(files: FileStore, entry: Entry, level: Literal["stat", "hash"]) -> 
     if not stat.S_ISREG(found.st_mode):
         what = "a link" if stat.S_ISLNK(found.st_mode) else "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
         return AuditFinding("blocked", entry.path, f"{what} stands in its place")
-    if found.st_size != recorded.size:
+    if found.st_size != recorded.size and recorded.size >= 0:
         return AuditFinding("changed", entry.path, f"recorded with {recorded.size:,} bytes, has {found.st_size:,}")
     if level == "stat":
         if unchanged(recorded, found):
             return None
         return AuditFinding("changed", entry.path, "its times differ from those recorded; --hash reads its bytes")
     try:
-        digests = files.hash(entry.path, [digest.algorithm for digest in recorded.digests])
+        digests = files.hash(entry.path, [digest.algorithm for digest in recorded.digests], stopped)
     except OSError as error:
-        return AuditFinding("corrupt", entry.path, f"cannot be read: {error.strerror or error}")
-    if digests != recorded.digests:
-        return AuditFinding("corrupt", entry.path, f"recorded with {recorded.digests[0]}, has {digests[0]}")
+        return AuditFinding("blocked", entry.path, f"cannot be read: {error.strerror or error}")
+    for expected, got in zip(recorded.digests, digests, strict=True):
+        if expected != got:
+            return AuditFinding("corrupt", entry.path, f"recorded with {expected}, has {got}")
     return None
 
 
-def _unexplained(root: str, version: str, explained: set[str]) -> Iterator[AuditFinding]:
-    for folder, folders, names in os.walk(os.path.join(root, version)):
+def proved(files: FileStore, entry: Entry, stopped: Callable[[], bool] | None = None) -> Entry | AuditFinding:
+    """Read the file of an entry: return the entry as the file is now, or what is wrong with it."""
+    recorded = entry.receipt
+    try:
+        before = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
+    except OSError:
+        before = None
+    finding = compare(files, entry, "hash", stopped)
+    if finding is not None or before is None:
+        return finding or AuditFinding("blocked", entry.path, "no file stands in its place")
+    try:
+        after = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
+    except OSError as error:
+        return AuditFinding("missing", entry.path, error.strerror or str(error))
+    if after != before:
+        return AuditFinding("changed", entry.path, "it was changed while it was read")
+    return replace(entry, receipt=after, fetched_at=entry.fetched_at or time.time())
+
+
+def unexplained(root: str, top: str, explained: set[str]) -> Iterator[AuditFinding]:
+    """Find the files below a folder of the cache that no entry explains; what was set aside is no finding."""
+    for folder, folders, names in os.walk(os.path.join(root, top)):
         folders.sort()
         below = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in sorted(names):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted([*names, *links]):
             path = f"{below}/{name}"
             if path not in explained and not _SET_ASIDE.search(name):
                 yield AuditFinding("unknown", path, "no entry of the manifest explains it")
+
+
+def kept_parts(files: FileStore) -> Iterator[tuple[str, str, str, str, os.stat_result]]:
+    """Yield the unfinished files that wait to be gone on with: where, version, key, path, and a stat."""
+    folder = os.path.join(files.root, ".framefetch", "parts")
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith(KEPT) and not name.endswith(".json"))
+    except OSError:
+        return
+    for name in names:
+        sidecar = read_sidecar(f"{folder}/{name}.json")
+        try:
+            found = os.lstat(f"{folder}/{name}")
+        except OSError:
+            continue
+        if sidecar is not None:
+            yield f"{folder}/{name}", sidecar.version, sidecar.key, sidecar.path, found
+
+
+def _idle_parts(files: FileStore, manifest: Manifest, newest: float) -> Iterator[AuditFinding]:
+    """Find the parts of files that are held by now, or that later runs did not go on with."""
+    for part, version, key, path, found in kept_parts(files):
+        name = os.path.relpath(part, files.root).replace(os.sep, "/")
+        what = f"{found.st_size:,} bytes of {key}, unfinished since {time.ctime(found.st_mtime)}"
+        if any(entry.path == path for entry in manifest.lookup(version, [key])):
+            yield AuditFinding("part", name, f"{what}; the file is held, so nobody goes on with it")
+        elif found.st_mtime + STALE_SECONDS < newest:
+            yield AuditFinding("part", name, f"{what}; runs since then did not go on with it")

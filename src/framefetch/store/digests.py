@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from framefetch.models import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 __all__ = ["Hasher", "algorithms_for", "hash_file"]
 
@@ -66,13 +68,22 @@ def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("md5", *(digest.algorithm for digest in stated))))
 
 
-def hash_file(path: str, algorithms: Iterable[str]) -> tuple[Digest, ...]:
+def hash_file(path: str, algorithms: Iterable[str], stopped: Callable[[], bool] | None = None) -> tuple[Digest, ...]:
     """Read a whole file and return its digests.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    algorithms : iterable of str
+        Names as in `framefetch.models.Digest`.
+    stopped : callable, optional
+        Asked between two blocks whether to give up.
 
     Raises
     ------
     OSError
-        Where it cannot be read.
+        Where it cannot be read, or was given up (`InterruptedError`).
     """
     hasher = Hasher(algorithms)
     with open(path, "rb", buffering=0) as file:
@@ -80,4 +91,6 @@ def hash_file(path: str, algorithms: Iterable[str]) -> tuple[Digest, ...]:
         view = memoryview(block)
         while count := file.readinto(block):
             hasher.update(view[:count])
+            if stopped is not None and stopped():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
     return hasher.digests()

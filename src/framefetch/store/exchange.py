@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
 
-__all__ = ["ImportReport", "export_manifest", "import_manifest"]
+__all__ = ["ImportReport", "Stated", "export_manifest", "import_manifest", "read_layout"]
 
 COMMIT_ROWS = 256
 
@@ -83,7 +83,9 @@ class ImportReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stated:
+class Stated:
+    """What a prototype's manifest says of one file."""
+
     version: str
     url: str
     path: str
@@ -125,7 +127,7 @@ def import_manifest(
     shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for)
     back = {new: old for old, new in host_map.items()}
     batch: list[Entry] = []
-    for stated in _read(source):
+    for stated in read_layout(source):
         try:
             batch.append(shelf.take_over(stated, redact(connection_url(stated.url, back))))
         except (FramefetchError, OSError, ValueError) as error:
@@ -142,13 +144,20 @@ def import_manifest(
     return report
 
 
-def _read(source: str) -> list[_Stated]:
+def read_layout(source: str) -> list[Stated]:
+    """Return what a prototype's manifest states.
+
+    Raises
+    ------
+    ManifestError
+        Where the file is no such manifest.
+    """
     expected = 'expected {"v0": {"http://host/id": {"file_path": "…", "md5_checksum": "…"}}}'
     try:
         with open(source, encoding="utf-8") as file:
             layout: Any = json.load(file)
         return [
-            _Stated(str(version), str(url), str(entry["file_path"]), str(entry["md5_checksum"]))
+            Stated(str(version), str(url), str(entry["file_path"]), str(entry["md5_checksum"]))
             for version, entries in layout.items()
             for url, entry in entries.items()
         ]
@@ -170,7 +179,7 @@ class _Shelf:
         self._name_for = name_for
         self._taken: dict[str, str] = {}
 
-    def take_over(self, stated: _Stated, key: str) -> Entry:
+    def take_over(self, stated: Stated, key: str) -> Entry:
         """Return the entry for one file that is what the manifest says."""
         md5 = Digest("md5", stated.md5.strip().lower())
         found, seen = self._locate(stated.path, md5)

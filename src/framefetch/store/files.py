@@ -295,9 +295,11 @@ class FileStore:
         """
         return self._places.receipt(path, digests, verified, etag)
 
-    def hash(self, path: str, algorithms: Iterable[str]) -> tuple[Digest, ...]:
+    def hash(
+        self, path: str, algorithms: Iterable[str], stopped: Callable[[], bool] | None = None
+    ) -> tuple[Digest, ...]:
         """Digest the file at a path."""
-        return hash_file(self.absolute(path), algorithms)
+        return hash_file(self.absolute(path), algorithms, stopped)
 
     def new_path(self) -> str:
         """Return a path for a new part of this process."""

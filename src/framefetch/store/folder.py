@@ -9,7 +9,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.errors import DiskFull, ManifestError, ManifestLost, StorageError
+from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
 from framefetch.store.anew import make_anew
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
@@ -139,7 +139,8 @@ class CacheFolder:
             if self.manifest is not lost:
                 return  # another call was faster
             self._unmended = True
-            lost.close()
+            with contextlib.suppress(BytesLost):  # these files are gone: whoever looks for them fetches them
+                lost.close()
             manifest = self._open_manifest(lost.identity)
             lost.hand_over(manifest)
             self.manifest = manifest

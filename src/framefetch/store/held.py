@@ -198,6 +198,9 @@ class HeldCheck:
             request, owner = doubt.request, owners.get(doubt.request.path)
             if request.index in self.report.blocked:
                 continue
+            if owner == request.key:
+                self.report.ours.add(request.path)  # recorded by another process, between two looks of ours
+                continue
             if doubt.entry is not None and (owner is None or not self._fixed_paths):
                 yield replace(doubt, owner=owner)
             elif request.path in occupied and request.digests:

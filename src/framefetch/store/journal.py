@@ -28,7 +28,7 @@ from framefetch.store.places import remove
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Journal", "leftovers", "read_journal"]
+__all__ = ["Intent", "Journal", "leftovers", "read_journal"]
 
 Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 

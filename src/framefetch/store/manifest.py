@@ -9,17 +9,20 @@ before they are believed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
-from framefetch.store.schema import Identity, boot_id, connect, explain, identify
-from framefetch.store.writer import Committed, CommitWriter, Handed
+from framefetch.store.network import network_file_system, one_writer
+from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
+from framefetch.store.writer import Committed, CommitWriter, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
 
@@ -39,6 +42,9 @@ _SINCE = "SELECT 1 FROM entries WHERE version = ? AND key = ? AND window > ?"
 _SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
 OR substr(digests, 38) IN (SELECT value FROM json_each(?1))"""
 _OWNERS = f"{_SELECT} WHERE path IN (SELECT value FROM json_each(?))"
+_ORDER = f"ORDER BY version, key, path LIMIT {FETCH_ROWS}"
+_AFTER = f"{_SELECT} WHERE (version, key, path) > (?, ?, ?) {_ORDER}"
+_AFTER_IN = f"{_SELECT} WHERE version = ? AND (key, path) > (?, ?) {_ORDER}"
 
 #: By name: a look-up is a third of the cost of asking the enum.
 _LEVELS = {level.value: level for level in Verified}
@@ -58,6 +64,8 @@ class Manifest:
 
     Attributes
     ----------
+    path : str
+        Where it is.
     identity : tuple or None
         Which file it is.
 
@@ -72,26 +80,26 @@ class Manifest:
     NAME = "manifest.sqlite"
 
     def __init__(self, root: str, *, timeout: float = 10.0, writable: bool = True) -> None:
-        self._path = os.path.join(root, self.NAME)
+        self.path = os.path.join(root, self.NAME)
         self._boot = boot_id()
         self.writable = writable
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: CommitWriter | None = None
         self.identity: Identity | None = None
-        self._empty = not writable and not os.path.lexists(self._path)
+        self._empty = not writable and not os.path.lexists(self.path)
         if self._empty:
             return
-        writer = connect(self._path, timeout=timeout, writable=True) if writable else None
+        writer = connect(self.path, timeout=timeout, writable=True) if writable else None
         try:
-            self._reader = connect(self._path, timeout=timeout, writable=False)
+            self._reader = connect(self.path, timeout=timeout, writable=False)
         except BaseException:
             if writer is not None:
                 writer.close()
             raise
-        self.identity = identify(self._path)
+        self.identity = identify(self.path)
         if writer is not None:
-            self._writer = CommitWriter(root, self._path, writer, self._boot)
+            self._writer = CommitWriter(root, self.path, writer, self._boot, _turn_of(root))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -139,20 +147,41 @@ class Manifest:
 
     def owners(self, paths: Sequence[str]) -> dict[str, str]:
         """Return which key holds each of these paths, for those that are held."""
-        return {entry.path: entry.key for entry in self._select(_OWNERS, (json.dumps(list(paths)),))}
+        return {entry.path: entry.key for entry in self.at(paths)}
+
+    def at(self, paths: Sequence[str]) -> list[Entry]:
+        """Return the entries whose files stand at these paths."""
+        return list(self._select(_OWNERS, (json.dumps(list(paths)),)))
 
     def entries(self, version: str | None = None) -> Iterator[Entry]:
-        """Yield all entries, or those of one version, ordered by version and key."""
-        where = "" if version is None else " WHERE version = ?"
-        parameters = () if version is None else (version,)
-        return self._select(f"{_SELECT}{where} ORDER BY version, key, path", parameters)
+        """Yield all entries, or those of one version, ordered by version, key and path.
+
+        They are read a few thousand at a time: who takes hours over them holds up nobody who writes meanwhile.
+        """
+        last = ("", "", "")
+        while True:
+            if version is None:
+                block = list(self._select(_AFTER, last))
+            else:
+                block = list(self._select(_AFTER_IN, (version, *last[1:])))
+            yield from block
+            if len(block) < FETCH_ROWS:
+                return
+            last = (block[-1].version, block[-1].key, block[-1].path)
+
+    def is_sound(self) -> bool:
+        """Return whether the database is whole, as far as SQLite can tell; a second for a few million entries."""
+        try:
+            return next(iter(self._fetch("PRAGMA quick_check(1)", ())), None) == ("ok",)
+        except ManifestLost:
+            return False
 
     def _select(self, query: str, parameters: tuple[str, ...]) -> Iterator[Entry]:
         try:
             for row in self._fetch(query, parameters):
                 yield self._to_entry(row)
         except (ValueError, TypeError, KeyError) as error:
-            raise ManifestLost(f"{self._path} is damaged ({error}); it was left as it is") from error
+            raise lost(self.path, f"is damaged ({error})") from error
 
     def _fetch(self, query: str, parameters: tuple[str | int, ...]) -> Iterator[tuple[Any, ...]]:
         if self._empty:
@@ -160,7 +189,7 @@ class Manifest:
         try:
             with self._reading:
                 if self._reader is None:
-                    raise ManifestError(f"{self._path} is closed")
+                    raise ManifestError(f"{self.path} is closed")
                 cursor = self._reader.execute(query, parameters)
                 rows = cursor.fetchmany(FETCH_ROWS)
             while rows:
@@ -168,7 +197,7 @@ class Manifest:
                 with self._reading:
                     rows = cursor.fetchmany(FETCH_ROWS)
         except sqlite3.Error as error:
-            raise explain(error, self._path) from error
+            raise explain(error, self.path) from error
 
     def _to_entry(self, row: tuple[Any, ...]) -> Entry:
         version, key, path, size, mtime, ctime, inode, digests, verified, etag, fetched_at, boot = row
@@ -204,7 +233,7 @@ class Manifest:
         self._open_writer().hand_in(Handed(entries, committed))
 
     def forget(self, entries: Sequence[Entry]) -> None:
-        """Hand entries to the writer that are to be no more; returns at once. Raises as `commit` does."""
+        """Hand entries to the writer that are to be no more, unless they change until then; raises as `commit` does."""
         self._open_writer().hand_in(Handed(entries, forget=True))
 
     def hand_over(self, successor: Manifest) -> None:
@@ -226,7 +255,7 @@ class Manifest:
 
     def _open_writer(self) -> CommitWriter:
         if self._writer is None:
-            raise ManifestError(f"{self._path} is closed or open for reading only")
+            raise ManifestError(f"{self.path} is closed or open for reading only")
         return self._writer
 
     @property
@@ -247,3 +276,10 @@ class Manifest:
                 self._reader = None
         if self._writer is not None:
             self._writer.close()
+
+
+def _turn_of(root: str) -> Turn:
+    """Return what lets one process write at a time, where SQLite's own locks are not to be relied on."""
+    if network_file_system(root) is None:
+        return lambda _: contextlib.nullcontext()
+    return partial(one_writer, os.path.join(root, ".framefetch", "locks", "writer.lock"))

@@ -56,6 +56,7 @@ class Neighbours:
         self._requests = requests
         self._patience = patience
         self._begun = False
+        self._late = False
         self._mine: dict[int, int] = {}
         self._aside: list[int] = []
         self._mark = 0
@@ -85,6 +86,8 @@ class Neighbours:
             presence.open(locks=self._locks.engaged)
             self._begun = True
             self._look_round()
+            # From here on nobody records anything unless he has seen that we are here, and waited for our locks.
+            self._late = self._folder.manifest.last_window() > self._mark
         except OSError as error:
             failure = translate_oserror(error, f"opening the locks of {self._folder.root}")
             failure.fatal = True
@@ -137,7 +140,7 @@ class Neighbours:
         if not self._locks.acquire(offset):
             self._aside.append(file)
             return False
-        if self._locks.engaged and self._is_done(file):
+        if (self._locks.engaged or self._late) and self._is_done(file):
             self._locks.release(offset)
             self._aside.append(file)
             return False

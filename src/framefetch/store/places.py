@@ -148,7 +148,7 @@ class Places:
         self.ensure_folder(path.rpartition("/")[0])
         self._make_way(path, target, content)
         try:
-            os.replace(part, target)
+            _rename(part, target)
         except IsADirectoryError as error:
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
         except FileNotFoundError as error:
@@ -226,6 +226,15 @@ class Places:
                 f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
             )
         self._folders.add(folder)
+
+
+def _rename(part: str, target: str) -> None:
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno != getattr(errno, "ESTALE", None):
+            raise
+        os.replace(part, target)  # a network file system remembered a folder that is another one by now; it looks again
 
 
 def _taken_away(path: str) -> StorageError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from framefetch.errors import ManifestError, ManifestLost
+from framefetch.store.network import network_file_system
 
 __all__ = [
     "APPLICATION_ID",
@@ -22,6 +23,7 @@ __all__ = [
     "explain",
     "identify",
     "lay_out",
+    "lost",
     "opened",
     "recognise",
 ]
@@ -120,15 +122,39 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
     recognise(path, timeout)
     if writable and not os.path.exists(path):
         _create(path)
-    connection = opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
+    network = network_file_system(os.path.dirname(path))
+    if writable and network:
+        connection = _without_shared_memory(path, timeout)
+    else:
+        connection = opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
     try:
         if writable:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
+            if not network:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
             _migrate(connection, path)
         # Finds out whether the tables are there. It also opens the log, so that closing this connection last removes
         # it where nothing was written.
         connection.execute("SELECT (SELECT window FROM entries LIMIT 1), (SELECT boot FROM windows LIMIT 1)").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _without_shared_memory(path: str, timeout: float) -> sqlite3.Connection:
+    """Open a manifest on a network file system; one that comes from a local disk gives up its write-ahead log.
+
+    Who has it for himself alone reads that log without the memory that processes share, which no network gives them.
+    """
+    uri = f"{Path(path).absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _refuse_foreign(connection, path)
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA locking_mode = NORMAL")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # lets go of the lock
     except BaseException:
         connection.close()
         raise
@@ -223,25 +249,23 @@ def recognise(path: str, timeout: float) -> None:
         raise ManifestError(f"{path} is a link; nothing is written through it. Put the manifest itself there")
     if not os.path.exists(path):
         if any(os.path.lexists(path + companion) for companion in COMPANIONS):
-            raise _lost(path, "is gone, while its log is still there")
+            raise lost(path, "is gone, while its log is still there")
         return
     if os.path.getsize(path) < SMALLEST:  # to SQLite a good database with nothing in it, which would be an answer
-        raise _lost(path, "is cut short" if os.path.getsize(path) else "is empty")
+        raise lost(path, "is cut short" if os.path.getsize(path) else "is empty")
     try:
         # First as a file that nobody changes, which leaves nothing beside it; then with its log, if it is ours.
-        for mode in ("mode=ro&immutable=1", "mode=ro"):
-            _refuse_foreign(path, mode, timeout)
+        network = network_file_system(os.path.dirname(path))
+        for mode in ("mode=ro&immutable=1", "mode=ro")[: 1 if network else 2]:
+            with contextlib.closing(opened(path, mode, timeout)) as connection:
+                _refuse_foreign(connection, path)
     except sqlite3.Error as error:
         raise explain(error, path) from error
 
 
-def _refuse_foreign(path: str, mode: str, timeout: float) -> None:
-    connection = opened(path, mode, timeout)
-    try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        schema = _schema_of(connection)
-    finally:
-        connection.close()
+def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    schema = _schema_of(connection)
     if application != APPLICATION_ID:
         raise ManifestError(f"{path} is another program's database; it was left as it is. Choose another cache folder")
     if schema > SCHEMA_VERSION:
@@ -279,13 +303,21 @@ def _is_read_only(error: sqlite3.Error) -> bool:
 def explain(error: sqlite3.Error, path: str) -> ManifestError:
     """Return SQLite's error as one of ours, with what to do."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    network = network_file_system(os.path.dirname(path))
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        # To SQLite a server that gives no locks (ENOLCK) is one that is busy.
+        perhaps = f", or the server gives none of the locks that {network} needs" if network else ""
         return ManifestError(
-            f"{path} is locked by another process for longer than the lock timeout; try again ({name})"
+            f"{path} is locked by another process for longer than the lock timeout{perhaps}; try again ({name})"
+        )
+    if name == "SQLITE_PROTOCOL" or (name.startswith("SQLITE_IOERR_") and "LOCK" in name):
+        return ManifestError(
+            f"{path}: the locks of this file system ({network or 'it says it is local'}) do not work ({name}); "
+            "mount it with locks, or keep the cache on a disk of this machine"
         )
     text = str(error)
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or text.startswith(("no such", "Could not decode")):
-        return _lost(path, f"is damaged ({error})")
+        return lost(path, f"is damaged ({error})")
     if name == "SQLITE_READONLY_DBMOVED":
         return ManifestLost(f"{path} was removed or replaced while it was open; run the same command again")
     if name == "SQLITE_FULL":
@@ -293,7 +325,8 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
     return ManifestError(f"{path} cannot be used: {error} ({name})")
 
 
-def _lost(path: str, what: str) -> ManifestLost:
+def lost(path: str, what: str) -> ManifestLost:
+    """Return the error that says so, with what to do."""
     return ManifestLost(
         f"{path} {what}; it was left as it is. 'framefetch rebuild {os.path.dirname(path)}' makes it anew from the "
         "files, and so does the next 'framefetch mirror'"

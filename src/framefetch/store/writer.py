@@ -25,10 +25,11 @@ from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
 
-__all__ = ["CommitWriter", "Committed", "Handed"]
+__all__ = ["CommitWriter", "Committed", "Handed", "Turn"]
 
 #: Called with the entries of one commit, in the writer's thread.
 Committed: TypeAlias = Callable[[Sequence[Entry]], None]
+Turn: TypeAlias = "Callable[[float], contextlib.AbstractContextManager[None]]"
 
 WINDOW_ROWS: Final = 256
 WINDOW_SECONDS: Final = 0.25
@@ -39,7 +40,11 @@ BACKLOG_ROWS: Final = 100_000
 IMPATIENCE: Final = 100
 
 _INSERT: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DELETE: Final = "DELETE FROM entries WHERE version = ? AND key = ? AND path = ?"
+# Only as it was seen: another process may have recorded the file anew meanwhile.
+_DELETE: Final = """
+DELETE FROM entries
+WHERE version = ? AND key = ? AND path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ? AND digests = ?
+"""
 
 logger = logging.getLogger("framefetch")
 
@@ -81,6 +86,8 @@ class CommitWriter:
         Open for writing; the writer closes it.
     boot : str
         What is recorded as the boot that wrote the entries.
+    turn : callable
+        Gives a context, within so many seconds, in which this process may write.
 
     Attributes
     ----------
@@ -88,11 +95,12 @@ class CommitWriter:
         After the end: what could not be committed.
     """
 
-    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str) -> None:
+    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str, turn: Turn) -> None:
         self._root = root
         self._path = path
         self._connection = connection
         self._boot = boot
+        self._turn = turn
         self._identity = identify(path)
         self._patience: int = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         self._queue: queue.SimpleQueue[Handed | Future[None] | None] = queue.SimpleQueue()
@@ -230,6 +238,12 @@ class CommitWriter:
             return
         patience = self._patience if self._failure is None else min(self._patience, IMPATIENCE)
         self._connection.execute(f"PRAGMA busy_timeout = {patience}")
+        with self._turn(patience / 1000):
+            window = self._transact(batch)
+        written = [entry.path for handed in batch if not handed.forget for entry in handed.entries]
+        self._unsynced[window] = [os.path.join(self._root, path) for path in written]
+
+    def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
@@ -237,14 +251,14 @@ class CommitWriter:
             for handed in batch:
                 rows = (_to_row(entry, window) for entry in handed.entries)
                 if handed.forget:
-                    self._connection.executemany(_DELETE, (row[:3] for row in rows))
+                    self._connection.executemany(_DELETE, (row[:8] for row in rows))
                 else:
                     self._connection.executemany(_INSERT, rows)
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
             raise
-        self._unsynced[window] = [os.path.join(self._root, entry.path) for handed in batch for entry in handed.entries]
+        return window
 
     def _require_same_file(self) -> None:
         """Refuse to go on where the database was removed, emptied or replaced: SQLite would write to a removed one."""
@@ -286,10 +300,11 @@ class CommitWriter:
     def _change(self, statement: str, parameters: Sequence[tuple[Any, ...]]) -> None:
         """Change the tables if they can be; what is not recorded leaves files less trusted, never more."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(statement, parameters)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
+            with self._turn(self._patience / 1000):
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(statement, parameters)
+                self._connection.execute("COMMIT")
+        except (sqlite3.Error, ManifestError):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
 

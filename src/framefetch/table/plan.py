@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from framefetch.errors import InvalidRow, UnsafePath
+from framefetch.errors import InvalidRow, PlanError, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
 from framefetch.table.columns import Columns, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
@@ -58,6 +58,8 @@ class PlannedRows:
         Which columns were found by name.
     aliases : mapping of int to str
         For rows whose file another row names first, and by another URL, that of their own.
+    own_keys : bool
+        Whether a column states the keys; else they are the URLs.
     """
 
     index: Any
@@ -67,6 +69,23 @@ class PlannedRows:
     texts: Mapping[int, str]
     notes: tuple[str, ...]
     aliases: Mapping[int, str] = field(default_factory=dict)
+    own_keys: bool = False
+
+    def named(self) -> set[str]:
+        """Return the keys of all files that the rows name, also of rows that cannot be used for another reason.
+
+        Raises
+        ------
+        PlanError
+            Where there are none, or a row that cannot be used may name one that is not known.
+        """
+        keys = set(self.requests.keys) | set(self.texts.values())
+        if not self.requests.keys:
+            raise PlanError(f"expected a table that names files, got {len(self.files):,} rows that name none")
+        if self.errors and self.own_keys:
+            error = next(iter(self.errors.values()))
+            raise PlanError(f"{len(self.errors):,} rows cannot be used, so nobody knows which files they name: {error}")
+        return keys
 
     def used(self) -> array[int]:
         """Return the files that some valid row asks for, in order; eight bytes for each."""
@@ -148,6 +167,7 @@ class _Planner:
             texts=self.texts,
             notes=self.columns.notes,
             aliases=self._aliases(files, first),
+            own_keys=self.columns.key is not None,
         )
 
     def _refuse(self, position: int, column: str, reason: InvalidRow | str) -> None:

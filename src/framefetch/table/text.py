@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from os import PathLike
 
+    import pandas as pd
+
     from framefetch.options import TableOptions
 
-__all__ = ["TextRows", "read_text_rows"]
+__all__ = ["TextRows", "read_rows", "read_text_rows"]
 
 #: What pandas takes for nothing (the default of its parameter ``na_values``).
 _NOTHING: Final = frozenset(
@@ -165,3 +167,35 @@ def _objects(cells: list[str]) -> np.ndarray[Any, Any]:
     nothing = float("nan")
     column[:] = [nothing if cell in _NOTHING else cell for cell in cells]
     return column
+
+
+def read_rows(
+    source: str | PathLike[str], options: TableOptions, where: str | None = None, limit: int | None = None
+) -> TextRows | pd.DataFrame:
+    """Read the rows of a table: as text where nothing but their addresses and digests is needed, else with pandas.
+
+    Parameters
+    ----------
+    source : path
+        The table.
+    options : TableOptions
+        Which column says what.
+    where : str, optional
+        A pandas query: only the rows for which it holds.
+    limit : int, optional
+        Only the first so many of them.
+
+    Raises
+    ------
+    PlanError
+        Where the table cannot be read, or the query cannot be used.
+    """
+    if where is None:
+        rows = read_text_rows(source, options, limit)
+        if rows is not None:
+            return rows
+    from framefetch.table.read import query_table, read_table
+
+    table = read_table(source)
+    table = table if where is None else query_table(table, where)
+    return table if limit is None else table.head(limit)

@@ -18,7 +18,15 @@ from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MirrorArguments", "command_of", "parse_amount", "parse_host_map"]
+__all__ = [
+    "CacheDir",
+    "MirrorArguments",
+    "PruneArguments",
+    "RebuildArguments",
+    "command_of",
+    "parse_amount",
+    "parse_host_map",
+]
 
 T = TypeVar("T")
 
@@ -92,47 +100,57 @@ def _parse_headers(lines: list[str]) -> dict[str, str]:
     return parsed
 
 
+CacheDir = Annotated[str, typer.Argument(help="A folder that 'framefetch mirror' made.")]
+#: What is said of a table, by every command that reads one.
+Where = Annotated[
+    str | None, typer.Option(help="Only rows for which this pandas query holds.", rich_help_panel=_SOURCE)
+]
+UrlColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of URLs. [default: wkf, url, file_url, download_url]", rich_help_panel=_SOURCE),
+]
+UrlTemplate = Annotated[
+    str | None, typer.Option(help="URL made of a row: 'http://host/{file_id}'.", rich_help_panel=_SOURCE)
+]
+BaseUrl = Annotated[str | None, typer.Option(help="Completes URLs without a host.", rich_help_panel=_SOURCE)]
+PathTemplate = Annotated[
+    str | None,
+    typer.Option(help="Path below the version made of a row; {column!q} quotes '/'.", rich_help_panel=_SOURCE),
+]
+Suffix = Annotated[str, typer.Option(help="Appended to names without an extension.", rich_help_panel=_SOURCE)]
+Version = Annotated[str, typer.Option(help="Label of the release: a folder below the cache.", rich_help_panel=_SOURCE)]
+HostMap = Annotated[
+    list[str] | None, typer.Option(help="Connect elsewhere: OLD=NEW. Repeatable.", rich_help_panel=_SOURCE)
+]
+Md5Column = Annotated[str | None, typer.Option(help="[default: md5, md5sum, md5_checksum]", rich_help_panel=_CHECKS)]
+Sha256Column = Annotated[str | None, typer.Option(help="[default: sha256]", rich_help_panel=_CHECKS)]
+SizeColumn = Annotated[str | None, typer.Option(help="[default: size, file_size]", rich_help_panel=_CHECKS)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)]
+
+
 @dataclass(frozen=True, slots=True)
 class MirrorArguments:
     """Everything that ``framefetch mirror`` can be told."""
 
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or Parquet, also .gz.")]
     cache_dir: Annotated[str, typer.Argument(help="Where the files are held.")]
-    where: Annotated[
-        str | None, typer.Option(help="Only rows for which this pandas query holds.", rich_help_panel=_SOURCE)
-    ] = None
+    where: Where = None
     limit: Annotated[int | None, typer.Option(min=0, help="Only the first N of them.", rich_help_panel=_SOURCE)] = None
-    url_column: Annotated[
-        str | None,
-        typer.Option(help="Column of URLs. [default: wkf, url, file_url, download_url]", rich_help_panel=_SOURCE),
-    ] = None
-    url_template: Annotated[
-        str | None, typer.Option(help="URL made of a row: 'http://host/{file_id}'.", rich_help_panel=_SOURCE)
-    ] = None
-    base_url: Annotated[str | None, typer.Option(help="Completes URLs without a host.", rich_help_panel=_SOURCE)] = None
-    path_template: Annotated[
-        str | None,
-        typer.Option(help="Path below the version made of a row; {column!q} quotes '/'.", rich_help_panel=_SOURCE),
-    ] = None
-    suffix: Annotated[str, typer.Option(help="Appended to names without an extension.", rich_help_panel=_SOURCE)] = (
-        ".nwb"
-    )
-    version: Annotated[
-        str, typer.Option(help="Label of the release: a folder below the cache.", rich_help_panel=_SOURCE)
-    ] = "v0"
-    host_map: Annotated[
-        list[str] | None,
-        typer.Option(help="Connect elsewhere: OLD=NEW. Repeatable.", rich_help_panel=_SOURCE),
-    ] = None
+    url_column: UrlColumn = None
+    url_template: UrlTemplate = None
+    base_url: BaseUrl = None
+    path_template: PathTemplate = None
+    suffix: Suffix = ".nwb"
+    version: Version = "v0"
+    host_map: HostMap = None
     header: Annotated[
         list[str] | None,
         typer.Option(help="Sent to the table's own hosts: 'K: V'. Repeatable.", rich_help_panel=_SOURCE),
     ] = None
-    md5_column: Annotated[
-        str | None, typer.Option(help="[default: md5, md5sum, md5_checksum]", rich_help_panel=_CHECKS)
-    ] = None
-    sha256_column: Annotated[str | None, typer.Option(help="[default: sha256]", rich_help_panel=_CHECKS)] = None
-    size_column: Annotated[str | None, typer.Option(help="[default: size, file_size]", rich_help_panel=_CHECKS)] = None
+    md5_column: Md5Column = None
+    sha256_column: Sha256Column = None
+    size_column: SizeColumn = None
     verify: Annotated[
         str, typer.Option(help="How held files are checked: stat, hash or none.", rich_help_panel=_CHECKS)
     ] = "stat"
@@ -166,28 +184,17 @@ class MirrorArguments:
             "--share-content", help="Let files of the same content share their bytes.", rich_help_panel=_LIMITS
         ),
     ] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)] = (
-        False
-    )
+    dry_run: DryRun = False
     report: Annotated[
         list[str] | None,
         typer.Option(help="Write the result as .csv, .parquet or .json. Repeatable.", rich_help_panel=_OUTPUT),
     ] = None
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.", rich_help_panel=_OUTPUT)] = False
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)] = False
+    json: Json = False
 
     def table_options(self) -> TableOptions:
         """Return what was said of the table."""
-        return TableOptions(
-            url_column=self.url_column,
-            url_template=self.url_template,
-            base_url=self.base_url,
-            path_template=self.path_template,
-            suffix=self.suffix,
-            md5_column=self.md5_column,
-            sha256_column=self.sha256_column,
-            size_column=self.size_column,
-        )
+        return _table_options(self)
 
     def options(self) -> Options:
         """Return everything else that was said.
@@ -211,6 +218,70 @@ class MirrorArguments:
             share_content=self.share_content,
             lock_timeout=self.lock_timeout,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PruneArguments:
+    """Everything that ``framefetch prune`` can be told."""
+
+    cache_dir: CacheDir
+    keep: Annotated[str, typer.Option(help="The table whose files stay.", metavar="TABLE", rich_help_panel=_SOURCE)]
+    where: Where = None
+    url_column: UrlColumn = None
+    url_template: UrlTemplate = None
+    base_url: BaseUrl = None
+    path_template: PathTemplate = None
+    suffix: Suffix = ".nwb"
+    version: Version = "v0"
+    md5_column: Md5Column = None
+    sha256_column: Sha256Column = None
+    size_column: SizeColumn = None
+    dry_run: DryRun = False
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.", rich_help_panel=_OUTPUT)] = False
+    json: Json = False
+
+    def table_options(self) -> TableOptions:
+        """Return what was said of the table."""
+        return _table_options(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildArguments:
+    """Everything that ``framefetch rebuild`` can be told."""
+
+    cache_dir: CacheDir
+    table: Annotated[
+        str | None, typer.Option(help="A table that names files, and best states digests.", rich_help_panel=_SOURCE)
+    ] = None
+    where: Where = None
+    url_column: UrlColumn = None
+    url_template: UrlTemplate = None
+    base_url: BaseUrl = None
+    path_template: PathTemplate = None
+    suffix: Suffix = ".nwb"
+    version: Version = "v0"
+    host_map: HostMap = None
+    md5_column: Md5Column = None
+    sha256_column: Sha256Column = None
+    size_column: SizeColumn = None
+    json: Json = False
+
+    def table_options(self) -> TableOptions:
+        """Return what was said of the table."""
+        return _table_options(self)
+
+
+def _table_options(said: MirrorArguments | PruneArguments | RebuildArguments) -> TableOptions:
+    return TableOptions(
+        url_column=said.url_column,
+        url_template=said.url_template,
+        base_url=said.base_url,
+        path_template=said.path_template,
+        suffix=said.suffix,
+        md5_column=said.md5_column,
+        sha256_column=said.sha256_column,
+        size_column=said.size_column,
+    )
 
 
 def _verify_level(text: str) -> VerifyLevel:

@@ -14,10 +14,14 @@ from framefetch.events import BytesReceived, Event, FileFinished, RunFinished, R
 from framefetch.models import Status
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "bytes_text"]
+    from framefetch.store.audit import Holdings
+
+__all__ = ["Progress", "Reading", "bytes_text"]
 
 LINE_SECONDS = 5.0
 
@@ -123,3 +127,64 @@ class Progress:
                 self._show()
                 self._bar.stop()
             self._bar = None
+
+
+class Reading:
+    """Shows how far the reading of a cache's files has come.
+
+    Parameters
+    ----------
+    holdings : Holdings or None
+        How many files and bytes there are; None where that is not known.
+    stream : text stream, optional
+        Where to write; default is stderr.
+    """
+
+    def __init__(self, holdings: Holdings | None, stream: TextIO | None = None) -> None:
+        self._holdings = holdings
+        self._stream = sys.stderr if stream is None else stream
+        self._files = self._bytes = 0
+        self._began = self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def advance(self, size: int) -> None:
+        """Take a file that was read, of so many bytes."""
+        self._files += 1
+        self._bytes += size
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        text = f"{bytes_text(self._bytes)}, {bytes_text(self._bytes / seconds)}/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._bytes, files=f"{self._files:,} files", rate=text)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            of = f" of {self._holdings.files:,}" if self._holdings is not None else ""
+            with contextlib.suppress(OSError):
+                print(f"framefetch: read {self._files:,}{of} files, {text}", file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("framefetch"),
+                BarColumn(),
+                TextColumn("{task.fields[files]}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(file=self._stream),
+                transient=True,
+            )
+            total = None if self._holdings is None else self._holdings.bytes
+            self._task = self._bar.add_task("read", total=total, files="", rate="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Take the display away."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.stop()

@@ -1,0 +1,198 @@
+"""Removes the files that no row of a table wants, and only files that the manifest owns and that are as it says.
+
+The order makes a crash harmless: the intent goes to the journal, as if the files were about to be published; the rows
+are removed and committed; then the files are. A process that dies in between leaves files whose rows the next one
+brings back, by the journal and the hash, so that they can be pruned again. No row is ever left without its file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from framefetch.models import Request
+from framefetch.store.audit import AuditFinding, compare, in_blocks, kept_parts
+from framefetch.store.held import unchanged
+from framefetch.store.places import remove, translate_oserror
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from framefetch.models import Entry
+    from framefetch.store.audit import Watch
+    from framefetch.store.folder import CacheFolder
+    from framefetch.store.journal import Intent
+
+__all__ = ["PruneReport", "prune"]
+
+
+@dataclass(slots=True)
+class PruneReport:
+    """What was removed, or in a dry run would be.
+
+    Attributes
+    ----------
+    removed : list of str
+        Paths of files.
+    bytes : int
+        How much room they took; what hard links share is counted for each.
+    kept : int
+        Entries that the table wants.
+    parts : int
+        Unfinished files that were removed.
+    left : list of AuditFinding
+        Files that nobody wants and that were left alone, because they are not as recorded.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    bytes: int = 0
+    kept: int = 0
+    parts: int = 0
+    left: list[AuditFinding] = field(default_factory=list)
+
+
+def prune(
+    folder: CacheFolder, version: str, wanted: Collection[str], *, dry_run: bool, watch: Watch | None = None
+) -> PruneReport:
+    """Remove the files of one version that nobody wants; blocking.
+
+    Parameters
+    ----------
+    folder : CacheFolder
+        The cache.
+    version : str
+        Files of other versions are not looked at.
+    wanted : collection of str
+        The keys to keep.
+    dry_run : bool
+        Whether to say only what would be done.
+    watch : callable, optional
+        Told of each file that is not wanted.
+
+    Raises
+    ------
+    StorageError, ManifestError
+        Where nothing can be removed.
+    """
+    if not dry_run:
+        folder.prepare()
+    report = PruneReport()
+    pruning = _Pruning(folder, report, version, wanted)
+    for block in in_blocks(pruning.unwanted()):
+        doomed, aliases = pruning.judge(block)
+        if not dry_run:
+            folder.manifest.forget(aliases)
+            doomed = pruning.remove(doomed)
+        report.removed += [entry.path for entry in doomed]
+        report.bytes += sum(entry.receipt.size for entry in doomed)
+        if watch is not None:
+            for entry in block:
+                watch(entry.receipt.size)
+    for part, part_version, key, _, found in kept_parts(folder.files):
+        if part_version == version and key not in wanted:
+            report.parts += 1
+            report.bytes += found.st_size
+            if not dry_run:
+                remove(part)
+                remove(f"{part}.json")
+    return report
+
+
+class _Pruning:
+    """One pruning."""
+
+    def __init__(self, folder: CacheFolder, report: PruneReport, version: str, wanted: Collection[str]) -> None:
+        self._folder = folder
+        self._report = report
+        self._version = version
+        self._wanted = wanted
+        self._straight: dict[str, bool] = {}
+
+    def unwanted(self) -> Iterator[Entry]:
+        """Yield the entries that no row asks for."""
+        for entry in self._folder.manifest.entries(self._version):
+            if entry.key in self._wanted:
+                self._report.kept += 1
+            else:
+                yield entry
+
+    def judge(self, block: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Return the entries whose files may go, and those whose files are also somebody else's; report the others."""
+        others = {
+            entry.path
+            for entry in self._folder.manifest.at([entry.path for entry in block])
+            if entry.version != self._version or entry.key in self._wanted
+        }
+        doomed = []
+        for entry in block:
+            if entry.path in others:
+                continue
+            finding = self._objection(entry)
+            if finding is None:
+                doomed.append(entry)
+            else:
+                self._report.left.append(finding)
+        return doomed, [entry for entry in block if entry.path in others]
+
+    def _objection(self, entry: Entry) -> AuditFinding | None:
+        """Return why a file must be left alone: whatever is not as recorded may be somebody's work."""
+        if not self._is_reached_straight(entry.path.rpartition("/")[0]):
+            return AuditFinding("blocked", entry.path, "a link stands on the way to it; nothing is removed through one")
+        finding = compare(self._folder.files, entry, "stat" if entry.trusted else "hash")
+        if finding is not None and finding.kind == "changed":
+            finding = compare(self._folder.files, entry, "hash")  # its times may differ, and its bytes be the same
+        return None if finding is None or finding.kind == "missing" else finding
+
+    def _is_reached_straight(self, folder: str) -> bool:
+        if folder not in self._straight:
+            absolute = self._folder.files.absolute(folder) if folder else self._folder.root
+            self._straight[folder] = os.path.realpath(absolute) == absolute
+        return self._straight[folder]
+
+    def remove(self, doomed: Sequence[Entry]) -> list[Entry]:
+        """Remove the rows, then the files; return those that are gone."""
+        manifest = self._folder.manifest
+        try:
+            self._folder.journal.intend([_intent(entry) for entry in doomed])
+        except OSError as error:
+            raise translate_oserror(error, "writing the journal") from error
+        manifest.forget(doomed)
+        manifest.flush()
+        gone, linked = [], []
+        for entry in doomed:
+            path = self._folder.files.absolute(entry.path)
+            try:
+                found = os.lstat(path)
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                reason = f"cannot be removed: {error.strerror or error}"
+                self._report.left.append(AuditFinding("blocked", entry.path, reason))
+                manifest.commit([entry])
+                continue
+            gone.append(entry)
+            if found.st_nlink > 1 and unchanged(entry.receipt, found):
+                linked.append(entry)
+        self._refresh(linked)
+        manifest.flush()
+        return gone
+
+    def _refresh(self, linked: Sequence[Entry]) -> None:
+        """Record the ctime of files that shared their bytes with a removed one: one name less changes it."""
+        files, manifest = self._folder.files, self._folder.manifest
+        before = {(entry.receipt.inode, entry.receipt.ctime_ns) for entry in linked}
+        digests = {str(digest) for entry in linked for digest in entry.receipt.digests}
+        for entry in list(manifest.with_digests(digests)) if linked else ():
+            old = entry.receipt
+            with contextlib.suppress(OSError):
+                new = files.receipt(entry.path, old.digests, old.verified, old.etag)
+                if (old.inode, old.ctime_ns) in before and replace(new, ctime_ns=old.ctime_ns) == old:
+                    manifest.commit([replace(entry, receipt=new)])
+
+
+def _intent(entry: Entry) -> Intent:
+    receipt = entry.receipt
+    return Request(0, entry.version, entry.key, (), entry.path), receipt.digests, receipt.verified, receipt.etag

@@ -1,0 +1,205 @@
+"""The commands that look after a cache: what it holds, whether that is true, what may go, and a manifest made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from framefetch.errors import ManifestError
+from framefetch.ui.arguments import CacheDir, parse_host_map
+from framefetch.ui.console import EXIT_FAILED, errors_as_lines, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from framefetch.store.audit import AuditFinding
+    from framefetch.store.folder import CacheFolder
+    from framefetch.store.prune import PruneReport
+    from framefetch.ui.arguments import PruneArguments, RebuildArguments
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+__all__ = ["export_command", "import_command", "prune", "rebuild", "status", "verify"]
+
+
+def status(cache_dir: CacheDir, as_json: AsJson = False) -> None:
+    """Say how many files and bytes a cache holds."""
+    from framefetch.store.audit import count_holdings
+    from framefetch.store.folder import CacheFolder
+    from framefetch.ui.progress import bytes_text
+
+    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
+        holdings = count_holdings(folder.manifest)
+        free = folder.free_space()
+    if as_json:
+        print(json.dumps({**asdict(holdings), "free_space": free}))
+        return
+    print(f"{holdings.files:,} files, {bytes_text(holdings.bytes)}; {bytes_text(free)} free")
+    for name, count in holdings.versions.items():
+        print(f"  version {name}: {count:,} files")
+    for name, count in holdings.verified.items():
+        print(f"  verified by {name}: {count:,} files")
+
+
+def _print_findings(findings: Sequence[AuditFinding]) -> None:
+    for finding in findings:
+        print(f"{finding.kind}\t{finding.path}\t{finding.detail}")
+
+
+def _mention_others(folder: CacheFolder) -> None:
+    """Say who fetches into the cache just now: what they have under way looks like an untruth."""
+    for owner in folder.presence.others():
+        say(f"{owner} is fetching into this cache; files it has not recorded yet show as unknown")
+
+
+def verify(
+    cache_dir: CacheDir,
+    by_hash: Annotated[bool, typer.Option("--hash", help="Read every byte.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the manifest with the disk; exit code 1 where they differ."""
+    from framefetch.store.audit import audit, count_holdings
+    from framefetch.store.folder import CacheFolder
+    from framefetch.ui.progress import Reading
+
+    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
+        _mention_others(folder)
+        with Reading(count_holdings(folder.manifest)) as watch:
+            findings = list(
+                audit(folder.files, folder.manifest, level="hash" if by_hash else "stat", watch=watch.advance)
+            )
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        _print_findings(findings)
+    raise typer.Exit(EXIT_FAILED if findings else 0)
+
+
+def prune(arguments: PruneArguments) -> None:
+    """Remove the files that no row of a table wants, and only those that the manifest owns and that are as it says.
+
+    On a terminal it says first what would be removed, and asks. Exit code 1 where something was left that nobody wants.
+    """
+    from framefetch.store.folder import CacheFolder
+    from framefetch.store.prune import prune as prune_folder
+    from framefetch.table.plan import plan_rows
+    from framefetch.table.text import read_rows
+
+    with errors_as_lines():
+        table = arguments.table_options()
+        wanted = plan_rows(read_rows(arguments.keep, table, arguments.where), table, arguments.version).named()
+        with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+            ask = not arguments.dry_run and not arguments.yes and sys.stdin.isatty()
+            if ask:
+                would = prune_folder(folder, arguments.version, wanted, dry_run=True)
+                say(f"would remove {_removed(would)}")
+                if (would.removed or would.parts) and not typer.confirm("Remove them?", err=True):
+                    raise typer.Exit(0)
+            report = prune_folder(folder, arguments.version, wanted, dry_run=arguments.dry_run)
+    if arguments.json:
+        print(json.dumps({**asdict(report), "dry_run": arguments.dry_run}))
+    else:
+        for path in report.removed:
+            print(f"{'would remove' if arguments.dry_run else 'removed'}\t{path}")
+        _print_findings(report.left)
+        say(f"{'would remove' if arguments.dry_run else 'removed'} {_removed(report)}")
+    raise typer.Exit(EXIT_FAILED if report.left else 0)
+
+
+def _removed(report: PruneReport) -> str:
+    from framefetch.ui.progress import bytes_text
+
+    parts = f" and {report.parts:,} unfinished" if report.parts else ""
+    left = f"; {len(report.left):,} are left, because they are not as recorded" if report.left else ""
+    return f"{len(report.removed):,} files{parts}, {bytes_text(report.bytes)}; {report.kept:,} are wanted{left}"
+
+
+def rebuild(arguments: RebuildArguments) -> None:
+    """Make the manifest anew from the files: each one that something explains is read, and believed if it is right.
+
+    Files are explained by what is left of the manifest, by what was set aside of it, by a prototype's manifest.json and
+    by the digests of a table. What nothing explains is reported and left alone. Exit code 1 where anything is reported.
+    """
+    from framefetch.store.folder import CacheFolder
+    from framefetch.store.rebuild import rebuild as rebuild_folder
+    from framefetch.ui.progress import Reading
+
+    with errors_as_lines():
+        requests = _requests(arguments)
+        _require_a_cache(arguments)
+        with CacheFolder(arguments.cache_dir, create=False) as folder:
+            with Reading(None) as watch:
+                report = rebuild_folder(folder, requests, parse_host_map(arguments.host_map or []), watch=watch.advance)
+            for notice in folder.files.notices:
+                say(notice)
+    if arguments.json:
+        print(json.dumps(asdict(report)))
+    else:
+        _print_findings(report.findings)
+        kinds = Counter(finding.kind for finding in report.findings)
+        blocked = f"{kinds['blocked']:,} files cannot be read, " if kinds["blocked"] else ""
+        print(
+            f"{report.held:,} files held, {report.adopted:,} of them newly recorded; {blocked}"
+            f"{kinds.total() - kinds['unknown'] - kinds['blocked']:,} entries forgotten, "
+            f"{kinds['unknown']:,} files unexplained"
+        )
+    raise typer.Exit(EXIT_FAILED if report.findings else 0)
+
+
+def _requests(arguments: RebuildArguments) -> Any:
+    if arguments.table is None:
+        return None
+    from framefetch.table.plan import plan_rows
+    from framefetch.table.text import read_rows
+
+    table = arguments.table_options()
+    return plan_rows(read_rows(arguments.table, table, arguments.where), table, arguments.version).requests
+
+
+def _require_a_cache(arguments: RebuildArguments) -> None:
+    """Refuse to make a manifest in just any folder."""
+    folder = arguments.cache_dir
+    signs = ("manifest.sqlite", ".framefetch", "manifest.json", arguments.version)
+    if os.path.isdir(folder) and not any(os.path.lexists(os.path.join(folder, sign)) for sign in signs):
+        raise ManifestError(f"{folder}: expected a cache that 'framefetch mirror' made; it has none of {signs}")
+
+
+def export_command(
+    cache_dir: CacheDir,
+    target: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="The file to write.")],
+) -> None:
+    """Write the manifest as JSON in the notebook prototype's layout."""
+    from framefetch.store.exchange import export_manifest
+    from framefetch.store.folder import CacheFolder
+
+    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
+        count = export_manifest(folder.manifest, target)
+    print(f"{count:,} entries written to {target}")
+
+
+def import_command(
+    cache_dir: Annotated[str, typer.Argument(help="The cache; made where it is missing.")],
+    source: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="A prototype's manifest.")],
+    host_map: Annotated[list[str] | None, typer.Option(help="As given to mirror: OLD=NEW. Repeatable.")] = None,
+) -> None:
+    """Take over a notebook prototype's cache without downloading anything; each file is hashed first."""
+    with errors_as_lines():
+        mapping = parse_host_map(host_map or [])
+        from framefetch.options import Options
+        from framefetch.works import Works
+
+        works = Works(cache_dir, Options(), mapping)
+        try:
+            report = works.import_manifest(source)
+        finally:
+            works.close()
+    print(f"{report.imported:,} entries imported, {len(report.skipped):,} skipped")
+    for url, reason in report.skipped:
+        say(f"skipped {url}: {reason}")
+    raise typer.Exit(EXIT_FAILED if report.skipped else 0)

@@ -1,0 +1,189 @@
+"""What nobody wants goes; what is not surely ours and as recorded stays; a crash in between costs nothing."""
+
+import asyncio
+import os
+
+import pytest
+
+from framefetch.models import Entity, Entry
+from framefetch.store.audit import audit
+from framefetch.store.folder import CacheFolder
+from framefetch.store.prune import prune
+from framefetch.store.sidecar import Sidecar, kept_name, write_sidecar
+from tests.store.builders import hold, query, request, small, tree
+
+BODY = b"the bytes of a file"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Make a cache of ten files, and one of another version."""
+    with CacheFolder(tmp_path / "cache") as folder:
+        for at in range(10):
+            hold(folder, request(f"v0/{at}"), BODY + b"%d" % at)
+        hold(folder, request("v1/0"), BODY)
+    return tmp_path / "cache"
+
+
+def keys(*numbers: int) -> set[str]:
+    return {f"http://host/{number}" for number in numbers}
+
+
+def files(root) -> list[str]:
+    return [path for path in tree(root) if path.startswith("v")]
+
+
+def test_what_nobody_wants_goes_with_its_rows(root, open_folder) -> None:
+    folder = open_folder(root)
+    report = prune(folder, "v0", keys(1, 2, 77), dry_run=False)
+    assert report.removed == [f"v0/{at}" for at in (0, 3, 4, 5, 6, 7, 8, 9)]
+    assert (report.bytes, report.kept, report.left) == (8 * (len(BODY) + 1), 2, [])
+    assert files(root) == ["v0/1", "v0/2", "v1/0"]
+    assert [entry.path for entry in folder.manifest.entries()] == ["v0/1", "v0/2", "v1/0"]
+    assert list(audit(folder.files, folder.manifest, level="hash")) == []
+
+
+def test_a_dry_run_changes_nothing(root, open_folder) -> None:
+    folder = open_folder(root)
+    before = tree(root)
+    report = prune(folder, "v0", keys(1), dry_run=True)
+    assert len(report.removed) == 9
+    assert tree(root) == before
+
+
+def test_what_is_not_as_recorded_stays_with_its_row(root, open_folder, tmp_path) -> None:
+    (root / "v0" / "1").write_bytes(b"my own work")
+    (root / "v0" / "2").unlink()
+    (root / "v0" / "2").symlink_to(tmp_path / "precious")
+    (root / "v0" / "3").unlink()
+    (root / "v0" / "3").mkdir()
+    before = os.stat(root / "v0" / "4")
+    (root / "v0" / "4").write_bytes((BODY + b"4")[::-1])
+    os.utime(root / "v0" / "4", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(root / "v0" / "5")  # another time, the same bytes
+    (root / "v0" / "6").unlink()
+    (root / "v0" / "mine").write_bytes(b"nobody's")
+    folder = open_folder(root)
+    report = prune(folder, "v0", keys(0), dry_run=False)
+    assert sorted((finding.kind, finding.path) for finding in report.left) == [
+        ("blocked", "v0/2"), ("blocked", "v0/3"), ("changed", "v0/1"), ("corrupt", "v0/4"),
+    ]  # fmt: skip
+    assert report.removed == ["v0/5", "v0/7", "v0/8", "v0/9"]
+    assert files(root) == ["v0/0", "v0/1", "v0/2", "v0/4", "v0/mine", "v1/0"]
+    assert (root / "v0" / "1").read_bytes() == b"my own work"
+    recorded = [entry.path for entry in folder.manifest.entries("v0")]
+    assert recorded == ["v0/0", "v0/1", "v0/2", "v0/3", "v0/4"], "the one that was gone is forgotten"
+
+
+def test_nothing_is_removed_through_a_link(root, open_folder, tmp_path) -> None:
+    outside = tmp_path / "outside"
+    os.rename(root / "v0", outside)
+    (root / "v0").symlink_to(outside)
+    before = tree(outside)
+    report = prune(open_folder(root), "v0", keys(1), dry_run=False)
+    assert tree(outside) == before
+    assert report.removed == []
+    assert {finding.kind for finding in report.left} == {"blocked"}
+
+
+def test_a_file_that_is_also_another_keys_stays(root, open_folder) -> None:
+    folder = open_folder(root)
+    (entry,) = folder.manifest.lookup("v0", ["http://host/1"])
+    folder.manifest.commit([Entry("v0", "http://mirror/1", entry.path, entry.receipt, 2.0)])
+    folder.manifest.flush()
+    report = prune(folder, "v0", {"http://mirror/1"}, dry_run=False)
+    assert "v0/1" not in report.removed
+    assert files(root) == ["v0/1", "v1/0"]
+    assert query(root, "SELECT key FROM entries WHERE version = 'v0'") == [("http://mirror/1",)]
+
+
+def test_names_that_shared_its_bytes_are_still_held(root, open_folder) -> None:
+    folder = open_folder(root)
+    (first,) = folder.manifest.lookup("v0", ["http://host/1"])
+    os.link(root / "v0" / "1", root / "v0" / "twin")
+    receipts = [
+        folder.files.receipt(path, first.receipt.digests, first.receipt.verified) for path in ("v0/1", "v0/twin")
+    ]
+    folder.manifest.commit(
+        [
+            Entry("v0", "http://host/1", "v0/1", receipts[0], 1.0),
+            Entry("v0", "http://host/twin", "v0/twin", receipts[1], 1.0),
+        ]
+    )
+    folder.manifest.flush()
+    prune(folder, "v0", {"http://host/twin"}, dry_run=False)
+    assert files(root) == ["v0/twin", "v1/0"]
+    assert list(audit(folder.files, folder.manifest, level="stat")) == []
+
+
+def test_unfinished_files_that_nobody_wants_go(root, open_folder) -> None:
+    folder = open_folder(root)
+    for key in ("http://host/1", "http://host/gone"):
+        part = f"{folder.private}/parts/{kept_name('v0', key, 'v0/x')}"
+        write_sidecar(f"{part}.json", Sidecar("v0", key, "v0/x", Entity(key), "", ((3, "0" * 32),)))
+        with open(part, "wb") as file:
+            file.write(b"half")
+    assert prune(folder, "v0", keys(1), dry_run=True).parts == 1
+    report = prune(folder, "v0", keys(1), dry_run=False)
+    assert report.parts == 1
+    left = [name for name in os.listdir(f"{folder.private}/parts") if name.startswith("kept-")]
+    kept = kept_name("v0", "http://host/1", "v0/x")
+    assert sorted(left) == [kept, f"{kept}.json"]
+
+
+def test_a_process_that_dies_at_any_step_leaves_rows_and_files_together(tmp_path, start) -> None:
+    script = """
+    from framefetch.store.prune import prune
+    steps, last = 0, int(sys.argv[2])
+    folder = CacheFolder(sys.argv[1])
+    for at in range(4):
+        hold(folder, request(f"v0/{at}"), b"%d" % at)
+    folder.journal.settle()
+    for name in ("write", "unlink"):
+        def step(*arguments, real=getattr(os, name), **options):
+            global steps
+            steps += 1
+            if steps > last:
+                os.kill(os.getpid(), 9)
+            return real(*arguments, **options)
+        setattr(os, name, step)
+    flush = folder.manifest.flush
+    def flushed():
+        global steps
+        flush()
+        steps += 1
+        if steps > last:
+            os.kill(os.getpid(), 9)
+    folder.manifest.flush = flushed
+    prune(folder, "v0", {"http://host/0"}, dry_run=False)
+    """
+    for last in range(100):
+        root = tmp_path / f"cache-{last}"
+        code = start(script, root, last).process.wait()
+        with CacheFolder(root) as folder:
+            assert list(audit(folder.files, folder.manifest, level="hash")) == [], f"killed at step {last}"
+            again = prune(folder, "v0", keys(0), dry_run=False)
+            assert again.left == []
+        assert files(root) == ["v0/0"]
+        if code == 0:
+            assert last > 5
+            break
+
+
+def test_a_thousand_files_and_more(tmp_path, open_folder) -> None:
+    folder = open_folder()
+    for at in range(0, 3000, 500):
+        bodies = [request(f"v0/{number}", index=number) for number in range(at, at + 500)]
+        receipts = asyncio.run(folder.files.save([small(wanted, b"%d" % wanted.index) for wanted in bodies]))
+        folder.manifest.commit(
+            [
+                Entry("v0", wanted.key, wanted.path, receipt, 1.0)
+                for wanted, receipt in zip(bodies, receipts, strict=True)
+            ]
+        )
+    folder.manifest.flush()
+    seen = []
+    report = prune(folder, "v0", keys(*range(10)), dry_run=False, watch=seen.append)
+    assert len(report.removed) == len(seen) == 2990
+    assert query(tmp_path / "cache", "SELECT count(*) FROM entries") == [(10,)]
+    assert len(os.listdir(tmp_path / "cache" / "v0")) == 10

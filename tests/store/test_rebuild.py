@@ -1,0 +1,201 @@
+"""A manifest made true to the files, from whatever explains them; what nothing explains is reported and left alone."""
+
+import json
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+
+from framefetch.store.audit import audit
+from framefetch.store.folder import CacheFolder
+from framefetch.store.rebuild import rebuild
+from framefetch.table.requests import TableRequests
+from tests.store.builders import digest, hold, query, request, row, tree
+
+BODIES = {f"v0/{at}": b"the bytes of file %d" % at for at in range(8)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    with CacheFolder(tmp_path / "cache") as folder:
+        for path, body in BODIES.items():
+            hold(folder, request(path), body)
+    return tmp_path / "cache"
+
+
+def table(*paths: str, host: str = "host", stated: bool = True) -> TableRequests:
+    names = [path.partition("/")[2] for path in paths]
+    keys = [f"http://{host}/{name}" for name in names]
+    column = np.array([digest(BODIES[path]).hex if stated else None for path in paths], dtype=object)
+    return TableRequests("v0", keys, keys, names, {}, np.full(len(keys), -1), {"md5": column})
+
+
+def lose(root) -> None:
+    for name in os.listdir(root):
+        if name.startswith("manifest.sqlite"):
+            (root / name).unlink()
+
+
+def entries(root) -> list[tuple[str, str]]:
+    return query(root, "SELECT key, path FROM entries ORDER BY path")
+
+
+ALL = [(f"http://host/{at}", f"v0/{at}") for at in range(8)]
+
+
+def test_a_true_manifest_stays_as_it_is(root, open_folder) -> None:
+    folder = open_folder(root)
+    before = query(root, "SELECT * FROM entries")
+    report = rebuild(folder, None, {})
+    assert (report.held, report.adopted, report.findings) == (8, 0, [])
+    assert query(root, "SELECT * FROM entries") == before
+
+
+def test_what_is_not_true_any_more_is_forgotten_and_reported(root, open_folder) -> None:
+    (root / "v0" / "1").unlink()
+    (root / "v0" / "2").write_bytes(b"edited")
+    os.utime(root / "v0" / "3")
+    (root / "v0" / "stranger").write_bytes(b"?")
+    folder = open_folder(root)
+    report = rebuild(folder, None, {})
+    assert sorted((finding.kind, finding.path) for finding in report.findings) == [
+        ("changed", "v0/2"), ("missing", "v0/1"), ("unknown", "v0/stranger"),
+    ]  # fmt: skip
+    assert report.held == 6
+    assert [path for _, path in entries(root)] == ["v0/0", "v0/3", "v0/4", "v0/5", "v0/6", "v0/7"]
+    findings = [(finding.kind, finding.path) for finding in audit(folder.files, folder.manifest, level="stat")]
+    assert findings == [("unknown", "v0/2"), ("unknown", "v0/stranger")], "the one whose time had changed is refreshed"
+
+
+def test_what_cannot_be_read_today_is_not_forgotten(root, open_folder, monkeypatch) -> None:
+    folder = open_folder(root)
+    real = folder.files.hash
+
+    def failing(path, *arguments):
+        if path == "v0/4":
+            raise OSError(5, "Input/output error")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(folder.files, "hash", failing)
+    report = rebuild(folder, None, {})
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("blocked", "v0/4")]
+    assert entries(root) == ALL
+
+
+def test_a_table_explains_files_by_their_digests(root, open_folder) -> None:
+    lose(root)
+    (root / "v0" / "7").write_bytes(b"not what the table states")
+    report = rebuild(open_folder(root), table(*BODIES), {})
+    assert (report.held, report.adopted) == (7, 7)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("unknown", "v0/7")]
+    assert entries(root) == ALL[:7]
+    assert query(root, "SELECT DISTINCT verified FROM entries") == [("digest",)]
+
+
+def test_a_file_that_was_moved_is_found_by_its_content(root, open_folder) -> None:
+    lose(root)
+    (root / "v0" / "sub").mkdir()
+    os.rename(root / "v0" / "3", root / "v0" / "sub" / "renamed")
+    report = rebuild(open_folder(root), table(*BODIES), {})
+    assert (report.held, report.findings) == (8, [])
+    assert ("http://host/3", "v0/sub/renamed") in entries(root)
+
+
+def test_a_table_without_digests_explains_nothing(root, open_folder) -> None:
+    lose(root)
+    before = tree(root / "v0")
+    report = rebuild(open_folder(root), table(*BODIES, stated=False), {})
+    assert report.held == 0
+    assert [finding.path for finding in report.findings] == list(BODIES)
+    assert tree(root / "v0") == before
+
+
+def test_a_prototypes_manifest_explains_files(root, open_folder, tmp_path) -> None:
+    lose(root)
+    layout = {
+        f"http://localhost:8080/{at}": {"file_path": path, "md5_checksum": digest(body).hex}
+        for at, (path, body) in enumerate(BODIES.items())
+    }
+    layout["http://localhost:8080/1"]["file_path"] = str(root / "v0" / "1")
+    layout["http://localhost:8080/2"]["file_path"] = "../outside"
+    layout["http://localhost:8080/3"]["md5_checksum"] = "0" * 32
+    layout["http://localhost:8080/4"]["md5_checksum"] = "?"
+    (root / "manifest.json").write_text(json.dumps({"v0": layout}))
+    report = rebuild(open_folder(root), None, {"warehouse:9000": "localhost:8080"})
+    assert [path for _, path in entries(root)] == ["v0/0", "v0/1", "v0/5", "v0/6", "v0/7"]
+    assert entries(root)[0] == ("http://warehouse:9000/0", "v0/0")
+    assert [finding.path for finding in report.findings] == ["v0/2", "v0/3", "v0/4"]
+
+
+def test_what_was_set_aside_explains_files(root, open_folder) -> None:
+    os.rename(root / "manifest.sqlite", root / "manifest.sqlite.corrupt-4")
+    with CacheFolder(root, mend=True) as folder:
+        assert {entry.trusted for entry in folder.manifest.entries()} == {False}
+        folder.manifest.forget(list(folder.manifest.entries()))
+    report = rebuild(open_folder(root), None, {})
+    assert (report.held, report.adopted) == (8, 8)
+    assert entries(root) == ALL
+    assert {entry.trusted for entry in open_folder(root).manifest.entries()} == {True}
+
+
+def test_hints_that_were_never_believed_are_settled(root, open_folder) -> None:
+    with open(root / "manifest.sqlite", "r+b") as file:
+        file.write(b"\0" * 100)
+    folder = open_folder(root)
+    report = rebuild(folder, None, {})
+    assert (report.held, report.findings) == (8, [])
+    assert {entry.trusted for entry in folder.manifest.entries()} == {True}
+
+
+def test_a_damage_that_nobody_has_met_yet_is_found(root, open_folder) -> None:
+    """A page of the index: no look-up by key would ever see it."""
+    folder = open_folder(root)
+    folder.manifest.commit([row(number) for number in range(2000)])
+    folder.close()
+    connection = sqlite3.connect(root / "manifest.sqlite")
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries_by_path'").fetchone()
+    connection.close()
+    with open(root / "manifest.sqlite", "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xee" * 4096)
+    folder = open_folder(root)
+    assert len(list(folder.manifest.entries())) == 2008
+    report = rebuild(folder, None, {})
+    assert report.held == 8
+    assert os.path.exists(root / "manifest.sqlite.corrupt-1")
+    assert query(root, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_key_that_changed_is_no_second_owner(root, open_folder) -> None:
+    report = rebuild(open_folder(root), table(*BODIES, host="elsewhere"), {})
+    assert (report.held, report.adopted) == (8, 0)
+    assert entries(root) == ALL
+
+
+def test_a_rebuilding_that_is_killed_is_gone_on_with(root, start, open_folder) -> None:
+    lose(root)
+    script = """
+    import numpy as np
+    from framefetch.store import rebuild as module
+    from framefetch.table.requests import TableRequests
+    names = [str(at) for at in range(8)]
+    keys = [f"http://host/{name}" for name in names]
+    column = np.array([digest(b"the bytes of file %d" % at).hex for at in range(8)], dtype=object)
+    from framefetch.store import audit
+    audit.BLOCK_ROWS = 2
+    read = 0
+    def watch(size):
+        global read
+        read += 1
+        if read == 6:
+            os.kill(os.getpid(), 9)
+    folder = CacheFolder(sys.argv[1])
+    requests = TableRequests("v0", keys, keys, names, {}, np.full(8, -1), {"md5": column})
+    module.rebuild(folder, requests, {}, watch=watch)
+    """
+    assert start(script, root).process.wait() == -9
+    assert 0 < len(entries(root)) < 8
+    report = rebuild(open_folder(root), table(*BODIES), {})
+    assert report.held == 8
+    assert entries(root) == ALL

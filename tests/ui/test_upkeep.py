@@ -1,0 +1,238 @@
+"""The commands that look after a cache, as a user runs them: a process, its exit code, its two streams."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from framefetch.ui.progress import Reading
+from framefetch.warehouse import hold
+from tests.ui.test_cli import framefetch
+
+
+@pytest.fixture
+def cache(stocked, tmp_path: Path) -> Path:
+    """Make a cache of eight files, with the table beside it, also as one that keeps three of them."""
+    _, frame, _ = stocked
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    frame.head(3).to_csv(tmp_path / "three.csv", index=False)
+    assert framefetch("mirror", tmp_path / "table.csv", tmp_path / "cache", "--quiet").returncode == 0
+    return tmp_path / "cache"
+
+
+def names(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "v0").iterdir())
+
+
+def test_prune_says_and_then_does(cache, tmp_path) -> None:
+    dry = framefetch("prune", "--dry-run", "--keep", tmp_path / "three.csv", cache)
+    assert dry.returncode == 0
+    assert dry.stdout.splitlines() == [f"would remove\tv0/{at}.nwb" for at in range(103, 108)]
+    assert "would remove 5 files, 15.0 kB; 3 are wanted" in dry.stderr
+    assert len(names(cache)) == 8
+    done = framefetch("prune", cache, "--keep", tmp_path / "three.csv", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {
+        "removed": [f"v0/{at}.nwb" for at in range(103, 108)], "bytes": 15_025, "kept": 3, "parts": 0, "left": [],
+        "dry_run": False,
+    }  # fmt: skip
+    assert names(cache) == ["100.nwb", "101.nwb", "102.nwb"]
+    assert framefetch("verify", cache, "--hash").returncode == 0
+
+
+def test_prune_keeps_what_a_query_finds(cache, tmp_path) -> None:
+    words = ["prune", cache, "--keep", tmp_path / "table.csv", "--where", "name == 'file 1'", "--yes"]
+    assert framefetch(*words).returncode == 0
+    assert names(cache) == ["101.nwb"]
+
+
+def test_prune_leaves_what_was_edited_and_says_so(cache, tmp_path) -> None:
+    (cache / "v0" / "105.nwb").write_bytes(b"my work")
+    done = framefetch("prune", cache, "--keep", tmp_path / "three.csv")
+    assert done.returncode == 1
+    assert "changed\tv0/105.nwb\trecorded with 3,005 bytes, has 7" in done.stdout
+    assert "1 are left, because they are not as recorded" in done.stderr
+    assert names(cache) == ["100.nwb", "101.nwb", "102.nwb", "105.nwb"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("wkf\n", "expected a table that names files, got 0 rows that name none"),
+        ("wkf\n\n,\n", "that name none"),
+        ("other\nx\n", "URL"),
+    ],
+)
+def test_prune_does_nothing_for_a_table_that_names_nothing(cache, tmp_path, content, message) -> None:
+    (tmp_path / "odd.csv").write_text(content)
+    done = framefetch("prune", cache, "--keep", tmp_path / "odd.csv", "--yes")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert framefetch("prune", cache).returncode == 2, "without --keep"
+    assert len(names(cache)) == 8
+
+
+def test_rows_that_cannot_be_used_still_name_their_files(cache, tmp_path) -> None:
+    """A size that is none is a reason not to fetch a file, and none to remove it."""
+    frame = pd.read_csv(tmp_path / "three.csv")
+    frame["size"] = ["x", "3001", "3002"]
+    frame.loc[len(frame), "wkf"] = None
+    frame.to_csv(tmp_path / "odd.csv", index=False)
+    assert framefetch("prune", cache, "--keep", tmp_path / "odd.csv", "--yes").returncode == 0
+    assert names(cache) == ["100.nwb", "101.nwb", "102.nwb"]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n\n", 8), ("y\n", 3)])
+def test_on_a_terminal_prune_asks(cache, tmp_path, answer, left) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "framefetch", "prune", cache, "--keep", tmp_path / "three.csv"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.write(ours, answer.encode())
+    _, err = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0
+    assert "would remove 5 files" in err
+    assert "Remove them?" in err
+    assert len(names(cache)) == left
+
+
+def test_rebuild_makes_a_damaged_manifest_anew(cache, tmp_path) -> None:
+    manifest = cache / "manifest.sqlite"
+    manifest.write_bytes(b"<html>" + manifest.read_bytes()[6:])
+    assert framefetch("status", cache).returncode == 3
+    done = framefetch("rebuild", cache)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "8 files held, 0 of them newly recorded; 0 entries forgotten, 0 files unexplained\n"
+    assert "kept as manifest.sqlite.corrupt-1" in done.stderr
+    assert framefetch("verify", cache).returncode == 0
+    assert json.loads(framefetch("status", cache, "--json").stdout)["files"] == 8
+
+
+def test_rebuild_by_a_table_and_then_nothing_is_fetched(stocked, cache, tmp_path) -> None:
+    warehouse, frame, contents = stocked
+
+    frame["md5"] = [hashlib.md5(contents[url]).hexdigest() for url in frame["wkf"]]
+    frame.to_csv(tmp_path / "stated.csv", index=False)
+    (cache / "manifest.sqlite").unlink()
+    (cache / "v0" / "stray").write_bytes(b"?")
+    lost = framefetch("status", cache)
+    assert lost.returncode == 3
+    assert f"'framefetch rebuild {cache}' makes its manifest anew" in lost.stderr
+    asked = warehouse.count()
+    done = framefetch("rebuild", cache, "--table", tmp_path / "stated.csv", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert (report["held"], report["adopted"]) == (8, 8)
+    assert [(finding["kind"], finding["path"]) for finding in report["findings"]] == [("unknown", "v0/stray")]
+    again = framefetch("mirror", tmp_path / "table.csv", cache, "--json", "--quiet")
+    assert json.loads(again.stdout)["cached"] == 8
+    assert warehouse.count() == asked
+    assert (cache / "v0" / "stray").read_bytes() == b"?"
+
+
+def test_rebuild_is_not_for_any_folder(tmp_path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    done = framefetch("rebuild", tmp_path / "home")
+    assert done.returncode == 3
+    assert "expected a cache that 'framefetch mirror' made" in done.stderr
+    assert os.listdir(tmp_path / "home") == ["letter.txt"]
+    assert framefetch("rebuild", tmp_path / "nowhere").returncode == 3
+
+
+def test_an_interrupt_ends_a_long_reading(cache) -> None:
+    """A file of a sparse terabyte takes a while to read."""
+    with (cache / "v0" / "100.nwb").open("r+b") as file:
+        file.truncate(1 << 40)
+    connection = sqlite3.connect(cache / "manifest.sqlite")
+    with connection:
+        connection.execute(f"UPDATE entries SET size = {1 << 40} WHERE path = 'v0/100.nwb'")
+    connection.close()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "framefetch", "verify", cache, "--hash"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_until_open(process.pid, "100.nwb")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def wait_until_open(process: int, name: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(descriptor).endswith(name):
+                    return
+    raise TimeoutError(name)
+
+
+class Lines:
+    """A stderr that is no terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_reading_is_shown_a_line_at_a_time(monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.ui.progress.LINE_SECONDS", 0.0)
+    out = Lines()
+    with Reading(None, out) as reading:
+        reading.advance(1_000_000)
+        reading.advance(500_000)
+    lines = out.text.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("framefetch: read 2 files, 1.5 MB, ")
+
+
+def test_reading_is_shown_live_on_a_terminal(cache) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "framefetch", "verify", cache, "--hash"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=theirs, timeout=30, env=os.environ | {"TERM": "xterm"}
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "framefetch" in shown
+
+
+def test_verify_says_who_is_fetching_meanwhile(stocked, cache, tmp_path) -> None:
+    warehouse, *_ = stocked
+    pd.DataFrame({"url": [warehouse.add("/more.nwb", b"\x89HDF\r\n\x1a\n")]}).to_csv(tmp_path / "more.csv", index=False)
+    warehouse.script("/more.nwb", hold())
+    process = subprocess.Popen([sys.executable, "-m", "framefetch", "mirror", tmp_path / "more.csv", cache, "--quiet"])
+    warehouse.wait_for("/more.nwb")
+    done = framefetch("verify", cache)
+    warehouse.release()
+    assert process.wait(timeout=30) == 0
+    assert done.returncode == 0
+    assert f"process {process.pid} on " in done.stderr
+    assert "is fetching into this cache" in done.stderr
+    assert framefetch("verify", cache).stderr == ""

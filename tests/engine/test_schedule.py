@@ -19,6 +19,7 @@ from framefetch.errors import (
     Stalled,
     StatusError,
     TlsFailed,
+    TooManyOpenFiles,
 )
 from framefetch.models import Request
 
@@ -282,3 +283,13 @@ def test_the_last_slots_are_for_hosts_that_have_few() -> None:
     assert len(takes(schedule, 0.0)) == 64 - 8
     assert {job.origin for job in takes(schedule, 1.0)} == {late.origin}
     assert schedule.active == 64 - 8 + 5
+
+
+def test_running_out_of_descriptors_lowers_what_is_asked_at_once_and_is_held_against_nobody() -> None:
+    schedule = Schedule(Listed([0] * 40), Limits(16, 16))
+    jobs = [job for _ in range(16) if isinstance(job := schedule.take(0.0), Job)]
+    assert len(jobs) == 16
+    assert schedule.ended(jobs.pop(), TooManyOpenFiles("no more"), 1.0), "our own doing"
+    assert isinstance(schedule.take(1.0), float | None), "fifteen are enough"
+    assert schedule.ended(jobs.pop(), None, 2.0) is False
+    assert isinstance(schedule.take(2.0), Job), "the host is asked as before"

@@ -15,7 +15,7 @@ from framefetch.errors import (
     TargetBlocked,
     UnsafePath,
 )
-from framefetch.models import Receipt, Verified
+from framefetch.models import Entity, Receipt, Verified
 from framefetch.store import files as files_module
 from framefetch.store.folder import CacheFolder
 from framefetch.store.journal import read_journal
@@ -529,3 +529,15 @@ def test_nothing_stays_open_or_running(tmp_path) -> None:
     assert threading.active_count() == threads
     assert os.listdir(tmp_path / "cache" / ".framefetch" / "parts") == []
     assert os.listdir(tmp_path / "cache" / ".framefetch" / "locks") == []
+
+
+def test_what_waits_in_parts_needs_no_room_again(folder) -> None:
+    async def leave() -> None:
+        part = await folder.files.create(request())
+        await part.write(b"x" * 200_000)
+        await part.describe(Entity("http://host/1.nwb", etag='"one"', total=300_000))
+        assert await part.suspend() == 200_000
+
+    asyncio.run(leave())
+    assert folder.files.waiting([request(), request("v0/2", index=1)]) >= 200_000
+    assert folder.files.waiting([request("v0/2", index=1)]) == 0

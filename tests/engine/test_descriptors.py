@@ -1,0 +1,50 @@
+"""No more connections than this process may have open files for."""
+
+import os
+import resource
+
+import pytest
+
+from framefetch import Limits
+from framefetch.engine import descriptors
+from framefetch.engine.descriptors import fitted, free_descriptors, raise_limit
+
+
+@pytest.mark.parametrize(
+    ("free", "connections", "files", "left", "told"),
+    [
+        (None, 256, 1000, 256, False),  # a system that does not say
+        (1000, 256, 1000, 256, False),
+        (56, 256, 1000, 20, True),
+        (56, 256, 20, 256, False),  # no more than twenty are made
+        (56, 8, 1000, 8, False),
+        (3, 256, 1000, 1, True),
+    ],
+)
+def test_limits_fit(monkeypatch, free, connections, files, left, told) -> None:
+    monkeypatch.setattr(descriptors, "free_descriptors", lambda: free)
+    limits, note = fitted(Limits(connections=connections), files)
+    assert (limits.connections, bool(note)) == (left, told)
+    assert limits.per_host <= max(left, 256 if not told else left)
+
+
+def test_what_is_open_is_counted() -> None:
+    before = free_descriptors()
+    handles = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    try:
+        assert free_descriptors() == before - 5
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((256, 4096), 576), ((256, 400), 400), ((256, resource.RLIM_INFINITY), 576), ((1024, 4096), None)],
+)
+def test_the_limit_is_raised_as_far_as_needed_and_allowed(monkeypatch, before, after) -> None:
+    said = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: said.append(limits))
+    raise_limit(Limits())
+    assert said == ([] if after is None else [(after, before[1])])

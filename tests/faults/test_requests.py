@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache, Timeouts, TransferOptions
-from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, rate
+from framefetch.warehouse import Push, Reply, Serve, Stop, WarehouseThread, hdf5_file, rate
 from tests.conftest import EAGER
 
 CONTENT = hdf5_file(20_000, seed=1)
@@ -39,6 +40,28 @@ def test_case_16_a_slow_reader_gets_what_was_sent_before_the_end(
     assert frame["md5"][0] == hashlib.md5(body).hexdigest()
     assert warehouse.count() == 1
     note("16", "all is sent and the connection ended; we read slowly", "downloaded", 1)
+
+
+def test_case_15_what_is_pushed_into_a_broken_answer_is_not_gone_on_with(
+    warehouse: WarehouseThread, tmp_path: Path, note: Note
+) -> None:
+    """Bytes for an answer before, then a break: what came is longer than what was sent of this file."""
+    urls = [warehouse.add("/first.nwb", CONTENT), warehouse.add("/second.nwb", CONTENT)]
+    warehouse.script("/first.nwb", Serve(push=Push(b"extra", 0.3)))
+    warehouse.script("/second.nwb", Serve(stop=Stop(10_240, "hold")), then=Serve())
+    table = pd.DataFrame({"url": urls})
+    with ThreadPoolExecutor() as pool:
+        mirrored = pool.submit(fetched, table, tmp_path, replace(EAGER, limits=Limits(per_host=1)))
+        warehouse.wait_for("/second.nwb", 1, "held")
+        warehouse.wait_for("/first.nwb", 1, "pushed")
+        warehouse.drop_connections("reset")
+        frame = mirrored.result()
+    first, second = warehouse.requests("/first.nwb")[0], warehouse.requests("/second.nwb")[0]
+    assert first.connection == second.connection, "else this test says nothing"
+    assert frame["status"].tolist() == ["downloaded"] * 2
+    assert [Path(path).read_bytes() for path in frame["path"]] == [CONTENT] * 2
+    assert warehouse.requests("/second.nwb")[1].header("Range") is None
+    note("15", "late bytes of another answer, then a break", "downloaded", warehouse.count())
 
 
 def test_case_17_a_silence_between_two_files_is_none_of_the_second(

@@ -83,6 +83,9 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
                     whole = await intake.whole()
                     if intake.broken is None:
                         return SmallBody(request, whole, length_known=True, etag=body.etag)
+                    if not (body.alone or request.digests):
+                        # What a server pushes late, for an answer before this one, may be the end of what came.
+                        raise intake.broken  # noqa: TRY301 - nothing is kept
                     part = await tools.files.create(request)
                     await intake.save(whole, part)
                     raise intake.broken  # noqa: TRY301 - what came before it is kept below

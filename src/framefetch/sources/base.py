@@ -56,6 +56,9 @@ class Body(Protocol):
         The entity tag, quotes and all.
     entity : Entity or None
         The version of the file that they belong to; None where no later answer could be told to be of the same.
+    alone : bool
+        Whether they came over a connection that had carried nothing before, so that no bytes of another answer can be
+        among them.
     """
 
     @property
@@ -81,6 +84,11 @@ class Body(Protocol):
     @property
     def entity(self) -> Entity | None:
         """The version of the file."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether the connection had carried nothing before."""
         ...
 
     async def read(self) -> bytes | memoryview:

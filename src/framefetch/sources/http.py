@@ -157,6 +157,7 @@ class _Exchange:
         "_url",
         "_via",
         "_watch",
+        "alone",
         "entity",
         "etag",
         "framed",
@@ -183,6 +184,7 @@ class _Exchange:
         self.offset = 0
         self._at_end = False
         self.entity: Entity | None = None
+        self.alone = True
 
     async def __aenter__(self) -> Self:
         try:
@@ -249,6 +251,7 @@ class _Exchange:
             if guarded and not self._at_public_address(route):
                 raise refuse_address(route, connection.peer)
             self._meter.requests += 1
+            self.alone = not connection.used
             connection.send(request, self._watch)
             try:
                 return await connection.head()

@@ -15,8 +15,15 @@ from typing import Any
 from benchmarks.server import find_nginx
 
 IN_MEMORY = "/dev/shm"
-PACKAGES = ("framefetch", "aiohttp", "uvloop", "pandas", "numpy", "pyarrow", "parfive", "pooch")
-PROGRAMS = {"nginx": ("-v",), "curl": ("--version",), "wget2": ("--version",), "aria2c": ("--version",)}
+PACKAGES = ("framefetch", "aiohttp", "uvloop", "pandas", "numpy", "pyarrow", "parfive", "pooch", "obstore", "pypdl")
+PROGRAMS = {
+    "nginx": ("-v",),
+    "curl": ("--version",),
+    "wget2": ("--version",),
+    "aria2c": ("--version",),
+    "rclone": ("version",),
+    "md5sum": ("--version",),
+}
 
 
 def choose_scratch() -> str:

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers import PEERS
-from benchmarks.server import serve
-from benchmarks.timing import ProcessFailed, run_process, take_turns
-from benchmarks.workloads import KIB, MIB, make_files, write_inputs
+from benchmarks.files import Inputs
+from benchmarks.growth import named_table, run_commit, run_growth
+from benchmarks.peers import Order, framefetch_command
+from benchmarks.server import NAMES_LOCATIONS, serve
+from benchmarks.timing import ProcessFailed, program, run_process, take_turns
+from benchmarks.workloads import MIB
 
 if TYPE_CHECKING:
     from benchmarks.server import Server
     from benchmarks.workloads import Probe
 
-PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs")
 PLAN_FIXED_BYTES, PLAN_ROW_BYTES = 64 * MIB, 300
-HELD_SECONDS = 2.0
-HELD_FILE_SIZE = 1 * KIB
+HELD_ROW_SECONDS = 20e-6
+#: A million small files take a while to be fetched first.
+FIRST_SECONDS = 3600.0
 LIMIT_FACTOR = 1.1
 
 
 def run_probe(probe: Probe, rounds: int, scratch: str) -> dict[str, Any]:
     """Run a probe so many times and return the raw runs."""
-    run = {"plan": _run_plan, "held": _run_held, "limits": _run_limits}[probe.name]
+    ways = {"plan": _run_plan, "held": _run_held, "limits": _run_limits, "growth": run_growth, "commit": run_commit}
+    run = ways[probe.name]
     with tempfile.TemporaryDirectory(prefix=f"{probe.name}-", dir=scratch) as folder:
         return {"name": probe.name, "rows": probe.count, "says": probe.says, **run(probe.count, rounds, folder)}
-
-
-def _program(name: str, *words: str) -> list[str]:
-    return [sys.executable, "-P", os.path.join(PROGRAMS, name), *words]
 
 
 # -- plan -------------------------------------------------------------------------------------------------------
@@ -52,7 +50,7 @@ def _run_plan(count: int, rounds: int, folder: str) -> dict[str, Any]:
 
 def _plan_once(table: str, cache: str, count: int) -> dict[str, Any]:
     try:
-        usage, said = run_process(_program("plan_rows.py", table, cache), os.path.dirname(table))
+        usage, said = run_process(program("plan_rows.py", table, cache), os.path.dirname(table))
     except ProcessFailed as error:
         return {"failure": str(error)}
     figures = json.loads(said.splitlines()[-1])
@@ -73,22 +71,21 @@ def _plan_once(table: str, cache: str, count: int) -> dict[str, Any]:
 
 
 def _run_held(count: int, rounds: int, folder: str) -> dict[str, Any]:
-    """Fetch `count` small files once; then ask for them again, by the API and by the command, in turns."""
-    served, own, cache = (os.path.join(folder, name) for name in ("served", "nginx", "cache"))
+    """Fetch `count` tiny files once; then ask for them again, by the API and by the command, in turns."""
+    served, own, cache, table = (os.path.join(folder, name) for name in ("served", "nginx", "cache", "table.csv"))
     os.mkdir(served)
     os.mkdir(own)
-    files = make_files(served, count, HELD_FILE_SIZE)
-    with serve(served, own) as server:
-        inputs = write_inputs(files, os.path.join(folder, "lists"), server.url)
-        framefetch = next(peer for peer in PEERS if peer.name == "framefetch")
-        command = framefetch.command(inputs, cache)
+    limit = HELD_ROW_SECONDS * count
+    with serve(served, own, locations=NAMES_LOCATIONS) as server:
+        named_table(table, server.base, count)
+        command = framefetch_command(Order(Inputs(server.base, table, "", "", nested=False), cache, {}))
         try:
-            first, _ = run_process(command, folder)
+            first, _ = run_process(command, folder, FIRST_SECONDS)
         except ProcessFailed as error:
-            return {"limit_seconds": HELD_SECONDS, "runs": [{"way": "first", "failure": str(error)}]}
-        ways = (("api", _program("fetch_held.py", inputs.table, cache)), ("command", command))
+            return {"limit_seconds": limit, "runs": [{"way": "first", "failure": str(error)}]}
+        ways = (("api", program("fetch_held.py", table, cache)), ("command", command))
         runs = list(take_turns(ways, rounds, partial(_held_once, server, folder, count)))
-    return {"limit_seconds": HELD_SECONDS, "first_run_seconds": first.wall, "runs": runs}
+    return {"limit_seconds": limit, "first_run_seconds": first.wall, "runs": runs}
 
 
 def _held_once(server: Server, folder: str, count: int, way: tuple[str, list[str]], number: int) -> dict[str, Any]:
@@ -118,7 +115,7 @@ def _run_limits(count: int, rounds: int, folder: str) -> dict[str, Any]:
 
 
 def _limits_once(count: int, number: int, folder: str) -> dict[str, Any]:
-    command = _program("end_in_time.py", str(count), os.path.join(folder, f"cache-{number}"))
+    command = program("end_in_time.py", str(count), os.path.join(folder, f"cache-{number}"))
     try:
         usage, said = run_process(command, folder)
     except ProcessFailed as error:

@@ -1,4 +1,4 @@
-"""A real nginx on a free port of the loopback, serving one folder."""
+"""A real nginx on a free port of the loopback: it serves a folder at once, late, slowly, wrongly, or encrypted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pwd
 import re
 import shutil
 import socket
+import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from benchmarks.workloads import FAULTY, LATE, PACED, PLAIN, TLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,38 +25,75 @@ if TYPE_CHECKING:
 WORKERS = 2
 START_SECONDS = 5.0
 STATUS = "/_benchmark_status"
+LATE_SECONDS = 0.05
+PACE_BYTES = 20_000_000
+#: <asm-generic/socket.h>; the socket module has no name for it.
+SO_MAX_PACING_RATE = 47
+ECHO_MODULE = "ngx_http_echo_module.so"
+BREAKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "break_answers.py")
 
 CONFIG = """\
+{module}
 {user}
 worker_processes {workers};
+worker_rlimit_nofile 8192;
 daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 2048; }}
 http {{
     access_log off;
     sendfile on;
     tcp_nopush on;
+    keepalive_requests 1000000;
     default_type application/octet-stream;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {http}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} {listen};
         root {root};
         location = {status} {{ stub_status; }}
-        location / {{
-            {location}
-        }}
+        {locations}
     }}
 }}
 """
+LATE_LOCATIONS = """
+        location / {{ echo_sleep {seconds}; echo_exec /_plain$uri; }}
+        location /_plain/ {{ internal; alias {root}/; }}
+"""
+# A fault is drawn for each answer. Only the broken ones are made elsewhere, so that nginx stays what is measured.
+FAULTY_HTTP = """
+    split_clients $request_id $fault { 2% refuse; 1% cut; 1% stall; * ""; }
+"""
+FAULTY_LOCATIONS = """
+        error_page 418 = @broken;
+        location / {{
+            if ($fault = refuse) {{ return 503; }}
+            if ($fault) {{ return 418; }}
+        }}
+        location @broken {{
+            proxy_pass http://127.0.0.1:{port};
+            proxy_http_version 1.1;
+            proxy_set_header X-Fault $fault;
+            proxy_buffering off;
+            proxy_read_timeout 1h;
+        }}
+"""
+TLS_HTTP = """
+    ssl_certificate {folder}/server.pem;
+    ssl_certificate_key {folder}/server.key;
+    ssl_session_cache shared:all:10m;
+"""
+#: Answers with the name that was asked for: so many files without one on the disk.
+NAMES_LOCATIONS = "location /named/ { return 200 $uri; }"
 
 
 class ServerFailed(Exception):
-    """No nginx, or one that does not start."""
+    """No nginx, or one that does not start or lacks what a workload needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +110,29 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it is."""
+    """Where it is, and the certificate to trust where it is encrypted."""
 
     port: int
+    authority: str | None = None
 
-    def url(self, name: str) -> str:
-        """Return the URL of a file below its root."""
-        return f"http://127.0.0.1:{self.port}/{name}"
+    @property
+    def base(self) -> str:
+        """The URL of its root, without the last slash."""
+        return f"http{'s' if self.authority else ''}://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells tools in general to trust its certificate."""
+        names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        return dict.fromkeys(names, self.authority) if self.authority else {}
 
     def counts(self) -> Counts:
         """Ask nginx what it has answered so far."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.url(STATUS[1:]), timeout=5) as answer:
+        trusting = ssl.create_default_context(cafile=self.authority)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+        )
+        with opener.open(self.base + STATUS, timeout=5) as answer:
             accepted, _, requests = re.findall(r"\d+", answer.read().decode().splitlines()[2])
         return Counts(int(accepted), int(requests))
 
@@ -90,8 +142,30 @@ def find_nginx() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
+def find_echo_module() -> str | None:
+    """Return where nginx' echo module is, None where it is not installed."""
+    nginx = find_nginx()
+    if nginx is None:
+        return None
+    said = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"--modules-path=(\S+)", said)
+    path = os.path.join(found.group(1) if found else "/usr/lib/nginx/modules", ECHO_MODULE)
+    return path if os.path.exists(path) else None
+
+
+def missing_for(serving: str) -> str | None:
+    """Return what a way of serving needs and this machine lacks."""
+    if find_nginx() is None:
+        return "nginx"
+    if serving == LATE and find_echo_module() is None:
+        return "nginx' echo module (Debian: libnginx-mod-http-echo)"
+    if serving == PACED and sys.platform != "linux":
+        return "Linux, whose sockets can be paced"
+    return "openssl" if serving == TLS and shutil.which("openssl") is None else None
+
+
 @contextlib.contextmanager
-def serve(root: str, folder: str, location: str = "") -> Iterator[Server]:
+def serve(root: str, folder: str, serving: str = PLAIN, locations: str = "") -> Iterator[Server]:
     """Serve `root` while the block runs.
 
     Parameters
@@ -100,49 +174,93 @@ def serve(root: str, folder: str, location: str = "") -> Iterator[Server]:
         What is served.
     folder : str
         An existing folder for nginx' own files.
-    location : str
-        More directives for every file, such as a pace (``limit_rate 20m;``).
+    serving : str
+        How it answers: one of the ways that the workloads name.
+    locations : str
+        Further locations of the server.
 
     Raises
     ------
     ServerFailed
-        Where nginx is missing or does not start.
+        Where something is missing or nginx does not start.
     """
-    nginx = find_nginx()
-    if nginx is None:
-        raise ServerFailed("nginx is missing: install it with the system's package manager")
-    port = _free_port()
-    config = os.path.join(folder, "nginx.conf")
-    with open(config, "w") as file:
-        file.write(_config(root, folder, port, location))
-    process = subprocess.Popen([nginx, "-e", f"{folder}/error.log", "-p", folder, "-c", config])
-    try:
-        _wait_until_it_answers(process, port, folder)
-        yield Server(port)
-    finally:
-        process.terminate()
-        process.wait()
+    if lacking := missing_for(serving):
+        raise ServerFailed(f"missing: {lacking}; install it with the system's package manager")
+    with contextlib.ExitStack() as stack:
+        # The socket is ours: nginx inherits it, and the connections it accepts inherit the pace.
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        if serving == PACED:
+            listener.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, PACE_BYTES)
+        listener.listen(4096)
+        parts = _parts(stack, serving, root, folder)
+        parts["locations"] += locations
+        _write_config(parts, root, folder, listener.getsockname()[1])
+        server = Server(listener.getsockname()[1], f"{folder}/server.pem" if serving == TLS else None)
+        process = _start(folder, listener)
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        _wait_until_it_answers(process, server, folder)
+        yield server
 
 
-def _config(root: str, folder: str, port: int, location: str) -> str:
+def _parts(stack: contextlib.ExitStack, serving: str, root: str, folder: str) -> dict[str, str]:
+    """Return what a way of serving adds to the configuration."""
+    parts = {"module": "", "http": "", "locations": "", "listen": ""}
+    if serving == LATE:
+        parts["module"] = f"load_module {find_echo_module()};"
+        parts["locations"] = LATE_LOCATIONS.format(root=root, seconds=LATE_SECONDS)
+    if serving == FAULTY:
+        parts["http"] = FAULTY_HTTP
+        parts["locations"] = FAULTY_LOCATIONS.format(port=_start_breaker(stack, root))
+    if serving == TLS:
+        _make_certificate(folder)
+        parts["http"], parts["listen"] = TLS_HTTP.format(folder=folder), "ssl"
+    return parts
+
+
+def _start_breaker(stack: contextlib.ExitStack, root: str) -> int:
+    breaker = subprocess.Popen([sys.executable, "-P", BREAKER, root], stdout=subprocess.PIPE, text=True)
+    stack.callback(breaker.wait)
+    stack.callback(breaker.terminate)
+    assert breaker.stdout is not None
+    said = stack.enter_context(breaker.stdout).readline()
+    if not said.strip().isdigit():
+        raise ServerFailed("the server of broken answers did not start")
+    return int(said)
+
+
+def _make_certificate(folder: str) -> None:
+    """Make a certificate that signs itself."""
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    files = ["-keyout", f"{folder}/server.key", "-out", f"{folder}/server.pem"]
+    done = subprocess.run(["openssl", *words, *names, *files], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ServerFailed(f"openssl made no certificate: {done.stderr.strip()[-300:]}")
+
+
+def _write_config(parts: dict[str, str], root: str, folder: str, port: int) -> None:
     user = ""
     if os.geteuid() == 0:  # its workers would run as somebody who may not read a private folder
         user = f"user {pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name};"
-    return CONFIG.format(
-        user=user, workers=WORKERS, folder=folder, port=port, root=root, status=STATUS, location=location
-    )
+    places = {"user": user, "workers": WORKERS, "folder": folder, "port": port, "root": root, "status": STATUS}
+    with open(f"{folder}/nginx.conf", "w") as file:
+        file.write(CONFIG.format(**places, **parts))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _start(folder: str, listener: socket.socket) -> subprocess.Popen[bytes]:
+    command = [str(find_nginx()), "-e", f"{folder}/error.log", "-p", folder, "-c", f"{folder}/nginx.conf"]
+    inherits = {**os.environ, "NGINX": f"{listener.fileno()};"}
+    return subprocess.Popen(command, env=inherits, pass_fds=[listener.fileno()])
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, folder: str) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], server: Server, folder: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+        with contextlib.suppress(OSError):  # the socket listens before nginx does: only an answer tells
+            server.counts()
             return
         time.sleep(0.02)
     with contextlib.suppress(OSError), open(f"{folder}/error.log") as log:

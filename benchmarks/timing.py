@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "launch.py")
-#: A peer that takes longer has failed; nothing here takes minutes.
+PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs")
+LAUNCHER = os.path.join(PROGRAMS, "launch.py")
+#: A process that takes longer has failed.
 TIMEOUT_SECONDS = 900.0
 
 
 class ProcessFailed(Exception):
     """A process ended badly or not at all."""
+
+
+class TookTooLong(ProcessFailed):
+    """A process was ended by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +58,42 @@ class Spread:
         return cls(statistics.median(known), known[0], known[-1])
 
 
-def run_process(command: Sequence[str], scratch: str, timeout: float = TIMEOUT_SECONDS) -> tuple[Usage, str]:
-    """Run a command to its end and return what it used and what it said.
+def program(name: str, *words: str) -> list[str]:
+    """Return the command line of one of the benchmark's own programs."""
+    return [sys.executable, "-P", os.path.join(PROGRAMS, name), *words]
+
+
+def run_process(
+    command: Sequence[str],
+    scratch: str,
+    timeout: float = TIMEOUT_SECONDS,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Usage, str]:
+    """Run a command to its end and return what it used and what it said; `environment` is added to this one's.
 
     Raises
     ------
+    TookTooLong
+        Where it did not end.
     ProcessFailed
-        Where it did not end, or not with 0.
+        Where it ended with another code than 0.
     """
     record, log = os.path.join(scratch, "usage"), os.path.join(scratch, "log")
     launch = [sys.executable, "-I", "-S", LAUNCHER, record, *command]
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            launch, cwd=scratch, env=_environment(), stdout=output, stderr=output, start_new_session=True
+            launch,
+            cwd=scratch,
+            env={**_environment(), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise ProcessFailed(f"did not end within {timeout:.0f} s") from None
+            raise TookTooLong(f"did not end within {timeout:.0f} s") from None
         finally:
             _end_group(process)
     said = _read(log)
@@ -83,8 +106,13 @@ def run_process(command: Sequence[str], scratch: str, timeout: float = TIMEOUT_S
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without proxies: loopback is what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    """Return the environment without proxies and without settings of the tools: loopback is what is measured."""
+    foreign = ("RCLONE_", "CURL_", "SSL_CERT_", "REQUESTS_CA_")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith(foreign)
+    }
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

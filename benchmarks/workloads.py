@@ -1,131 +1,143 @@
-"""What is fetched: files made once, the same bytes each time, and the lists that the peers read."""
+"""What is fetched and what is asked for: the workloads by letter and name, and their targets."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import random
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import starmap
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-CONNECTIONS = 16
 KIB, MIB = 1 << 10, 1 << 20
 
+#: How the server answers: at once, late, in a trickle, wrongly now and then, or encrypted.
+PLAIN, LATE, PACED, FAULTY, TLS = "plain", "late", "paced", "faulty", "tls"
 
-@dataclass(frozen=True, slots=True)
-class FileSet:
-    """So many files of one size, served from one folder."""
-
-    names: tuple[str, ...]
-    size: int
-    digests: tuple[str, ...]
-
-    def first(self, count: int) -> FileSet:
-        """Return the first few of them."""
-        return replace(self, names=self.names[:count], digests=self.digests[:count])
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self.size * len(self.names)
+#: Ratios asked for: what native peers must give and are aimed at, and what Python peers must give.
+Targets = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """The same files as a table, a list of URLs, and a curl configuration."""
+class Workload:
+    """Files to fetch by every peer.
 
-    table: str
-    urls: str
-    curl: str
+    Parameters
+    ----------
+    count, size : int
+        So many files of so many bytes; a size of 0 is the mix of real sizes, and `count` the first so many of it.
+    targets : tuple of float, optional
+        Peer's wall time divided by framefetch's: native peers must, native peers aim, Python peers must.
+    serving : str
+        How the server answers.
+    warm : bool
+        Whether everything is held already.
+    tuned_as : str
+        The workload whose best settings are used; its own where empty.
+    alone : bool
+        Whether only framefetch runs, compared with its own run of another workload.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """Files to fetch by every peer, and how many times a peer's rate is asked for."""
-
+    letter: str
     name: str
     count: int
     size: int
-    targets: tuple[tuple[str, float], ...]
+    targets: Targets | None = None
+    serving: str = PLAIN
+    warm: bool = False
+    tuned_as: str = ""
+    alone: bool = False
+
+    @property
+    def tuned(self) -> str:
+        """The name under which the best settings are kept."""
+        return self.tuned_as or self.name
+
+    @property
+    def says(self) -> str:
+        """Say what it is in words."""
+        what = f"{self.count:,} files of {_size(self.size)}" if self.size else f"a real mix of {self.count:,} files"
+        how = {
+            PLAIN: "",
+            LATE: ", 50 ms to the first byte",
+            PACED: ", 20 MB/s a connection",
+            FAULTY: ", 2 % of answers 503, 1 % cut short, 1 % stalled",
+            TLS: ", over TLS",
+        }[self.serving]
+        return what + how + (", all held already" if self.warm else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Rows to go through by framefetch alone."""
+    """Something that framefetch does alone."""
 
+    letter: str
     name: str
     count: int
     says: str
 
 
-TRANSFERS = (
-    Transfer("small", 5_000, 8 * KIB, (("parfive", 8), ("parfive-nosplit", 8), ("prototype", 50))),
-    Transfer("large", 64, 8 * MIB, (("parfive", 4), ("parfive-nosplit", 4))),
+MIX = 2_377
+WORKLOADS = (
+    Workload("a", "small", 20_000, 8 * KIB, (0.7, 1.0, 4.0)),
+    Workload("b", "large", 200, 8 * MIB, (1.1, 1.3, 3.5)),
+    Workload("c", "huge", 2, 1024 * MIB, (1.0, 1.2, 3.0)),
+    Workload("d", "late", 20_000, 8 * KIB, (0.8, 1.0, 3.0), LATE),
+    Workload("e", "paced", 2, 512 * MIB, (1.0, 1.2, 1.3), PACED),
+    Workload("f", "mix", MIX, 0, (1.0, 1.3, 4.0)),
+    Workload("g", "faulty", MIX, 0, None, FAULTY, alone=True),
+    Workload("h", "warm", MIX, 0, (3.0, 3.0, 3.0), warm=True, tuned_as="mix"),
+    Workload("jb", "tls-large", 200, 8 * MIB, (1.0, 1.3, 4.0), TLS, tuned_as="large"),
+    Workload("jd", "tls-small", 20_000, 8 * KIB, (1.0, 1.3, 4.0), TLS, tuned_as="late"),
 )
 PROBES = (
-    Probe("plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
-    Probe("held", 100_000, "files held already: a second run"),
-    Probe("limits", 4, "rows meet each fault of the network, all at once: does each end in time?"),
+    Probe("i", "plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
+    Probe("i", "held", 1_000_000, "files held already: a second run"),
+    Probe("", "limits", 4, "rows meet each fault of the network, all at once: does each end in time?"),
+    Probe("", "growth", 1_000_000, "rows at most: what a row costs, planned, held and fetched, as they become more"),
+    Probe("", "commit", 1_000_000, "entries in the manifest or a thousand: what a commit window costs"),
+    Probe("", "adaptive", 100, "per cent of each workload: the default against the best fixed number of connections"),
 )
-QUICK = {"small": 500, "large": 8, "plan": 50_000, "held": 2_000, "limits": 2}
+#: Where every fetch is asked to be light: CPU seconds against the better of these, start-up taken off.
+CPU_WORKLOAD, CPU_PEERS, CPU_FACTOR = "large", ("curl", "wget2"), 1.25
+#: framefetch at its default must reach this share of its own best fixed number of connections.
+ADAPTIVE_SHARE = 0.9
+
+_QUICK = {
+    "small": (500, 8 * KIB),
+    "large": (8, 8 * MIB),
+    "huge": (2, 16 * MIB),
+    "late": (300, 8 * KIB),
+    "paced": (2, 8 * MIB),
+    "mix": (60, 0),
+    "faulty": (60, 0),
+    "warm": (60, 0),
+    "tls-large": (8, 8 * MIB),
+    "tls-small": (300, 8 * KIB),
+}
+#: Enough to tell one setting from another.
+_SWEEP = {
+    "small": (5_000, 8 * KIB),
+    "large": (64, 8 * MIB),
+    "huge": (2, 256 * MIB),
+    "late": (4_000, 8 * KIB),
+    "paced": (2, 64 * MIB),
+    "mix": (400, 0),
+}
+_QUICK_PROBES = {"plan": 50_000, "held": 2_000, "limits": 2, "growth": 10_000, "commit": 20_000, "adaptive": 2}
 
 
-def make_files(folder: str, count: int, size: int) -> FileSet:
-    """Write `count` files of `size` bytes, the same bytes each time."""
-    _require_space(folder, 2 * count * max(size, 4 * KIB))  # served, and fetched
-    random_bytes = random.Random(count * size).randbytes
-    names, digests = [], []
-    for number in range(count):
-        name, body = f"{number:08d}.bin", random_bytes(size)
-        with open(os.path.join(folder, name), "wb") as file:
-            file.write(body)
-        names.append(name)
-        digests.append(hashlib.md5(body).hexdigest())
-    return FileSet(tuple(names), size, tuple(digests))
+def quick(work: Workload | Probe) -> Workload | Probe:
+    """Return little of a workload: whether it works can be seen, how fast it is cannot."""
+    if isinstance(work, Probe):
+        return replace(work, count=_QUICK_PROBES[work.name])
+    return _scaled(work, _QUICK)
 
 
-def _require_space(folder: str, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OSError(f"{need / MIB:,.0f} MiB are needed and {free / MIB:,.0f} MiB are free; --scratch names a folder")
+def for_sweep(work: Workload) -> Workload:
+    """Return as much of a workload as a sweep needs."""
+    return _scaled(work, _SWEEP)
 
 
-def write_inputs(files: FileSet, folder: str, url_of: Callable[[str], str]) -> Inputs:
-    """Write the lists that the peers read."""
-    os.makedirs(folder)
-    inputs = Inputs(*(os.path.join(folder, name) for name in ("table.csv", "urls.txt", "urls.curl")))
-    urls = [url_of(name) for name in files.names]
-    with open(inputs.table, "w") as table:
-        table.write("url,size,md5\n")
-        table.writelines(f"{url},{files.size},{md5}\n" for url, md5 in zip(urls, files.digests, strict=True))
-    with open(inputs.urls, "w") as lines:
-        lines.writelines(f"{url}\n" for url in urls)
-    with open(inputs.curl, "w") as config:
-        config.writelines(f'url = "{url}"\n' for url in urls)
-    return inputs
+def _scaled(work: Workload, sizes: dict[str, tuple[int, int]]) -> Workload:
+    count, size = sizes[work.name]
+    return replace(work, count=count, size=size)
 
 
-def find_fault(files: FileSet, folder: str) -> str | None:
-    """Return what is wrong with a fetched folder, None where every file is there, whole and right."""
-    paths = [os.path.join(folder, name) for name in files.names]
-    sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
-    if missing := sizes.count(None):
-        return f"{missing} of {len(paths)} files are missing"
-    if wrong := sum(size != files.size for size in sizes):
-        return f"{wrong} of {len(paths)} files have a wrong size"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(_md5_of, paths))
-    if wrong := sum(starmap(str.__ne__, zip(digests, files.digests, strict=True))):
-        return f"{wrong} of {len(paths)} files have a wrong md5"
-    return None
-
-
-def _md5_of(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def _size(size: int) -> str:
+    return f"{size // MIB:,} MiB" if size % MIB == 0 else f"{size / KIB:,.0f} KiB"

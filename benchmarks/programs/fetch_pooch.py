@@ -1,4 +1,4 @@
-"""Fetch a table with pooch in threads: ``fetch_pooch.py TABLE DIR THREADS``; pooch compares md5 itself."""
+"""Fetch a table with pooch in threads: ``fetch_pooch.py TABLE DIR connections=16``; pooch compares md5 itself."""
 
 import csv
 import sys
@@ -8,16 +8,16 @@ import pooch
 
 
 def main() -> None:
-    table, folder, threads = sys.argv[1:]
+    table, folder, *settings = sys.argv[1:]
+    numbers = {name: int(value) for name, value in (setting.split("=") for setting in settings)}
     pooch.get_logger().setLevel("WARNING")
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [row["url"].rpartition("/")[2] for row in rows]
-    registry = {name: f"md5:{row['md5']}" for name, row in zip(names, rows, strict=True)}
-    urls = {name: row["url"] for name, row in zip(names, rows, strict=True)}
+    registry = {row["path"]: f"md5:{row['md5']}" for row in rows}
+    urls = {row["path"]: row["url"] for row in rows}
     store = pooch.create(path=folder, base_url="", registry=registry, urls=urls)
-    with ThreadPoolExecutor(int(threads)) as pool:
-        for _ in pool.map(store.fetch, names):
+    with ThreadPoolExecutor(numbers["connections"]) as pool:
+        for _ in pool.map(store.fetch, registry):
             pass
 
 

@@ -1,0 +1,43 @@
+"""Fill a manifest, commit windows of new rows and print, as JSON, the median: ``commit_windows.py ENTRIES DIR``."""
+
+import json
+import os
+import random
+import statistics
+import sys
+import time
+
+from framefetch.models import Digest, Entry, Receipt, Verified
+from framefetch.store.manifest import Manifest
+
+WINDOW, WINDOWS, FILLED_AT_ONCE = 256, 200, 20_000
+RECEIPT = Receipt(8192, 1, 1, 1, (Digest("md5", "0" * 32),), Verified.DIGEST)
+#: Keys of no order, as the addresses of a real table: a tree that is appended to would be too kind.
+DRAW = random.Random(1)
+
+
+def entries(count: int) -> list[Entry]:
+    names = [f"{DRAW.getrandbits(64):016x}.bin" for _ in range(count)]
+    return [Entry("v0", f"http://host/data/{name}", f"v0/{name}", RECEIPT, 1.0) for name in names]
+
+
+def main() -> None:
+    count, folder = int(sys.argv[1]), sys.argv[2]
+    os.makedirs(folder)
+    manifest = Manifest(folder)
+    for start in range(0, count, FILLED_AT_ONCE):
+        manifest.commit(entries(min(FILLED_AT_ONCE, count - start)))
+    manifest.flush()
+    taken = []
+    for _ in range(WINDOWS):
+        window = entries(WINDOW)
+        started = time.perf_counter()
+        manifest.commit(window)
+        manifest.flush()
+        taken.append(time.perf_counter() - started)
+    manifest.close()
+    print(json.dumps({"row_seconds": statistics.median(taken) / WINDOW, "window_seconds": statistics.median(taken)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Figures of the probes for people: what was found, and the target below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.adaptive import enough, shares
+from benchmarks.growth import growth_of
+from benchmarks.report import align
+from benchmarks.timing import Spread
+from benchmarks.workloads import ADAPTIVE_SHARE, MIB
+
+
+def _verdict(met: bool, judge: bool) -> str:  # noqa: FBT001 - two findings, made into a word
+    return ("met" if met else "MISSED") if judge else "not judged (not the whole work)"
+
+
+def show_probe(work: dict[str, Any], *, judge: bool) -> str:
+    """Return what a probe found."""
+    if "failure" in work:
+        return f"{work['name']}\n  failed: {work['failure']}"
+    lines = [f"{work['name']}: {work['rows']:,} {work['says']}"]
+    failed = [run["failure"] for run in work["runs"] if run["failure"] is not None]
+    if failed:
+        lines.append(f"  {len(failed)} of {len(work['runs'])} runs failed: {failed[0]}")
+    good = [run for run in work["runs"] if run["failure"] is None]
+    return "\n".join(lines + _SHOWN[work["name"]](work, good, judge=judge))
+
+
+def _plan_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    if not runs:
+        return []
+    above = Spread.of(run["above_table_bytes"] / MIB for run in runs)
+    limit = work["limit_bytes"] / MIB
+    return [
+        f"  a row        {_spread([run['row_bytes'] for run in runs], '.0f')} bytes of peak memory above the table",
+        f"  in all       {above.median:.0f} MiB ({above.low:.0f}-{above.high:.0f})",
+        f"  plan         {_spread([run['seconds'] for run in runs])} s",
+        f"  process      {_spread([run['process_seconds'] for run in runs])} s, with start and reading the table",
+        f"  target: <= 64 MiB + 300 B a row = {limit:.0f} MiB: {_verdict(above.high <= limit, judge)} (worst run)",
+    ]
+
+
+def _held_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    api = [run for run in runs if run["way"] == "api"]
+    command = [run for run in runs if run["way"] == "command"]
+    lines = []
+    if api:
+        both = [run["open_seconds"] + run["seconds"] for run in api]
+        met = Spread.of(both).median <= work["limit_seconds"]
+        lines += [
+            f"  fetch_all    {_spread([run['seconds'] for run in api])} s in a fresh process, after imports",
+            f"  + opening    {_spread(both)} s with opening the cache",
+            f"  process      {_spread([run['process_seconds'] for run in api])} s with imports and reading the table",
+        ]
+    if command:
+        lines.append(f"  command      {_spread([run['process_seconds'] for run in command])} s, framefetch mirror")
+    if api:
+        lines.append(f"  requests     {max(run['requests'] for run in runs)} counted by the server")
+        lines.append(
+            f"  target: 0 requests and <= {work['limit_seconds']:g} s with opening the cache: {_verdict(met, judge)}"
+        )
+    return lines
+
+
+def _limits_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    if not runs:
+        return []
+    rows = [("case", "fault", "limit s", "took s, longest", "of the limit", "verdict")]
+    all_met = True
+    for fault, *others in zip(*(run["faults"] for run in runs), strict=True):
+        took = max(found["took"] for found in (fault, *others))
+        met = took <= fault["limit"] * work["limit_factor"]
+        all_met = all_met and met
+        share = f"{took / fault['limit']:.0%}"
+        verdict = "in time" if met else "LATE"
+        rows.append((fault["case"], fault["says"], f"{fault['limit']:g}", f"{took:.2f}", share, verdict))
+    verdict = _verdict(all_met, judge)
+    return [*align(rows), f"  target: each ends within its limit + 10 %: {verdict} (worst row of {len(runs)} runs)"]
+
+
+def _growth_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    rows = [("", "rows", "microseconds a row", "(range)", "")]
+    verdicts = []
+    for way in dict.fromkeys(run["way"] for run in runs):
+        by_size, worst = growth_of(runs, way)
+        for size, spread in by_size.items():
+            range_ = f"({spread.low * 1e6:.1f}-{spread.high * 1e6:.1f})"
+            rows.append((way, f"{size:,}", f"{spread.median * 1e6:.1f}", range_, ""))
+        if worst is not None:
+            verdict = _verdict(worst <= work["flat"], judge)
+            said = f"more rows cost at most {work['flat']:g} times as much each"
+            verdicts.append(f"  target: {way}: {said}: {worst:.2f}: {verdict}")
+    return [*align(rows), *verdicts]
+
+
+def _adaptive_lines(work: dict[str, Any], _: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    rows = [("", "best fixed", "its s", "default s", "share of its speed", "verdict")]
+    for one in work["compared"]:
+        found = shares(one)
+        if found is None:
+            rows.append((one["name"], one["failure"] or "failed", "", "", "", ""))
+            continue
+        best, fixed, default, share = found
+        row = (one["name"], best, f"{fixed:.2f}", f"{default:.2f}", f"{share:.2f}", _verdict(enough(share), judge))
+        rows.append(row)
+    return [*align(rows), f"  target: the default reaches {ADAPTIVE_SHARE:g} of the best fixed number's speed"]
+
+
+def _spread(values: list[float], form: str = ".2f") -> str:
+    found = Spread.of(values)
+    return f"{found.median:{form}} ({found.low:{form}}-{found.high:{form}})"
+
+
+_SHOWN = {
+    "plan": _plan_lines,
+    "held": _held_lines,
+    "limits": _limits_lines,
+    "growth": _growth_lines,
+    "commit": _growth_lines,
+    "adaptive": _adaptive_lines,
+}

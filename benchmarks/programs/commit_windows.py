@@ -27,7 +27,7 @@ def main() -> None:
     manifest = Manifest(folder)
     for start in range(0, count, FILLED_AT_ONCE):
         manifest.commit(entries(min(FILLED_AT_ONCE, count - start)))
-    manifest.flush()
+        manifest.flush()  # more than so many may not wait
     taken = []
     for _ in range(WINDOWS):
         window = entries(WINDOW)

@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nginx and the files go too
     works = _chosen(arguments, parser)
     peers = _usable_peers(arguments, parser)
-    if any(work.name not in SERVERLESS for work in works) and (lacking := missing_for("plain")):
+    if any(work.name not in SERVERLESS for work in works) and (lacking := missing_for()):
         print(f"missing: {lacking}; install it with the system's package manager", file=sys.stderr)
         return EXIT_USAGE
     options = Options(
@@ -105,7 +105,7 @@ _GROUPS = _groups()
 def _show_list() -> None:
     print("workloads:")
     for work in WORKLOADS:
-        lacking = missing_for(work.serving)
+        lacking = missing_for(work.serving, tls=work.tls)
         print(f"  {work.letter:3} {work.name:16} {work.says}{f' - missing: {lacking}' if lacking else ''}")
     for probe in PROBES:
         print(f"  {probe.letter:3} {probe.name:16} {probe.count:,} {probe.says}")

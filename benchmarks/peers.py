@@ -90,9 +90,9 @@ class Peer:
         return not work.alone and (self.skips or not work.warm) and (self.only is None or work.name in self.only)
 
     def settings(self, work: Workload) -> list[Setting]:
-        """Return what a sweep tries: files of a few KiB are not split."""
-        splits = not 0 < work.size < SPLITTABLE
-        return [setting for setting in self.grid if splits or setting.get("splits", 1) == 1]
+        """Return what a sweep tries: files of a few KiB are not split where that can be told."""
+        whole = [setting for setting in self.grid if setting.get("splits", 1) == 1]
+        return whole if whole and 0 < work.size < SPLITTABLE else list(self.grid)
 
 
 def _script(*names: str) -> list[str]:
@@ -111,7 +111,7 @@ def _curl(order: Order) -> list[str]:
     many = ["--parallel", "--parallel-max", str(order.setting["connections"])]
     many += ["--parallel-immediate"] if order.setting["immediate"] else []
     trust = ["--cacert", order.authority] if order.authority else []
-    into = ["--create-dirs", "--output-dir", order.folder]
+    into = [] if order.warm else ["--create-dirs", "--output-dir", order.folder]
     plain = ["curl", "--disable", "--silent", "--show-error", "--fail"]
     return [*plain, *many, *trust, *into, "--config", _curl_lines(order)]
 
@@ -121,13 +121,12 @@ def _curl_lines(order: Order) -> str:
     lines = os.path.join(os.path.dirname(order.inputs.urls), "urls-warm.curl" if order.warm else "urls.curl")
     if not os.path.exists(lines):
         with open(order.inputs.names, encoding="utf-8") as names, open(lines, "w", encoding="utf-8") as config:
-            for name in names.read().splitlines():
-                config.write(f'url = "{order.inputs.base}/{name}"\n')
-                if order.warm:
-                    held = os.path.join(order.folder, name)
-                    config.write(f'output = "{held}"\ntime-cond = "{held}"\nnext\n')
-                else:
-                    config.write(f'output = "{name}"\n')
+            for at, name in enumerate(names.read().splitlines()):
+                # What follows "next" has forgotten the folder.
+                output = os.path.join(order.folder, name) if order.warm else name
+                condition = f'time-cond = "{output}"\n' if order.warm else ""
+                config.write("next\n" if order.warm and at else "")
+                config.write(f'url = "{order.inputs.base}/{name}"\noutput = "{output}"\n{condition}')
     return lines
 
 
@@ -220,7 +219,7 @@ PEERS = (
         _grid(_MANY) + _grid((2, 16), (4, 16)),
         "python",
         packages=("pypdl",),
-        subset={"late": 1_000, "tls-small": 1_000},
+        subset={"late": 1_000, "tls-late": 1_000},
     ),
     Peer(
         "prototype",

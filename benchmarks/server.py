@@ -17,7 +17,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.workloads import FAULTY, LATE, PACED, PLAIN, TLS
+from benchmarks.workloads import FAULTY, LATE, PACED, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +153,7 @@ def find_echo_module() -> str | None:
     return path if os.path.exists(path) else None
 
 
-def missing_for(serving: str) -> str | None:
+def missing_for(serving: str = PLAIN, *, tls: bool = False) -> str | None:
     """Return what a way of serving needs and this machine lacks."""
     if find_nginx() is None:
         return "nginx"
@@ -161,11 +161,11 @@ def missing_for(serving: str) -> str | None:
         return "nginx' echo module (Debian: libnginx-mod-http-echo)"
     if serving == PACED and sys.platform != "linux":
         return "Linux, whose sockets can be paced"
-    return "openssl" if serving == TLS and shutil.which("openssl") is None else None
+    return "openssl" if tls and shutil.which("openssl") is None else None
 
 
 @contextlib.contextmanager
-def serve(root: str, folder: str, serving: str = PLAIN, locations: str = "") -> Iterator[Server]:
+def serve(root: str, folder: str, serving: str = PLAIN, *, tls: bool = False, locations: str = "") -> Iterator[Server]:
     """Serve `root` while the block runs.
 
     Parameters
@@ -176,6 +176,8 @@ def serve(root: str, folder: str, serving: str = PLAIN, locations: str = "") -> 
         An existing folder for nginx' own files.
     serving : str
         How it answers: one of the ways that the workloads name.
+    tls : bool
+        Whether it is encrypted, with a certificate that signs itself.
     locations : str
         Further locations of the server.
 
@@ -184,20 +186,25 @@ def serve(root: str, folder: str, serving: str = PLAIN, locations: str = "") -> 
     ServerFailed
         Where something is missing or nginx does not start.
     """
-    if lacking := missing_for(serving):
+    if lacking := missing_for(serving, tls=tls):
         raise ServerFailed(f"missing: {lacking}; install it with the system's package manager")
     with contextlib.ExitStack() as stack:
-        # The socket is ours: nginx inherits it, and the connections it accepts inherit the pace.
+        # The socket is ours: nginx inherits it, and the connections it accepts inherit the pace. nginx takes it as it
+        # is: where it blocked, of two workers that wake for one connection the second would hang in accept.
         listener = stack.enter_context(socket.socket())
+        listener.settimeout(0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
         if serving == PACED:
             listener.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, PACE_BYTES)
         listener.listen(4096)
-        parts = _parts(stack, serving, root, folder)
+        parts = _parts(stack, serving, root)
+        if tls:
+            _make_certificate(folder)
+            parts["http"], parts["listen"] = TLS_HTTP.format(folder=folder), "ssl"
         parts["locations"] += locations
         _write_config(parts, root, folder, listener.getsockname()[1])
-        server = Server(listener.getsockname()[1], f"{folder}/server.pem" if serving == TLS else None)
+        server = Server(listener.getsockname()[1], f"{folder}/server.pem" if tls else None)
         process = _start(folder, listener)
         stack.callback(process.wait)
         stack.callback(process.terminate)
@@ -205,7 +212,7 @@ def serve(root: str, folder: str, serving: str = PLAIN, locations: str = "") -> 
         yield server
 
 
-def _parts(stack: contextlib.ExitStack, serving: str, root: str, folder: str) -> dict[str, str]:
+def _parts(stack: contextlib.ExitStack, serving: str, root: str) -> dict[str, str]:
     """Return what a way of serving adds to the configuration."""
     parts = {"module": "", "http": "", "locations": "", "listen": ""}
     if serving == LATE:
@@ -214,9 +221,6 @@ def _parts(stack: contextlib.ExitStack, serving: str, root: str, folder: str) ->
     if serving == FAULTY:
         parts["http"] = FAULTY_HTTP
         parts["locations"] = FAULTY_LOCATIONS.format(port=_start_breaker(stack, root))
-    if serving == TLS:
-        _make_certificate(folder)
-        parts["http"], parts["listen"] = TLS_HTTP.format(folder=folder), "ssl"
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from benchmarks.rows import run_probe
 from benchmarks.server import ServerFailed, missing_for
 from benchmarks.sweep import load_settings, save_settings, sweep, to_sweep
 from benchmarks.transfers import Manner, run_transfer
-from benchmarks.workloads import Workload, quick
+from benchmarks.workloads import PROBES, WORKLOADS, Workload, quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Session:
         self._kept = load_settings(options.settings)
         self._swept: set[str] = set()
         self._results: dict[str, Any] = {}
+        self._earlier: list[dict[str, Any]] = []
 
     def run(self, works: Sequence[Workload | Probe]) -> bool:
         """Run all; return whether anything failed."""
@@ -68,6 +70,7 @@ class Session:
             print(show_machine(machine), flush=True)
             asked = {"rounds": self._options.rounds, "quick": self._options.quick, "full": self._options.full}
             self._results = {"machine": machine, "settings": asked, "workloads": []}
+            self._earlier = earlier_results(self._results, {work.name for work in works}) if self._options.write else []
             self._write()  # a place that cannot be written is known before the work, not after it
             for work in works:
                 self._results["workloads"].append(self._run_one(work, folder))
@@ -81,13 +84,14 @@ class Session:
             result = self._transfer(some, folder) if isinstance(some, Workload) else self._probe(some, folder)
         except (OSError, ServerFailed) as error:
             result = {"name": work.name, "letter": work.letter, "says": some.says, "failure": str(error), "runs": []}
+            print(f"{work.name}: {error}", file=sys.stderr)
         judge = not self._options.quick
         show = show_transfer if isinstance(work, Workload) else show_probe
         print(f"\n{show(result, judge=judge)}", flush=True)
         return result
 
     def _transfer(self, work: Workload, folder: str) -> dict[str, Any]:
-        if lacking := missing_for(work.serving):
+        if lacking := missing_for(work.serving, tls=work.tls):
             raise ServerFailed(f"missing: {lacking}")
         self._sweep(work, folder)
         best = self._kept["best"].get(work.tuned, {})
@@ -115,14 +119,34 @@ class Session:
         return run_probe(probe, self._options.rounds, folder)
 
     def _write(self) -> None:
-        for path in {self._options.out, RESULTS if self._options.write else None} - {None}:
-            with open(str(path), "w", encoding="utf-8") as file:
-                json.dump(self._results, file, indent=1)
+        if self._options.out:
+            _dump(self._results, self._options.out)
         if self._options.write:
+            order = [work.name for work in (*WORKLOADS, *PROBES)]
+            works = sorted([*self._earlier, *self._results["workloads"]], key=lambda work: order.index(work["name"]))
+            everything = {**self._results, "workloads": works}
+            _dump(everything, RESULTS)
             try:
-                publish(self._results)
+                publish(everything)
             except Exception as error:  # noqa: BLE001 - the measuring goes on; the figures are in the JSON
                 print(f"README.md was not written: {error!r}", file=sys.stderr)
+
+
+def earlier_results(results: dict[str, Any], again: set[str], path: str = RESULTS) -> list[dict[str, Any]]:
+    """Return what an earlier call found on this machine, in the same manner, and this one does not measure again."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        earlier = json.load(file)
+    same = earlier["settings"] == results["settings"] and all(
+        earlier["machine"][name] == results["machine"][name] for name in ("processor", "cores", "system")
+    )
+    return [work for work in earlier["workloads"] if same and work["name"] not in again]
+
+
+def _dump(results: dict[str, Any], path: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1)
 
 
 def _has_failures(result: dict[str, Any]) -> bool:

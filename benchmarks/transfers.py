@@ -113,7 +113,7 @@ def staged(work: Workload, scratch: str, timeout: float = TIMEOUT_SECONDS) -> It
         for place in (served, own, second):
             os.mkdir(place)
         files = make_files(served, names_and_sizes(work.count, work.size))
-        server = stack.enter_context(serve(served, own, work.serving))
+        server = stack.enter_context(serve(served, own, work.serving, tls=work.tls))
         honest = stack.enter_context(serve(served, second)) if work.alone else None
         yield Stage(work, folder, served, files, server, honest, timeout)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 KIB, MIB = 1 << 10, 1 << 20
 
-#: How the server answers: at once, late, in a trickle, wrongly now and then, or encrypted.
-PLAIN, LATE, PACED, FAULTY, TLS = "plain", "late", "paced", "faulty", "tls"
+#: How the server answers: at once, late, each connection slowly, or wrongly now and then.
+PLAIN, LATE, PACED, FAULTY = "plain", "late", "paced", "faulty"
 
 #: Ratios asked for: what native peers must give and are aimed at, and what Python peers must give.
 Targets = tuple[float, float, float]
@@ -25,6 +25,8 @@ class Workload:
         Peer's wall time divided by framefetch's: native peers must, native peers aim, Python peers must.
     serving : str
         How the server answers.
+    tls : bool
+        Whether it is encrypted.
     warm : bool
         Whether everything is held already.
     tuned_as : str
@@ -39,6 +41,7 @@ class Workload:
     size: int
     targets: Targets | None = None
     serving: str = PLAIN
+    tls: bool = False
     warm: bool = False
     tuned_as: str = ""
     alone: bool = False
@@ -57,9 +60,8 @@ class Workload:
             LATE: ", 50 ms to the first byte",
             PACED: ", 20 MB/s a connection",
             FAULTY: ", 2 % of answers 503, 1 % cut short, 1 % stalled",
-            TLS: ", over TLS",
         }[self.serving]
-        return what + how + (", all held already" if self.warm else "")
+        return what + how + (", over TLS" if self.tls else "") + (", all held already" if self.warm else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ WORKLOADS = (
     Workload("f", "mix", MIX, 0, (1.0, 1.3, 4.0)),
     Workload("g", "faulty", MIX, 0, None, FAULTY, alone=True),
     Workload("h", "warm", MIX, 0, (3.0, 3.0, 3.0), warm=True, tuned_as="mix"),
-    Workload("jb", "tls-large", 200, 8 * MIB, (1.0, 1.3, 4.0), TLS, tuned_as="large"),
-    Workload("jd", "tls-small", 20_000, 8 * KIB, (1.0, 1.3, 4.0), TLS, tuned_as="late"),
+    Workload("jb", "tls-large", 200, 8 * MIB, (1.0, 1.3, 4.0), tls=True, tuned_as="large"),
+    Workload("jd", "tls-late", 20_000, 8 * KIB, (1.0, 1.3, 4.0), LATE, tls=True, tuned_as="late"),
 )
 PROBES = (
     Probe("i", "plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
@@ -108,7 +110,7 @@ _QUICK = {
     "faulty": (60, 0),
     "warm": (60, 0),
     "tls-large": (8, 8 * MIB),
-    "tls-small": (300, 8 * KIB),
+    "tls-late": (300, 8 * KIB),
 }
 #: Enough to tell one setting from another.
 _SWEEP = {

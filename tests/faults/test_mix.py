@@ -36,10 +36,12 @@ def poisons(seed: int, count: int) -> list[Case]:
     return order[:count]
 
 
-def planned(healthy: str, poisoned: WarehouseThread, rows: int, seed: int) -> tuple[pd.DataFrame, dict[int, Case]]:
-    """Return a table, and which of its rows are poisoned with what."""
+def planned(
+    healthy: str, poisoned: WarehouseThread | None, rows: int, seed: int
+) -> tuple[pd.DataFrame, dict[int, Case]]:
+    """Return a table, and which of its rows are poisoned with what; without a poisoned server none is."""
     at_random = random.Random(seed)
-    bad = sorted(at_random.sample(range(rows), rows // 100))
+    bad = sorted(at_random.sample(range(rows), rows // 100)) if poisoned is not None else []
     cases = dict(zip(bad, poisons(seed, len(bad)), strict=True))
     table: dict[str, list[Any]] = {"url": [], "md5": [], "size": []}
     for row in range(rows):
@@ -47,7 +49,7 @@ def planned(healthy: str, poisoned: WarehouseThread, rows: int, seed: int) -> tu
         content = GOOD[row % len(GOOD)]
         states: dict[str, Any] = {"md5": hashlib.md5(content).hexdigest()} if row % 2 else {}
         url = f"{healthy}/{row}.nwb"
-        if case is not None:
+        if case is not None and poisoned is not None:
             states, url = case.table, poisoned.url(f"/{row}.nwb")
             poisoned.add(f"/{row}.nwb", hdf5_file(20_000, seed=1))
             poisoned.script(f"/{row}.nwb", *case.answers, then=case.then)
@@ -95,12 +97,11 @@ def test_poisoned_rows_harm_only_themselves(
         (served / f"{row}.nwb").write_bytes(GOOD[row % len(GOOD)])
     server = nginx(served)
     base = f"http://127.0.0.1:{server.port}"
-    healthy = pd.DataFrame({"url": [f"{base}/{row}.nwb" for row in range(rows)]})
     ratios = []
     # The poisoned server is Python too: in one process the two would wait for one another.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         for seed in range(20 if full else 1):
-            alone = audited(pool, healthy, {}, tmp_path / f"clean-{seed}") if full else 0.0
+            alone = audited(pool, planned(base, None, rows, seed)[0], {}, tmp_path / f"clean-{seed}") if full else 0.0
             with WarehouseThread() as poisoned:
                 table, cases = planned(base, poisoned, rows, seed)
                 took = audited(pool, table, cases, tmp_path / f"poisoned-{seed}")

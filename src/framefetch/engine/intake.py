@@ -147,8 +147,10 @@ class Intake:
 
     async def _describe(self, part: Part) -> None:
         """Note beside the part what it is the beginning of, once it is known to be no login page."""
+        if self._described or not self.check.settled:
+            return
         entity = self._body.entity
-        if not self._described and self.check.settled and entity is not None and worth_keeping(entity, self._request):
+        if entity is not None and worth_keeping(entity, self._request):
             self._described = True
             # The answer with the rest may say less of the version than the one with the beginning did.
             known = part.entity

@@ -79,8 +79,6 @@ class Links:
         FramefetchError
             What the last attempt raised.
         """
-        if self._refresh is None:
-            return await attempt(job)
         host = self._hosts.setdefault(job.origin, _Host())
         self._take(host, job)
         try:

@@ -52,6 +52,7 @@ class _Run:
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
         self._links = Links(tools.options.refresh_url, requests)
+        self._got = self._fetch if tools.options.refresh_url is None else self._fetch_renewed
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
@@ -123,7 +124,7 @@ class _Run:
     async def _attempt(self, job: Job) -> None:
         job.attempts.made += 1
         try:
-            got = await self._links.fetch(job, self._fetch)
+            got = await self._got(job)
         except FramefetchError as error:
             self._failed(job, error, excused=self._schedule.ended(job, error, self._loop.time()))
         except BaseException:
@@ -135,6 +136,9 @@ class _Run:
                 await self._saver.put(job, got)
             else:
                 self._sink([self._outcome(job, got)])
+
+    async def _fetch_renewed(self, job: Job) -> SmallBody | Receipt:
+        return await self._links.fetch(job, self._fetch)
 
     def _heard(self, job: Job, count: int) -> None:
         if self._schedule.heard(job, count, self._loop.time()):

@@ -70,6 +70,8 @@ class HttpSource:
         addresses: Addresses | None = None,
     ) -> None:
         self.headers = dict(headers)
+        #: Whether these bring a login of their own.
+        self.brings_login = any(name.lower() == "authorization" for name in headers)
         self._cookies: dict[str, dict[str, str]] = {}
         self._fields: dict[tuple[str, str | None, bool], str] = {}
         self.stall = timeouts.stall
@@ -150,15 +152,16 @@ class _Exchange:
         "_connection",
         "_decode",
         "_decoder",
+        "_head",
         "_key",
         "_meter",
         "_pieces",
         "_source",
+        "_total",
         "_url",
         "_via",
         "_watch",
         "alone",
-        "entity",
         "etag",
         "framed",
         "length",
@@ -183,7 +186,8 @@ class _Exchange:
         self.etag: str | None = None
         self.offset = 0
         self._at_end = False
-        self.entity: Entity | None = None
+        self._head: Head | None = None
+        self._total: int | None = None
         self.alone = True
 
     async def __aenter__(self) -> Self:
@@ -272,7 +276,7 @@ class _Exchange:
 
     def _login(self, route: Route) -> str | None:
         """Return the Authorization header for the table's own origin: from the URL, else from .netrc."""
-        if any(name.lower() == "authorization" for name in self._source.headers):
+        if self._source.brings_login:
             return None
         if "@" in self._url and (credentials := credentials_of(self._url)):
             return basic(*credentials)
@@ -281,9 +285,8 @@ class _Exchange:
     async def _refusal(self, head: Head) -> StatusError:
         """Return the error for a status that is no file."""
         source = self._source
-        has_header = any(name.lower() == "authorization" for name in source.headers)
         own = origin_of(self._url)
-        with_login = has_header or (self._key == own and self._login(source.route(own, self._url)) is not None)
+        with_login = source.brings_login or (self._key == own and self._login(source.route(own, self._url)) is not None)
         return refuse_status(head, with_login=with_login, expired=await self._why_expired(head))
 
     async def _why_expired(self, head: Head) -> str | None:
@@ -328,7 +331,12 @@ class _Exchange:
             self.length = None if length is None else int(length)
         # Nothing tells the end of a body that the connection's end delimits from its break.
         if self.framed or "transfer-encoding" in head.fields:
-            self.entity = entity_of(head, redact(self._url), self.length if head.status == 200 else total)
+            self._head, self._total = head, self.length if head.status == 200 else total
+
+    @property
+    def entity(self) -> Entity | None:
+        """The version that the body belongs to, where more of it could be asked for; few bodies need it."""
+        return None if self._head is None else entity_of(self._head, redact(self._url), self._total)
 
     async def read(self) -> bytes | memoryview:
         """Return the next bytes, as they come; empty at the end. A memoryview must be given back."""

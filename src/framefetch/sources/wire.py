@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from framefetch.errors import IncompleteBody, ProtocolError
@@ -20,12 +21,12 @@ __all__ = ["HEAD_BYTES", "ChunkedDecoder", "Head", "parse_head"]
 HEAD_BYTES: Final = 65_536
 LINE_BYTES: Final = 8_190
 _TRAILER_BYTES: Final = 16_384
+#: Longer lines are not worth remembering.
+KNOWN_BYTES: Final = 256
 
 _TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]{0,8190}"
 _STATUS = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: " + _TEXT + rb")?")
 _FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}:" + _TEXT)
-# Possessive: a head that is wrong is refused in one pass.
-_HEAD = re.compile(rb"(?:" + _STATUS.pattern + rb")(?:\r\n(?:" + _FIELD.pattern + rb"))*+")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 
 
@@ -68,33 +69,47 @@ def parse_head(block: bytes) -> Head:
     ProtocolError
         Where it is not as RFC 9112 sections 3 to 5 define it.
     """
-    if not _HEAD.fullmatch(block):
-        _refuse_head(block.split(b"\r\n"))
-    start, *lines = block.decode("latin-1").split("\r\n")
+    start, *lines = block.split(b"\r\n")
+    status, reason, modern = _read_status(start)
     fields: dict[str, list[str]] = {}
     for line in lines:
-        name, _, value = line.partition(":")
-        fields.setdefault(name.lower(), []).append(value.strip(" \t"))
-    modern = start[7] == "1"
-    return Head(int(start[9:12]), start[13:].strip(), fields, _keeps_alive(fields.get("connection"), modern=modern))
+        name, value = _known_field(line) if len(line) <= KNOWN_BYTES else _read_field(line)
+        values = fields.get(name)
+        if values is None:
+            fields[name] = [value]
+        else:
+            values.append(value)
+    connection = fields.get("connection")
+    return Head(status, reason, fields, modern if connection is None else _keeps_alive(",".join(connection), modern))
 
 
-def _keeps_alive(connection: list[str] | None, *, modern: bool) -> bool:
+@lru_cache(maxsize=64)
+def _read_status(line: bytes) -> tuple[int, str, bool]:
+    """Return the code, the words behind it, and whether the server speaks HTTP/1.1."""
+    if not _STATUS.fullmatch(line):
+        raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(line)}")
+    text = line.decode("latin-1")
+    return int(text[9:12]), text[13:].strip(), text[7] == "1"
+
+
+def _read_field(line: bytes) -> tuple[str, str]:
+    """Return the name in lower case, and the value."""
+    if not _FIELD.fullmatch(line):
+        what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else excerpt(line)
+        raise ProtocolError(f"expected a header field, got {what}")
+    name, _, value = line.decode("latin-1").partition(":")
+    return name.lower(), value.strip(" \t")
+
+
+#: A server says most lines of a head again in every answer.
+_known_field = lru_cache(maxsize=256)(_read_field)
+
+
+@lru_cache(maxsize=64)
+def _keeps_alive(connection: str, modern: bool) -> bool:  # noqa: FBT001 - a cache has no use for names
     """Return whether the server keeps the connection open (RFC 9112 section 9.3)."""
-    if connection is None:
-        return modern
-    options = {option.strip().lower() for value in connection for option in value.split(",")}
+    options = {option.strip().lower() for option in connection.split(",")}
     return "close" not in options and (modern or "keep-alive" in options)
-
-
-def _refuse_head(lines: list[bytes]) -> None:
-    """Raise for the first line that is not as it should be."""
-    if not _STATUS.fullmatch(lines[0]):
-        raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(lines[0])}")
-    for line in lines[1:]:
-        if not _FIELD.fullmatch(line):
-            what = f"a line of {len(line):,} bytes" if len(line) > LINE_BYTES else excerpt(line)
-            raise ProtocolError(f"expected a header field, got {what}")
 
 
 class ChunkedDecoder:

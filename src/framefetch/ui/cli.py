@@ -11,9 +11,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import typer
@@ -35,6 +37,9 @@ __all__ = ["app", "main"]
 #: Failed rows that the summary names; a report holds them all.
 SHOWN_FAILURES = 5
 
+#: Objects after which the garbage collector looks for cycles.
+COLLECT_AFTER = 20_000
+
 app = typer.Typer(
     name="framefetch",
     help="A table of files goes in; verified files and a table come out.",
@@ -48,6 +53,10 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     warnings.showwarning = _show_warning
+    # Imports and rows make many objects that live on and few that only a collector finds: at the default threshold it
+    # walks them all, over and over, for a tenth of the time of a short command.
+    gc.set_threshold(COLLECT_AFTER)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
     try:
         app()
     except KeyboardInterrupt:  # before a command had begun that could put things in order
@@ -148,8 +157,18 @@ class _Signals:
         raise KeyboardInterrupt
 
 
+def _import_beside(cache_dir: str) -> None:
+    """Let another thread import what connects, while this one reads the table; where all may be held, not at all.
+
+    Half of that import is the system's certificates being read, for which the interpreter lock is given up.
+    """
+    if not os.path.exists(os.path.join(cache_dir, "manifest.sqlite")):
+        threading.Thread(target=import_module, args=("aiohttp",), name="framefetch-import", daemon=True).start()
+
+
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
     """Fetch, and tell what was done however it ended."""
+    _import_beside(arguments.cache_dir)
     from framefetch.table.plan import plan_rows
     from framefetch.table.text import read_rows
     from framefetch.works import SCHEMES, Job, Works, raise_limit

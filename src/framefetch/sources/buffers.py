@@ -1,7 +1,8 @@
 """Memory that bodies are received into, used again and again.
 
 A fresh buffer for each read costs a page fault for every 4 KiB of it, which on a fast network is as much as
-receiving. Blocks go from the connection to the digesting thread and come back.
+receiving. Blocks go from the connection to the digesting thread and come back. There is a bound to them: beyond it
+connections get small ones, and none gets a second before its first has come back.
 """
 
 from __future__ import annotations
@@ -12,28 +13,45 @@ __all__ = ["BLOCK", "Blocks"]
 
 #: Bytes of a block: what one hop to a thread digests and writes.
 BLOCK: Final = 1 << 20
+#: Bytes of a block where many are in use.
+SMALL_BLOCK: Final = 1 << 18
+#: Bytes in use from which on they are many.
+MANY: Final = 64 << 20
 #: Bytes that one read may bring where no block is being filled.
 SCRATCH: Final = 1 << 18
-#: Blocks kept for later when nobody needs them.
-SPARE: Final = 32
 
 
 class Blocks:
     """Blocks for all connections of one loop."""
 
     def __init__(self) -> None:
-        self._spare: list[bytearray] = []
+        self._spare: dict[int, list[bytearray]] = {BLOCK: [], SMALL_BLOCK: []}
+        self._in_use = 0
         #: Shared by all connections: what is read into it is consumed before the next read.
         self.scratch = memoryview(bytearray(SCRATCH))
 
+    @property
+    def are_scarce(self) -> bool:
+        """Whether nobody should have more than one."""
+        return self._in_use >= MANY
+
     def take(self, size: int) -> memoryview:
         """Return room for at most `size` bytes of a body, at most a block."""
-        block = self._spare.pop() if self._spare else bytearray(BLOCK)
+        length = SMALL_BLOCK if self.are_scarce else BLOCK
+        spare = self._spare[length]
+        block = spare.pop() if spare else bytearray(length)
+        self._in_use += length
         return memoryview(block)[:size]
 
-    def give_back(self, view: memoryview) -> None:
-        """Let a block be used again."""
+    def give_back(self, view: memoryview) -> int:
+        """Let a block be used again; return its bytes."""
         block = view.obj
+        assert isinstance(block, bytearray)
         view.release()
-        if isinstance(block, bytearray) and len(self._spare) < SPARE:
-            self._spare.append(block)
+        self._in_use -= len(block)
+        self._spare[len(block)].append(block)
+        return len(block)
+
+    def lose(self, count: int) -> None:
+        """Count no longer what nobody will give back: so many bytes of a connection that broke."""
+        self._in_use -= count

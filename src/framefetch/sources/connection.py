@@ -51,6 +51,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._block: memoryview | None = None
         self._filled = 0
         self._blocks_out = 0
+        self._bytes_out = 0
         self._lease = lease
         self._transport = transport = cast("asyncio.Transport", lease.transport)
         self._loop = asyncio.get_running_loop()
@@ -118,12 +119,17 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def give_back(self, block: memoryview) -> None:
         """Take back a block that `read` gave, so that more can be received."""
-        self._buffers.give_back(block)
+        self._bytes_out -= self._buffers.give_back(block)
         self._blocks_out -= 1
         self._resume()
 
+    @property
+    def _has_enough(self) -> bool:
+        """Whether what was received must be dealt with first; where blocks are scarce, all of it."""
+        return self._blocks_out >= (1 if self._buffers.are_scarce else BLOCKS_OUT)
+
     def _resume(self) -> None:
-        if self._paused and self._blocks_out < BLOCKS_OUT and self._waiting_bytes < HIGH_WATER:
+        if self._paused and not self._has_enough and self._waiting_bytes < HIGH_WATER:
             self._paused = False
             if not self._lost:
                 self._transport.resume_reading()
@@ -154,7 +160,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             if self._filled:
                 self._blocks.append(self._block[: self._filled])
             else:
-                self._buffers.give_back(self._block)
+                self._bytes_out -= self._buffers.give_back(self._block)
                 self._blocks_out -= 1
             self._block = None
         self._dirty = True
@@ -180,6 +186,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close at once: what is unsent or unread is dropped."""
         self.finish()
+        self._buffers.lose(self._bytes_out)
+        self._bytes_out = 0
         self._transport.abort()
         self._lease.close()
 
@@ -199,6 +207,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 return self._buffers.scratch
             # Never longer than what is left: bytes beyond the body are seen for what they are.
             self._block = self._buffers.take(self._left)
+            self._bytes_out += len(cast("bytearray", self._block.obj))
             self._filled = 0
             self._blocks_out += 1
         return self._block[self._filled :]
@@ -218,7 +227,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._block = None
             self._complete = not self._left
             self._blocks.append(block)
-            if self._blocks_out >= BLOCKS_OUT:
+            if self._has_enough:
                 self._pause()
             self._wake()
 

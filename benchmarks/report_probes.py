@@ -94,6 +94,16 @@ def _growth_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bo
     return [*align(rows), *verdicts]
 
 
+def _restart_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    if not runs:
+        return []
+    took = Spread.of(run["first_file_seconds"] for run in runs)
+    return [
+        f"  first file   {_spread([run['first_file_seconds'] for run in runs])} s after the start of its process",
+        f"  target: <= {work['limit_seconds']:g} s: {_verdict(took.median <= work['limit_seconds'], judge)}",
+    ]
+
+
 def _adaptive_lines(work: dict[str, Any], _: list[dict[str, Any]], *, judge: bool) -> list[str]:
     rows = [("", "best fixed", "its s", "default s", "share of its speed", "verdict")]
     for one in work["compared"]:
@@ -118,5 +128,6 @@ _SHOWN = {
     "limits": _limits_lines,
     "growth": _growth_lines,
     "commit": _growth_lines,
+    "restart": _restart_lines,
     "adaptive": _adaptive_lines,
 }

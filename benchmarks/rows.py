@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.files import Inputs
 from benchmarks.growth import named_table, run_commit, run_growth
 from benchmarks.peers import Order, framefetch_command
+from benchmarks.restart import run_restart
 from benchmarks.server import NAMES_LOCATIONS, serve
 from benchmarks.timing import ProcessFailed, program, run_process, take_turns
 from benchmarks.workloads import MIB
@@ -28,7 +29,14 @@ LIMIT_FACTOR = 1.1
 
 def run_probe(probe: Probe, rounds: int, scratch: str) -> dict[str, Any]:
     """Run a probe so many times and return the raw runs."""
-    ways = {"plan": _run_plan, "held": _run_held, "limits": _run_limits, "growth": run_growth, "commit": run_commit}
+    ways = {
+        "plan": _run_plan,
+        "held": _run_held,
+        "limits": _run_limits,
+        "growth": run_growth,
+        "commit": run_commit,
+        "restart": run_restart,
+    }
     run = ways[probe.name]
     with tempfile.TemporaryDirectory(prefix=f"{probe.name}-", dir=scratch) as folder:
         return {"name": probe.name, "rows": probe.count, "says": probe.says, **run(probe.count, rounds, folder)}

@@ -93,6 +93,7 @@ PROBES = (
     Probe("", "limits", 4, "rows meet each fault of the network, all at once: does each end in time?"),
     Probe("", "growth", 1_000_000, "rows at most: what a row costs, planned, held and fetched, as they become more"),
     Probe("", "commit", 1_000_000, "entries in the manifest or a thousand: what a commit window costs"),
+    Probe("", "restart", 100_000, "files held, and a mirror of more that was killed: when does the next one go on?"),
     Probe("", "adaptive", 100, "per cent of each workload: the default against the best fixed number of connections"),
 )
 #: Where every fetch is asked to be light: CPU seconds against the better of these, start-up taken off.
@@ -121,7 +122,15 @@ _SWEEP = {
     "paced": (2, 64 * MIB),
     "mix": (400, 0),
 }
-_QUICK_PROBES = {"plan": 50_000, "held": 2_000, "limits": 2, "growth": 10_000, "commit": 20_000, "adaptive": 2}
+_QUICK_PROBES = {
+    "plan": 50_000,
+    "held": 2_000,
+    "limits": 2,
+    "growth": 10_000,
+    "commit": 20_000,
+    "restart": 500,
+    "adaptive": 2,
+}
 
 
 def quick(work: Workload | Probe) -> Workload | Probe:

@@ -21,6 +21,7 @@ from benchmarks.growth import growth_of, run_commit
 from benchmarks.judge import judged, net_cpu, ratio
 from benchmarks.peers import PEERS
 from benchmarks.publish import BEGIN, END, publish
+from benchmarks.restart import run_restart
 from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
 from benchmarks.session import earlier_results
 from benchmarks.sweep import load_settings, save_settings, sweep, to_sweep
@@ -67,6 +68,12 @@ def test_every_workload_is_fetched_and_checked(work: Workload, tmp_path: Path) -
     assert ours == 0 if work.warm else ours >= work.count
     assert ratio(result, "curl").median > 0
     assert os.listdir(tmp_path) == [], "nothing is left behind"
+
+
+def test_a_killed_mirror_is_timed_until_the_next_one_fetches(tmp_path: Path) -> None:
+    found = run_restart(200, 2, str(tmp_path))
+    assert [run["failure"] for run in found["runs"]] == [None, None]
+    assert all(run["first_file_seconds"] > 0 for run in found["runs"])
 
 
 @pytest.mark.parametrize("served", [LATE], indirect=True)

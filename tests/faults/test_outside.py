@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framefetch import FramefetchError, MetadataCache, TableOptions, TransferOptions
-from framefetch.warehouse import WarehouseThread
+from framefetch.warehouse import Reply, WarehouseThread
 from tests.conftest import EAGER
 
 OPTIONS = replace(EAGER, transfer=TransferOptions(check_content=False), lock_timeout=1.0)
@@ -78,8 +78,7 @@ PLANTED = st.lists(
 @pytest.fixture(scope="module")
 def server() -> Iterator[WarehouseThread]:
     with WarehouseThread() as running:
-        for at in range(20):
-            running.add(f"/{at}", f"the body of row {at}".encode())
+        running.script_all(lambda record: Reply(200, f"the body of row {record.target.rpartition('=')[2]}".encode()))
         yield running
 
 
@@ -93,11 +92,16 @@ def seen(folder: Path) -> dict[str, tuple[int, int, bytes | str]]:
     return found
 
 
+def is_no_folder(path: Path) -> bool:
+    """Return whether something else stands at a path: a link, or a file that was fetched."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
 def plant(cache: Path, outside: Path, links: list[str]) -> None:
     """Put links into a cache, to folders or to files outside."""
     for at, link in enumerate(links):
         place = cache / link
-        if not os.path.lexists(place) and not any(parent.is_symlink() for parent in place.parents):
+        if not os.path.lexists(place) and not any(map(is_no_folder, place.parents)):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(outside / ("folder" if at % 2 else "file"))
 
@@ -107,12 +111,12 @@ def plant(cache: Path, outside: Path, links: list[str]) -> None:
 def test_hostile_names_and_planted_links(
     how: str, full: bool, server: WarehouseThread, tmp_path: Path, note: Callable[..., None]
 ) -> None:
-    tried = 0
+    tried = held = 0
 
     @settings(max_examples=2500 if full else 40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(names=st.lists(NAMES, min_size=1, max_size=20), before=PLANTED, between=PLANTED)
     def attack(names: list[str], before: list[str], between: list[str]) -> None:
-        nonlocal tried
+        nonlocal tried, held
         tried += len(names)
         around = tmp_path / "around"
         shutil.rmtree(around, ignore_errors=True)
@@ -125,32 +129,39 @@ def test_hostile_names_and_planted_links(
         untouched = seen(outside)
         plant(cache, outside, before)
         if how == "path template":
-            urls, options = [server.url(f"/{at}") for at in range(len(names))], TableOptions(path_template="{name}")
+            urls = [server.url(f"/any?row={at}") for at in range(len(names))]
+            options = TableOptions(path_template="{name}")
         else:
-            urls = [f"{server.url('/0')[:-2]}/{quote(name, safe='', errors='replace')}" for name in names]
+            quoted = [quote(name, safe="", errors="replace") for name in names]
+            urls = [f"{server.url('/')}{name}?row={at}" for at, name in enumerate(quoted)]
             options = TableOptions()
         frame = pd.DataFrame({"url": urls, "name": pd.Series(names, dtype=object)})
         for links in (between, []):
-            with_what_is_held(frame, cache, options)
+            held += with_what_is_held(frame, cache, options)
             plant(cache, outside, links)
         assert seen(outside) == untouched
         assert [path.name for path in (around / "nested").iterdir() if path.name != "cache"] == ["precious.nwb"]
         assert sorted(path.name for path in around.iterdir()) == ["nested", "outside"]
 
     attack()
-    note("84", f"{tried:,} names, and links in the way: {how}", "nothing outside", server.count())
+    assert held > 0
+    note("84", f"{tried:,} names, {held:,} held, and links in the way: {how}", "nothing outside", server.count())
     server.clear_log()
 
 
-def with_what_is_held(frame: pd.DataFrame, cache: Path, options: TableOptions) -> None:
-    """Mirror a table, and assert that no row has another row's bytes; a cache may also refuse as a whole."""
+def with_what_is_held(frame: pd.DataFrame, cache: Path, options: TableOptions) -> int:
+    """Mirror a table, and assert that no row has another row's bytes; return how many rows have theirs.
+
+    A cache may also refuse as a whole.
+    """
     try:
         with MetadataCache(frame, cache, table=options, options=OPTIONS) as opened:
             result = opened.mirror(frame).frame
     except FramefetchError:
-        return
+        return 0
     done = result[result["status"].isin(["downloaded", "cached"])]
     for at, path in zip(done.index, done["path"], strict=True):
         assert Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache))
         assert Path(path).read_bytes() == f"the body of row {at}".encode()
     assert set(result["status"]) <= {"downloaded", "cached", "failed", "invalid"}
+    return len(done)

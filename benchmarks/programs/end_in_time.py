@@ -60,9 +60,9 @@ def main() -> None:
             [(f"{url}/{number}-{at}.bin?q=1", number) for number, (_, url) in enumerate(urls) for at in range(rows)],
             columns=["url", "fault"],
         )
-        options = Options(
-            limits=Limits(connections=rows * len(urls), per_host=rows), retry=RetryPolicy(attempts=1), timeouts=TIMEOUTS
-        )
+        # More than there are rows: what fails while a host has all it may have is excused once, and asked for again.
+        limits = Limits(connections=rows * len(urls), per_host=2 * rows)
+        options = Options(limits=limits, retry=RetryPolicy(attempts=1), timeouts=TIMEOUTS)
         with MetadataCache(table, folder, options=options) as cache:
             frame = cache.mirror(table).frame
     found = []

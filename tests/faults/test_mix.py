@@ -17,12 +17,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from framefetch import Limits, MetadataCache, Options
+from framefetch import Limits, MetadataCache, Options, Timeouts
 from framefetch.warehouse import WarehouseThread, hdf5_file
 from tests.conftest import EAGER
 from tests.faults.test_catalogue import CASES, Case
 
-OPTIONS = Options(retry=EAGER.retry, timeouts=EAGER.timeouts, limits=Limits(per_host=32))
+#: In proportion to a run of two seconds: what waits for the longest limit at the end is no cost of the mix.
+TIMEOUTS = Timeouts(connect=2.0, stall=0.2, speed_window=0.2)
+OPTIONS = Options(retry=EAGER.retry, timeouts=TIMEOUTS, limits=Limits(per_host=32))
 GOOD = [hdf5_file(2_000 + 100 * at, seed=at) for at in range(20)]
 
 

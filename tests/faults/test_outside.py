@@ -79,7 +79,7 @@ PLANTED = st.lists(
 def server() -> Iterator[WarehouseThread]:
     with WarehouseThread() as running:
         for at in range(20):
-            running.add(f"/{at}", f"the body of row {at}".encode())
+            running.add(f"/row/{at}", f"the body of row {at}".encode())
         yield running
 
 
@@ -125,7 +125,7 @@ def test_hostile_names_and_planted_links(
         untouched = seen(outside)
         plant(cache, outside, before)
         if how == "path template":
-            urls, options = [server.url(f"/{at}") for at in range(len(names))], TableOptions(path_template="{name}")
+            urls, options = [server.url(f"/row/{at}") for at in range(len(names))], TableOptions(path_template="{name}")
         else:
             urls = [f"{server.url('/0')[:-2]}/{quote(name, safe='', errors='replace')}" for name in names]
             options = TableOptions()

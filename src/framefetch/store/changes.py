@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from framefetch.store.tables import COLUMNS, FOUND, add_places, asking_for, drop_places, place_of_key, place_of_path
+from framefetch.store.tables import COLUMNS, FOUND, add_places, asking_for, drop_places, places_of_keys, places_of_paths
 
 if TYPE_CHECKING:
     import sqlite3
@@ -63,7 +63,7 @@ def to_row(entry: Entry, window: int) -> Row:
 
 def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Make changes, in the order in which they were asked for; in a transaction of the caller that may write."""
-    places = {row[:3]: place_of_key(row[0], row[1]) for row, _ in changes}
+    places = _key_places({row[:3] for row, _ in changes})
     recorded = {row[:3]: row for row in connection.execute(_RECORDED, (asking_for(set(places.values())),))}
     net = _net_of(changes, recorded)
     if net.new:
@@ -72,9 +72,10 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
         connection.executemany(_INSERT, net.new)
         # Nobody else writes meanwhile, so their ids follow one another.
         last = connection.execute("SELECT max(id) FROM entries").fetchone()[0]
-        numbered = list(enumerate(net.new, last - len(net.new) + 1))
-        found_by = [(places[row[:3]], number) for number, row in numbered]
-        add_places(connection, sorted(found_by + [(place_of_path(row[2]), number) for number, row in numbered]))
+        first = last - len(net.new) + 1
+        by_path = zip(places_of_paths(row[2] for row in net.new), range(first, last + 1), strict=True)
+        by_key = zip((places[row[:3]] for row in net.new), range(first, last + 1), strict=True)
+        add_places(connection, sorted([*by_path, *by_key]))
     connection.executemany(_UPDATE, net.again)
     _remove(connection, net.gone)
 
@@ -107,11 +108,25 @@ def _net_of(changes: Iterable[Change], recorded: Mapping[Identity, Row]) -> _Net
 def forget_paths(connection: sqlite3.Connection, paths: Sequence[str]) -> None:
     """Remove all rows of these paths; in a transaction of the caller that may write."""
     names = {storable(path) for path in paths}
-    found = connection.execute(_RECORDED, (asking_for(place_of_path(name) for name in names),)).fetchall()
+    found = connection.execute(_RECORDED, (asking_for(places_of_paths(names)),)).fetchall()
     _remove(connection, [(row[:3], row[-1]) for row in found if row[2] in names])
 
 
 def _remove(connection: sqlite3.Connection, gone: Sequence[tuple[Identity, int]]) -> None:
     connection.executemany(_DELETE, [(number,) for _, number in gone])
-    drop_places(connection, [(place_of_key(version, key), number) for (version, key, _), number in gone])
-    drop_places(connection, [(place_of_path(path), number) for (_, _, path), number in gone])
+    places = _key_places(identity for identity, _ in gone)
+    drop_places(connection, [(places[identity], number) for identity, number in gone])
+    paths = places_of_paths(path for (_, _, path), _ in gone)
+    drop_places(connection, zip(paths, [number for _, number in gone], strict=True))
+
+
+def _key_places(identities: Iterable[Identity]) -> dict[Identity, int]:
+    """Return the place of each row's key."""
+    keys: dict[str, list[Identity]] = {}
+    for identity in identities:
+        keys.setdefault(identity[0], []).append(identity)
+    return {
+        identity: place
+        for version, those in keys.items()
+        for identity, place in zip(those, places_of_keys(version, [key for _, key, _ in those]), strict=True)
+    }

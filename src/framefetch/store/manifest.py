@@ -23,7 +23,7 @@ from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.network import network_file_system, one_writer
 from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
-from framefetch.store.tables import FOUND, MISPLACED, asking_for, place_of_key, place_of_path
+from framefetch.store.tables import FOUND, MISPLACED, asking_for, places_of_keys, places_of_paths
 from framefetch.store.writer import Committed, CommitWriter, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
@@ -39,6 +39,11 @@ SELECT version, key, path, size, mtime_ns, ctime_ns, inode, digests, verified, e
 FROM entries LEFT JOIN windows USING (window)
 """
 _FOUND = f"{_SELECT} WHERE {FOUND}"
+_FOUND_IN = f"{_FOUND} AND version = ?2"
+_ROWS = f"""
+SELECT key, path, size, mtime_ns, ctime_ns, inode, digests, verified, boot IS NULL OR (boot = ?3 AND boot <> '')
+FROM entries LEFT JOIN windows USING (window) WHERE {FOUND} AND version = ?2
+"""
 _SINCE = f"SELECT 1 FROM entries WHERE {FOUND} AND version = ? AND key = ? AND window > ?"
 # An entry has its md5, and behind it the digest that the table states.
 _SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
@@ -111,7 +116,9 @@ class Manifest:
         ManifestError
             Where the database cannot be read.
         """
-        return list(self._to_entries(self._found(version, keys)))
+        asked = set(keys)
+        places = asking_for(places_of_keys(version, asked))
+        return [entry for entry in self._select(_FOUND_IN, (places, version)) if entry.key in asked]
 
     def rows(self, version: str, keys: Sequence[str]) -> Iterator[Row]:
         """Yield the rows of these keys as they are stored, in no particular order.
@@ -121,13 +128,11 @@ class Manifest:
         ManifestError
             Where the database cannot be read.
         """
-        for _, *row, boot in self._found(version, keys):
-            yield (*row[:8], boot is None or (boot == self._boot and boot != ""))
-
-    def _found(self, version: str, keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
         asked = set(keys)
-        places = asking_for(place_of_key(version, key) for key in asked)
-        return (row for row in self._fetch(_FOUND, (places,)) if row[1] in asked and row[0] == version)
+        places = asking_for(places_of_keys(version, asked))
+        for row in self._fetch(_ROWS, (places, version, self._boot)):
+            if row[0] in asked:
+                yield row
 
     def knows_version(self, version: str) -> bool:
         """Return whether there is, or ever was, an entry of a version; if not, none need be looked for."""
@@ -140,7 +145,7 @@ class Manifest:
 
     def recorded_since(self, window: int, version: str, key: str) -> bool:
         """Return whether an entry of this key was written after a window."""
-        places = asking_for([place_of_key(version, key)])
+        places = asking_for(places_of_keys(version, [key]))
         return any(True for _ in self._fetch(_SINCE, (places, version, key, window)))
 
     def with_digests(self, digests: Iterable[str]) -> Iterator[Entry]:
@@ -158,7 +163,7 @@ class Manifest:
     def at(self, paths: Sequence[str]) -> list[Entry]:
         """Return the entries whose files stand at these paths."""
         asked = set(paths)
-        places = asking_for(place_of_path(path) for path in asked)
+        places = asking_for(places_of_paths(asked))
         return [entry for entry in self._select(_FOUND, (places,)) if entry.path in asked]
 
     def entries(self, version: str | None = None) -> Iterator[Entry]:

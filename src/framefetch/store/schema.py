@@ -38,7 +38,7 @@ SMALLEST: Final = 512
 
 #: Pages of the log before it is folded into the database, which costs a disk two syncs.
 LOG_PAGES: Final = 4096
-#: What who writes may keep in memory: the places of a million keys.
+#: What a connection may keep in memory: the places of a million keys.
 CACHE_KIBIBYTES: Final = 32_768
 
 _LOOK: Final = f"""SELECT (SELECT window FROM entries LIMIT 1), (SELECT boot FROM windows LIMIT 1),
@@ -98,12 +98,12 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
         connection = opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
     try:
         teach(connection)
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         if writable:
             if not network:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
             _migrate(connection, path)
         elif _schema_of(connection) < SCHEMA_VERSION:
             connection = _brought_up_in_a_copy(connection)

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from framefetch.models import Digest, Entry
 from framefetch.store import tables
+from framefetch.store.changes import forget_paths
 from framefetch.store.manifest import Manifest
-from framefetch.store.tables import MISPLACED, TREES, teach
+from framefetch.store.tables import MISPLACED, TREES, overfull, teach
 from tests.store.builders import RECEIPT, query, row
 
 VERSIONS, KEYS, PATHS = ("v0", "v1"), ("a", "b", "ü"), ("x", "y")
@@ -185,10 +186,10 @@ def test_processes_that_replace_and_forget_the_same_rows_leave_each_once(tmp_pat
 
 # -- kills ---------------------------------------------------------------------------------------------------------
 
-POURING = ["before", "INSERT INTO places_recent", "DELETE FROM places_new", "INSERT INTO places ", "UPDATE", "after"]
+FIRST, LAST = "INSERT OR IGNORE INTO places_recent", "INSERT OR IGNORE INTO places "
 
 
-@pytest.mark.parametrize("step", POURING)
+@pytest.mark.parametrize("step", ["before", FIRST, "DELETE", "INSERT OR REPLACE", LAST, "after"])
 def test_a_process_killed_while_it_pours_loses_no_row(tmp_path, start, step) -> None:
     script = """
     from framefetch.store import tables, writer
@@ -247,6 +248,21 @@ def test_each_tree_is_poured_into_the_next_when_it_is_full(filled, tmp_path) -> 
     assert rows[2] >= 100 - 40
     assert sum(rows) == 100
     assert_found(tmp_path)
+
+
+def test_a_damaged_row_whose_file_is_lost_is_removed(tmp_path) -> None:
+    manifest = Manifest(str(tmp_path))
+    manifest.commit([row(1), row(2)])
+    manifest.flush()
+    with contextlib.closing(sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE entries SET key = x'00ff' WHERE id = 1")
+        connection.execute("DELETE FROM poured")
+        connection.execute("BEGIN")
+        forget_paths(connection, ["v0/1.nwb"])
+        assert not overfull(connection)
+        connection.execute("COMMIT")
+    assert [entry.key for entry in manifest.entries()] == ["http://host/2"]
+    manifest.close()
 
 
 def test_an_id_is_never_used_again(tmp_path) -> None:

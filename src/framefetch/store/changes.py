@@ -114,10 +114,12 @@ def forget_paths(connection: sqlite3.Connection, paths: Sequence[str]) -> None:
 
 def _remove(connection: sqlite3.Connection, gone: Sequence[tuple[Identity, int]]) -> None:
     connection.executemany(_DELETE, [(number,) for _, number in gone])
-    places = _key_places(identity for identity, _ in gone)
-    drop_places(connection, [(places[identity], number) for identity, number in gone])
-    paths = places_of_paths(path for (_, _, path), _ in gone)
-    drop_places(connection, zip(paths, [number for _, number in gone], strict=True))
+    # A damaged row may hold anything; places that are left of it say nothing.
+    sound = [(identity, number) for identity, number in gone if all(type(text) is str for text in identity)]
+    places = _key_places(identity for identity, _ in sound)
+    drop_places(connection, [(places[identity], number) for identity, number in sound])
+    paths = places_of_paths(path for (_, _, path), _ in sound)
+    drop_places(connection, zip(paths, [number for _, number in sound], strict=True))
 
 
 def _key_places(identities: Iterable[Identity]) -> dict[Identity, int]:

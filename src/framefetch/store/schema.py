@@ -306,7 +306,10 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
             "mount it with locks, or keep the cache on a disk of this machine"
         )
     text = str(error)
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or text.startswith(("no such", "Could not decode")):
+    # What we write meets every constraint, unless something that is not ours stands there.
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CONSTRAINT")) or text.startswith(
+        ("no such", "Could not decode")
+    ):
         return lost(path, f"is damaged ({error})")
     if name == "SQLITE_READONLY_DBMOVED":
         return ManifestLost(f"{path} was removed or replaced while it was open; run the same command again")

@@ -107,7 +107,9 @@ MISPLACED: Final = f"""SELECT * FROM ({_ALL_PLACES}) EXCEPT SELECT * FROM ({
     " UNION ALL ".join(f"SELECT place, id FROM {tree}" for tree in TREES)
 })"""
 _number: Final = int.from_bytes  # looked up for every row
-_UNPOURED: Final = "SELECT (SELECT max(id) FROM entries) - id FROM poured WHERE tree = ?"
+_UNPOURED: Final = """
+SELECT coalesce((SELECT max(id) FROM entries), 0) - coalesce((SELECT id FROM poured WHERE tree = ?), 0)
+"""
 
 
 def lay_out_tables(connection: sqlite3.Connection) -> None:
@@ -149,9 +151,9 @@ def places_of_paths(paths: Iterable[str]) -> list[int]:
     return [-1 - _place_of(path.encode("utf-8", "backslashreplace")) for path in paths]
 
 
-def _place_of(text: bytes) -> int:
+def _place_of(text: bytes | None) -> int:
     # Four bytes in a record. Of a hundred million entries one in twenty has another one's place.
-    return _number(blake2b(text, digest_size=4).digest(), "big") >> 1
+    return _number(blake2b(text or b"", digest_size=4).digest(), "big") >> 1
 
 
 def asking_for(places: Iterable[int]) -> str:
@@ -161,7 +163,7 @@ def asking_for(places: Iterable[int]) -> str:
 
 def add_places(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:
     """Record the places and ids of new rows."""
-    connection.executemany(f"INSERT INTO {TREES[0]} VALUES (?, ?)", places)
+    connection.executemany(f"INSERT OR IGNORE INTO {TREES[0]} VALUES (?, ?)", places)
 
 
 def drop_places(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:
@@ -181,11 +183,11 @@ def pour(connection: sqlite3.Connection) -> None:
     for tree, bound in enumerate(BOUNDS):
         if _unpoured(connection, tree) <= bound:
             return
-        connection.execute(f"INSERT INTO {TREES[tree + 1]} SELECT place, id FROM {TREES[tree]} ORDER BY place, id")
+        connection.execute(f"INSERT OR IGNORE INTO {TREES[tree + 1]} SELECT * FROM {TREES[tree]} ORDER BY place, id")
         connection.execute(f"DELETE FROM {TREES[tree]}")
-        connection.execute("UPDATE poured SET id = (SELECT max(id) FROM entries) WHERE tree = ?", (tree,))
+        connection.execute("INSERT OR REPLACE INTO poured SELECT ?, max(id) FROM entries", (tree,))
 
 
 def _unpoured(connection: sqlite3.Connection, tree: int) -> int:
     """Return how many rows there are since a tree was poured out, or a few more."""
-    return int(connection.execute(_UNPOURED, (tree,)).fetchone()[0] or 0)
+    return int(connection.execute(_UNPOURED, (tree,)).fetchone()[0])

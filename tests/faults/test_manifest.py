@@ -18,10 +18,10 @@ import pytest
 from framefetch import ManifestError, MetadataCache, StorageError, Timeouts
 from framefetch.store import network
 from framefetch.store.folder import CacheFolder
-from framefetch.store.schema import SCHEMA_VERSION
+from framefetch.store.tables import SCHEMA_VERSION
 from framefetch.warehouse import Serve, WarehouseThread, hold
 from tests.conftest import EAGER
-from tests.store.builders import query
+from tests.store.builders import age, query
 
 FILES = 300
 PAGE = 4096
@@ -64,7 +64,7 @@ def write(path: Path, at: int, content: bytes) -> None:
 def leaf_pages(manifest: Path) -> list[int]:
     """Return where the pages of the table of entries begin that hold rows."""
     content = manifest.read_bytes()
-    return [at for at in range(0, len(content), PAGE) if content[at] == 0x0A and b"md5:" in content[at : at + PAGE]]
+    return [at for at in range(0, len(content), PAGE) if content[at] == 0x0D and b"md5:" in content[at : at + PAGE]]
 
 
 def remove(manifest: Path) -> None:
@@ -97,7 +97,7 @@ DAMAGES = [
     ("117", "root of the table gone", lambda manifest: write(manifest, PAGE, b"\xff" * PAGE), 20),  # it holds some
     ("117", "a random page", damage_random_page, 30),
     ("117", "HTML inside", lambda manifest: manifest.write_bytes(b"<!DOCTYPE html><title>Log in</title>" * 500), FILES),
-    ("117", "truncated in the middle", lambda manifest: os.truncate(manifest, 12 * PAGE), 200),
+    ("117", "truncated in the middle", lambda manifest: os.truncate(manifest, leaf_pages(manifest)[9]), 200),
     ("117", "truncated within a page", lambda manifest: os.truncate(manifest, leaf_pages(manifest)[-1] + 1000), 60),
     ("117", "rows that say nonsense", foreign_values, 30),
     ("117", "its tables gone", no_tables, FILES),
@@ -357,9 +357,7 @@ def test_case_120_what_is_not_ours_is_left_as_it_is(
 
 
 def test_case_120_an_older_schema_goes_on(held: Held, cache_folder: Path, note: Callable[..., None]) -> None:
-    connection = sqlite3.connect(cache_folder / "manifest.sqlite")
-    connection.executescript("DROP INDEX entries_by_path; PRAGMA user_version = 1;")
-    connection.close()
+    age(cache_folder, 1)
     asked = held.warehouse.count()
     assert set(mirror(held.table, cache_folder)["status"]) == {"cached"}
     assert query(cache_folder, "PRAGMA user_version") == [(SCHEMA_VERSION,)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.files import SmallBody
 from framefetch.store.folder import CacheFolder
+from framefetch.store.tables import COLUMNS, TREES
 
 RECEIPT = Receipt(3, 10, 20, 30, (Digest("md5", "0" * 32),), Verified.LENGTH)
 
@@ -78,6 +79,27 @@ def query(root: str | Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
     finally:
         connection.close()
+
+
+def age(root: str | Path, schema: int) -> None:
+    """Make the tables of a manifest what they were in an older schema."""
+    connection = sqlite3.connect(f"{root}/manifest.sqlite", isolation_level=None)
+    connection.executescript(f"""
+        BEGIN;
+        ALTER TABLE entries RENAME TO newer;
+        CREATE TABLE entries (
+            version TEXT NOT NULL, key TEXT NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, digests TEXT NOT NULL,
+            verified TEXT NOT NULL, etag TEXT, fetched_at REAL NOT NULL, window INTEGER NOT NULL,
+            PRIMARY KEY (version, key, path)
+        ) WITHOUT ROWID;
+        INSERT INTO entries SELECT {COLUMNS}, window FROM newer;
+        DROP TABLE newer; DROP TABLE poured; DROP TABLE versions; {"".join(f"DROP TABLE {tree};" for tree in TREES)}
+        {"CREATE INDEX entries_by_path ON entries (path);" if schema == 2 else ""}
+        PRAGMA user_version = {schema};
+        COMMIT;
+    """)
+    connection.close()
 
 
 def fill(disk: Path) -> Path:

@@ -16,7 +16,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.held import HeldCheck
 from framefetch.store.manifest import Manifest
 from framefetch.store.salvage import hint_sources, salvage
-from tests.store.builders import RECEIPT, digest, fill, hold, query, request, row, tree
+from tests.store.builders import RECEIPT, age, digest, fill, hold, query, request, row, tree
 
 BODY = b"the bytes of a file"
 ROWS = 400
@@ -147,12 +147,11 @@ def test_a_deleted_manifest_finds_its_rows_in_older_copies(cache) -> None:
 
 
 def test_a_damage_that_only_a_writer_meets(cache) -> None:
-    """An older schema is read as it is; only its migration reads every page."""
+    """Only a migration reads every page."""
     with CacheFolder(cache) as folder:
         folder.manifest.commit([row(number) for number in range(4000)])
-    connection = sqlite3.connect(cache / "manifest.sqlite", isolation_level=None)
-    connection.executescript("DROP INDEX entries_by_path; PRAGMA user_version = 1; VACUUM;")
-    connection.close()
+    age(cache, 1)
+    query(cache, "VACUUM")
     content = (cache / "manifest.sqlite").read_bytes()
     leaves = [at for at in range(0, len(content), 4096) if content[at] == 0x0A and b"md5:" in content[at : at + 4096]]
     with open(cache / "manifest.sqlite", "r+b") as file:
@@ -324,7 +323,10 @@ def test_a_holder_that_makes_no_progress_is_waited_for_as_long_as_was_said(cache
 
 
 def damage_pages(root) -> None:
-    """Spoil every page but the first; the file stays the same one."""
+    """Spoil every page but the first; the file stays the same one, and nobody remembers what was in it."""
+    other = Manifest(str(root))
+    other.commit([row(5000)])
+    other.close()
     size = os.path.getsize(root / "manifest.sqlite")
     with open(root / "manifest.sqlite", "r+b") as file:
         file.seek(4096)

@@ -13,7 +13,8 @@ from framefetch.store import network
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.network import network_file_system
-from framefetch.store.schema import APPLICATION_ID, SCHEMA_VERSION, connect, explain
+from framefetch.store.schema import connect, explain
+from framefetch.store.tables import APPLICATION_ID, SCHEMA_VERSION
 from tests.store.builders import hold, query, request
 
 BODY = b"the bytes of a file"

@@ -10,6 +10,7 @@ import pytest
 from framefetch.store.audit import audit
 from framefetch.store.folder import CacheFolder
 from framefetch.store.rebuild import rebuild
+from framefetch.store.tables import TREES
 from framefetch.table.requests import TableRequests
 from tests.store.builders import digest, hold, query, request, row, tree
 
@@ -149,12 +150,12 @@ def test_hints_that_were_never_believed_are_settled(root, open_folder) -> None:
 
 
 def test_a_damage_that_nobody_has_met_yet_is_found(root, open_folder) -> None:
-    """A page of the index: no look-up by key would ever see it."""
+    """A page of a tree: who reads all entries would never see it."""
     folder = open_folder(root)
     folder.manifest.commit([row(number) for number in range(2000)])
     folder.close()
     connection = sqlite3.connect(root / "manifest.sqlite")
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries_by_path'").fetchone()
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'places_new'").fetchone()
     connection.close()
     with open(root / "manifest.sqlite", "r+b") as file:
         file.seek((page - 1) * 4096)
@@ -165,6 +166,25 @@ def test_a_damage_that_nobody_has_met_yet_is_found(root, open_folder) -> None:
     assert report.held == 8
     assert os.path.exists(root / "manifest.sqlite.corrupt-1")
     assert query(root, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_a_row_that_nobody_would_find_is_found(root, open_folder, tree) -> None:
+    folder = open_folder(root)
+    folder.close()
+    connection = sqlite3.connect(root / "manifest.sqlite", isolation_level=None)
+    if tree != TREES[0]:
+        connection.executescript(f"INSERT INTO {tree} SELECT * FROM {TREES[0]}; DELETE FROM {TREES[0]}")
+    connection.execute(f"DELETE FROM {tree} WHERE id = (SELECT id FROM entries WHERE path = 'v0/3') AND place > 0")
+    connection.close()
+    folder = open_folder(root)
+    ((key,),) = query(root, "SELECT key FROM entries WHERE path = 'v0/3'")
+    assert folder.manifest.lookup("v0", [key]) == []
+    assert folder.manifest.owners(["v0/3"]) == {"v0/3": key}
+    report = rebuild(folder, None, {})
+    assert report.held == 8
+    assert [entry.path for entry in folder.manifest.lookup("v0", [key])] == ["v0/3"]
+    assert os.path.exists(root / "manifest.sqlite.corrupt-1")
 
 
 def test_a_key_that_changed_is_no_second_owner(root, open_folder) -> None:

@@ -8,8 +8,9 @@ import pytest
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
-from framefetch.store.schema import APPLICATION_ID, SCHEMA_VERSION, boot_id, connect
-from tests.store.builders import descriptors, fill, query, row, tree
+from framefetch.store.schema import boot_id, connect
+from framefetch.store.tables import APPLICATION_ID, SCHEMA_VERSION
+from tests.store.builders import age, descriptors, fill, query, row, tree
 
 
 def foreign(path, application: int = 0, version: int = 0, journal: str = "delete") -> None:
@@ -179,14 +180,14 @@ def test_a_read_only_disk_can_be_read(disk) -> None:
 # -- older schemas -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def older(tmp_path):
-    """Make a manifest of schema 1 with 2000 rows, the last of them only in its log, as a killed process leaves it."""
+@pytest.fixture(params=[1, 2], ids="schema {}".format)
+def older(tmp_path, request):
+    """Make an older manifest with 2000 rows, a change only in its log, as a killed process leaves it."""
     manifest = Manifest(str(tmp_path))
     manifest.commit([row(number) for number in range(2000)])
     manifest.close()
+    age(tmp_path, request.param)
     connection = sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)
-    connection.executescript("DROP INDEX entries_by_path; PRAGMA user_version = 1;")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("UPDATE entries SET etag = 'in the log' WHERE key = 'http://host/7'")
     log = (tmp_path / "manifest.sqlite-wal").read_bytes()
@@ -197,41 +198,50 @@ def older(tmp_path):
     return tmp_path
 
 
-def plan_of_owners(root) -> str:
-    return str(query(root, "EXPLAIN QUERY PLAN SELECT key FROM entries WHERE path IN ('a', 'b')"))
+def schema_of(root) -> int:
+    ((schema,),) = query(root, "PRAGMA user_version")
+    return schema
 
 
 def migrated(root) -> None:
-    assert query(root, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
-    assert "entries_by_path (path=?)" in plan_of_owners(root)
-    assert query(root, "SELECT count(*), count(etag) FROM entries") == [(2000, 1)]
+    assert schema_of(root) == SCHEMA_VERSION
+    assert query(root, "SELECT count(*), count(DISTINCT key), count(etag) FROM entries") == [(2000, 2000, 1)]
+    assert query(root, "SELECT count(*), count(DISTINCT id) FROM places") == [(4000, 2000)]
+    assert query(root, "SELECT version FROM versions") == [("v0",)]
     assert query(root, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_an_older_schema_is_migrated_and_kept(older) -> None:
-    assert "SCAN" in plan_of_owners(older)
+    schema = schema_of(older)
     manifest = Manifest(str(older))
     assert manifest.owners(["v0/7.nwb"]) == {"v0/7.nwb": "http://host/7"}
     manifest.close()
     migrated(older)
-    kept = sqlite3.connect(older / "manifest.sqlite.schema-1")
-    assert kept.execute("PRAGMA user_version").fetchall() == [(1,)]
+    kept = sqlite3.connect(older / f"manifest.sqlite.schema-{schema}")
+    assert kept.execute("PRAGMA user_version").fetchall() == [(schema,)]
     assert kept.execute("SELECT count(*), count(etag) FROM entries").fetchall() == [(2000, 1)]
     kept.close()
-    assert sorted(os.listdir(older)) == ["manifest.sqlite", "manifest.sqlite.schema-1"]
+    assert sorted(os.listdir(older)) == ["manifest.sqlite", f"manifest.sqlite.schema-{schema}"]
     before = (older / "manifest.sqlite").stat().st_mtime_ns
     Manifest(str(older)).close()
     assert (older / "manifest.sqlite").stat().st_mtime_ns == before, "once is enough"
 
 
-def test_an_older_schema_is_read_as_it_is_where_nothing_may_be_written(older) -> None:
+def test_an_older_schema_is_read_where_nothing_may_be_written(older) -> None:
+    schema, before = schema_of(older), (older / "manifest.sqlite").read_bytes()
     manifest = Manifest(str(older), writable=False)
     assert manifest.owners(["v0/7.nwb"]) == {"v0/7.nwb": "http://host/7"}
+    assert [entry.receipt.etag for entry in manifest.lookup("v0", ["http://host/7"])] == ["in the log"]
+    assert len(list(manifest.entries("v0"))) == 2000
     manifest.close()
-    assert query(older, "PRAGMA user_version") == [(1,)]
+    assert schema_of(older) == schema
+    assert (older / "manifest.sqlite").read_bytes() == before
 
 
-@pytest.mark.parametrize("step", ["_back_up", "replace", "CREATE INDEX", "user_version", "COMMIT"])
+STEPS = ["_back_up", "replace", "RENAME", "INSERT INTO entries", "DROP TABLE", "INTO places", "user_version", "COMMIT"]
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_migration_that_is_killed_is_made_by_the_next(older, start, step) -> None:
     script = """
     from framefetch.store import schema
@@ -257,8 +267,9 @@ def test_a_migration_that_is_killed_is_made_by_the_next(older, start, step) -> N
         os.replace = die
     CacheFolder(sys.argv[1])
     """
+    schema = schema_of(older)
     assert start(script, older, step).process.wait() == -9
-    assert query(older, "PRAGMA user_version") == [(1,)]
+    assert schema_of(older) == schema
     Manifest(str(older)).close()
     migrated(older)
 
@@ -277,7 +288,7 @@ def test_processes_migrate_once(older, start) -> None:
     for child in children:
         child.end()
     assert query(older, "SELECT count(*), count(etag) FROM entries") == [(2004, 1)]
-    assert query(older, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert schema_of(older) == SCHEMA_VERSION
 
 
 def test_a_disk_too_full_for_a_migration_leaves_everything(disk, older) -> None:

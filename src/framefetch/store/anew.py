@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.store.places import remove
-from framefetch.store.salvage import COLUMNS, hint_sources, salvage
+from framefetch.store.salvage import hint_sources, salvage
 from framefetch.store.schema import COMPANIONS, Identity, connect, explain, identify, lay_out
+from framefetch.store.tables import COLUMNS, place_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,9 @@ __all__ = ["make_anew"]
 #: A boot that never is: rows of its windows are hashed before they are believed.
 NO_BOOT: Final = ""
 #: Of several rows of one file the newest is believed to be right.
-_INSERT: Final = f"""
-INSERT INTO entries ({COLUMNS}, window) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_COLLECTED: Final = f"CREATE TEMP TABLE hints ({COLUMNS}, PRIMARY KEY (version, key, path)) WITHOUT ROWID"
+_INSERT: Final = """
+INSERT INTO hints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (version, key, path) DO UPDATE SET
 (size, mtime_ns, ctime_ns, inode, digests, verified, etag, fetched_at) = (excluded.size, excluded.mtime_ns,
 excluded.ctime_ns, excluded.inode, excluded.digests, excluded.verified, excluded.etag, excluded.fetched_at)
@@ -123,6 +125,7 @@ def _make_with_hints(new: str, path: str) -> int:
     """Make a manifest of the rows that can be read of the old one and of those set aside before; return how many."""
     connection = lay_out(new)
     try:
+        connection.execute(_COLLECTED)
         connection.execute("BEGIN IMMEDIATE")
         # Above all windows of the old one: who remembers one of these takes what is written from now on for newer.
         window = time.time_ns() // 1_000_000
@@ -131,8 +134,12 @@ def _make_with_hints(new: str, path: str) -> int:
         for source in older:
             # What was set aside long ago may name files that were removed on purpose since.
             there = (hint for hint in salvage(source) if os.path.lexists(os.path.join(os.path.dirname(path), hint[2])))
-            connection.executemany(_INSERT, ((*hint, window) for hint in there))
-        connection.executemany(_INSERT, ((*hint, window) for hint in salvage(latest)))
+            connection.executemany(_INSERT, there)
+        connection.executemany(_INSERT, salvage(latest))
+        connection.execute(
+            f"INSERT INTO entries ({COLUMNS}, window) SELECT {COLUMNS}, {window} FROM hints ORDER BY version, key, path"
+        )
+        place_all(connection)
         connection.execute("COMMIT")
         return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
     finally:

@@ -84,7 +84,7 @@ class CacheFolder:
         except BaseException:
             self.journal.close()
             raise
-        self.fresh = not there and next(self.manifest.entries(), None) is None
+        self.fresh = not there and not self.manifest.holds_any()
         self.files.orphaned = self._adopt
         if self.writable:
             try:

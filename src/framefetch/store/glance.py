@@ -54,7 +54,7 @@ def glance(
     doubtful : array of int
         Gets what is left to look at in full.
     """
-    if not manifest.holds_version(requests.version):
+    if not manifest.knows_version(requests.version):
         doubtful.extend(positions)
         return
     for start in range(0, len(positions), LOOKUP_ROWS):

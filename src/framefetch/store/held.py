@@ -154,7 +154,7 @@ class HeldCheck:
 
     def _is_new(self, version: str) -> bool:
         """Return whether nothing of a version can be here: then a million rows need not be looked for one by one."""
-        return not self._manifest.holds_version(version) and _stat(self._files.absolute(version)) is None
+        return not self._manifest.knows_version(version) and _stat(self._files.absolute(version)) is None
 
     def _by_stat(self, block: Sequence[Request], doubtful: list[_Doubt]) -> Iterator[Finding]:
         known: dict[str, list[Entry]] = {}

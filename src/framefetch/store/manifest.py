@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.network import network_file_system, one_writer
 from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
+from framefetch.store.tables import FOUND, MISPLACED, asking_for, places_of_keys, places_of_paths
 from framefetch.store.writer import Committed, CommitWriter, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
@@ -36,15 +38,18 @@ _SELECT = """
 SELECT version, key, path, size, mtime_ns, ctime_ns, inode, digests, verified, etag, fetched_at, boot
 FROM entries LEFT JOIN windows USING (window)
 """
-_LOOKUP = f"{_SELECT} WHERE version = ? AND key IN (SELECT value FROM json_each(?))"
-_SINCE = "SELECT 1 FROM entries WHERE version = ? AND key = ? AND window > ?"
+_FOUND = f"{_SELECT} WHERE {FOUND}"
+_FOUND_IN = f"{_FOUND} AND version = ?2"
+_ROWS = f"""
+SELECT key, path, size, mtime_ns, ctime_ns, inode, digests, verified, boot IS NULL OR (boot = ?3 AND boot <> '')
+FROM entries LEFT JOIN windows USING (window) WHERE {FOUND} AND version = ?2
+"""
+_SINCE = f"SELECT 1 FROM entries WHERE {FOUND} AND version = ? AND key = ? AND window > ?"
 # An entry has its md5, and behind it the digest that the table states.
 _SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
 OR substr(digests, 38) IN (SELECT value FROM json_each(?1))"""
-_OWNERS = f"{_SELECT} WHERE path IN (SELECT value FROM json_each(?))"
-_ORDER = f"ORDER BY version, key, path LIMIT {FETCH_ROWS}"
-_AFTER = f"{_SELECT} WHERE (version, key, path) > (?, ?, ?) {_ORDER}"
-_AFTER_IN = f"{_SELECT} WHERE version = ? AND (key, path) > (?, ?) {_ORDER}"
+_IN_ORDER = "SELECT id FROM entries WHERE version = ?1 OR ?1 IS NULL ORDER BY version, key, path"
+_NUMBERED = f"{_SELECT.replace('SELECT', 'SELECT id,', 1)} WHERE id IN (SELECT value FROM json_each(?))"
 
 #: By name: a look-up is a third of the cost of asking the enum.
 _LEVELS = {level.value: level for level in Verified}
@@ -111,7 +116,9 @@ class Manifest:
         ManifestError
             Where the database cannot be read.
         """
-        return list(self._select(_LOOKUP, (version, json.dumps(list(keys)))))
+        asked = set(keys)
+        places = asking_for(places_of_keys(version, asked))
+        return [entry for entry in self._select(_FOUND_IN, (places, version)) if entry.key in asked]
 
     def rows(self, version: str, keys: Sequence[str]) -> Iterator[Row]:
         """Yield the rows of these keys as they are stored, in no particular order.
@@ -121,12 +128,15 @@ class Manifest:
         ManifestError
             Where the database cannot be read.
         """
-        for _, *row, boot in self._fetch(_LOOKUP, (version, json.dumps(keys))):
-            yield (*row[:8], boot is None or (boot == self._boot and boot != ""))
+        asked = set(keys)
+        places = asking_for(places_of_keys(version, asked))
+        for row in self._fetch(_ROWS, (places, version, self._boot)):
+            if row[0] in asked:
+                yield row
 
-    def holds_version(self, version: str) -> bool:
-        """Return whether there is any entry of a version."""
-        return any(True for _ in self._select(f"{_SELECT} WHERE version = ? LIMIT 1", (version,)))
+    def knows_version(self, version: str) -> bool:
+        """Return whether there is, or ever was, an entry of a version; if not, none need be looked for."""
+        return any(True for _ in self._fetch("SELECT 1 FROM versions WHERE version = ?", (version,)))
 
     def last_window(self) -> int:
         """Return the number of the latest commit window, of whatever process."""
@@ -135,7 +145,8 @@ class Manifest:
 
     def recorded_since(self, window: int, version: str, key: str) -> bool:
         """Return whether an entry of this key was written after a window."""
-        return any(True for _ in self._fetch(_SINCE, (version, key, window)))
+        places = asking_for(places_of_keys(version, [key]))
+        return any(True for _ in self._fetch(_SINCE, (places, version, key, window)))
 
     def with_digests(self, digests: Iterable[str]) -> Iterator[Entry]:
         """Yield the entries that have one of these digests, given as ``algorithm:digits``; looks at every row."""
@@ -151,39 +162,41 @@ class Manifest:
 
     def at(self, paths: Sequence[str]) -> list[Entry]:
         """Return the entries whose files stand at these paths."""
-        return list(self._select(_OWNERS, (json.dumps(list(paths)),)))
+        asked = set(paths)
+        places = asking_for(places_of_paths(asked))
+        return [entry for entry in self._select(_FOUND, (places,)) if entry.path in asked]
 
     def entries(self, version: str | None = None) -> Iterator[Entry]:
         """Yield all entries, or those of one version, ordered by version, key and path.
 
-        They are read a few thousand at a time: who takes hours over them holds up nobody who writes meanwhile.
+        They are those that are there when the first is asked for, each as it is when its turn comes. They are read a
+        few thousand at a time: who takes hours over them holds up nobody who writes meanwhile.
         """
-        last = ("", "", "")
-        while True:
-            if version is None:
-                block = list(self._select(_AFTER, last))
-            else:
-                block = list(self._select(_AFTER_IN, (version, *last[1:])))
-            yield from block
-            if len(block) < FETCH_ROWS:
-                return
-            last = (block[-1].version, block[-1].key, block[-1].path)
+        ids = array("q", (number for (number,) in self._fetch(_IN_ORDER, (version,))))
+        for start in range(0, len(ids), FETCH_ROWS):
+            block = ids[start : start + FETCH_ROWS].tolist()
+            found = {row[0]: row[1:] for row in self._fetch(_NUMBERED, (json.dumps(block),))}
+            yield from self._to_entries(found[number] for number in block if number in found)
 
     def is_sound(self) -> bool:
-        """Return whether the database is whole, as far as SQLite can tell; a second for a few million entries."""
+        """Return whether the database is whole and every row can be found; a few seconds for a million entries."""
         try:
-            return next(iter(self._fetch("PRAGMA quick_check(1)", ())), None) == ("ok",)
+            whole = next(self._fetch("PRAGMA quick_check(1)", ()), None) == ("ok",)
+            return whole and next(self._fetch(MISPLACED, ()), None) is None
         except ManifestLost:
             return False
 
     def _select(self, query: str, parameters: tuple[str, ...]) -> Iterator[Entry]:
+        return self._to_entries(self._fetch(query, parameters))
+
+    def _to_entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
         try:
-            for row in self._fetch(query, parameters):
+            for row in rows:
                 yield self._to_entry(row)
         except (ValueError, TypeError, KeyError) as error:
             raise lost(self.path, f"is damaged ({error})") from error
 
-    def _fetch(self, query: str, parameters: tuple[str | int, ...]) -> Iterator[tuple[Any, ...]]:
+    def _fetch(self, query: str, parameters: tuple[str | int | None, ...]) -> Iterator[tuple[Any, ...]]:
         if self._empty:
             return
         try:

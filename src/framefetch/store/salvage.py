@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from framefetch.models import Digest, Verified
 from framefetch.store.schema import SMALLEST, opened
+from framefetch.store.tables import COLUMNS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["COLUMNS", "Hint", "hint_sources", "salvage"]
+__all__ = ["Hint", "hint_sources", "salvage"]
 
-#: The columns of a row but its window, in the order of the table.
-COLUMNS: Final = "version, key, path, size, mtime_ns, ctime_ns, inode, digests, verified, etag, fetched_at"
 Hint: TypeAlias = "tuple[str, str, str, int, int, int, int, str, str, str | None, float]"
 
 _ASIDE: Final = re.compile(r"(\.(?:corrupt|schema)-[0-9]+)(?:-wal)?")
 _TYPES: Final = (str, str, str, int, int, int, int, str, str)
 _WIDTHS: Final = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 _PAGE: Final = 4096
-_LEAF, _INTERIOR = 0x0A, 0x02  # of an index, which is what a table WITHOUT ROWID is
+_LEAF = 0x0D  # of a table; its interior pages hold no rows
+#: Until schema 2 the table was one WITHOUT ROWID, which is an index to SQLite and has rows in its interior pages too.
+_INDEX_LEAF, _INDEX_INTERIOR = 0x0A, 0x02
 _LEVELS: Final = {level.value for level in Verified}
 
 
@@ -71,19 +72,24 @@ def salvage(path: str) -> Iterator[Hint]:
 
 
 def _as_sqlite_reads(path: str, direction: str) -> Iterator[Hint]:
-    """Yield rows in the order of their keys, up to where SQLite gives up."""
+    """Yield rows in the order of the table, up to where SQLite gives up."""
     if not os.path.isfile(path) or os.path.getsize(path) < SMALLEST:
         raise sqlite3.DatabaseError("empty")  # SQLite would take it for a database, and remove its log
-    order = f"version{direction}, key{direction}, path{direction}"
     mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     connection = opened(path, mode, 0.0)
     try:
+        columns = ("version", "key", "path") if _is_older(connection) else ("id",)
+        order = ", ".join(column + direction for column in columns)
         connection.text_factory = _text
         for row in connection.execute(f"SELECT {COLUMNS} FROM entries ORDER BY {order}"):
             if _is_sound(row):
                 yield row
     finally:
         connection.close()
+
+
+def _is_older(connection: sqlite3.Connection) -> bool:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA_VERSION
 
 
 def _text(stored: bytes) -> str | None:
@@ -122,23 +128,25 @@ def _pages(file: Any, head: int, step: int) -> Iterator[bytes]:
 
 def _carve(page: bytes) -> Iterator[Hint]:
     """Yield the rows that lie whole in a page."""
-    if page[0] not in (_LEAF, _INTERIOR):
+    if page[0] not in (_LEAF, _INDEX_LEAF, _INDEX_INTERIOR):
         return
-    child, begin = (4, 12) if page[0] == _INTERIOR else (0, 8)
+    child, begin = (4, 12) if page[0] == _INDEX_INTERIOR else (0, 8)
     count = int.from_bytes(page[3:5], "big")
     for at in range(begin, min(begin + 2 * count, len(page) - 1), 2):
         start = int.from_bytes(page[at : at + 2], "big") + child
         try:
-            row = _record(page, start)
+            row = _record(page, start, numbered=page[0] == _LEAF)
         except (IndexError, ValueError, TypeError, struct.error):
             continue
         if row is not None and _is_sound(row):
             yield row
 
 
-def _record(page: bytes, at: int) -> tuple[Any, ...] | None:
-    """Return the values of a record without its window, None where it is none of the table of entries."""
+def _record(page: bytes, at: int, *, numbered: bool) -> tuple[Any, ...] | None:
+    """Return the values of a record without id and window, None where it is none of the table of entries."""
     length, at = _varint(page, at)
+    if numbered:
+        _, at = _varint(page, at)  # the id, which stands before the record; in it there is nothing in its place
     end = at + length
     header, kinds_at = _varint(page, at)
     body = at + header
@@ -150,6 +158,8 @@ def _record(page: bytes, at: int) -> tuple[Any, ...] | None:
         width = _WIDTHS[kind] if kind < 10 else (kind - 12) // 2
         values.append(_value(kind, page[body : body + width]))
         body += width
+    if numbered and values[:1] == [None]:
+        del values[0]
     if len(values) != 12 or body != end:
         return None
     return *values[:10], float(values[10])  # a whole number is stored as one, also in a column of REAL

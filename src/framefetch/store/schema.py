@@ -11,11 +11,10 @@ from typing import Final, TypeAlias
 
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.store.network import network_file_system
+from framefetch.store.tables import APPLICATION_ID, SCHEMA_VERSION, TREES, bring_up, lay_out_tables, teach
 
 __all__ = [
-    "APPLICATION_ID",
     "COMPANIONS",
-    "SCHEMA_VERSION",
     "SMALLEST",
     "Identity",
     "boot_id",
@@ -31,49 +30,19 @@ __all__ = [
 #: What tells a database from another file of the same name.
 Identity: TypeAlias = "tuple[int, int]"
 
-#: "frft" in ASCII: tells our databases from other programs' (SQLite file format, section 1.3).
-APPLICATION_ID: Final = 0x66726674
-SCHEMA_VERSION: Final = 2
 #: What SQLite keeps beside a database; a log that has lost its database must never meet another one.
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
 #: Bytes of the smallest page that a database can have.
 SMALLEST: Final = 512
 
-_PATH_INDEX: Final = "CREATE INDEX IF NOT EXISTS entries_by_path ON entries (path)"
+#: Pages of the log before it is folded into the database, which costs a disk two syncs.
+LOG_PAGES: Final = 4096
+#: What a connection may keep in memory: the places of a million keys.
+CACHE_KIBIBYTES: Final = 32_768
 
-# A row belongs to the commit window it was written in. Windows whose files may not have reached the disk yet are
-# listed in `windows` with the boot that wrote them; a row of no listed window is durable. So making a window
-# durable is one deletion, however many rows it has.
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS entries (
-    version TEXT NOT NULL,
-    key TEXT NOT NULL,
-    path TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    ctime_ns INTEGER NOT NULL,
-    inode INTEGER NOT NULL,
-    digests TEXT NOT NULL,
-    verified TEXT NOT NULL,
-    etag TEXT,
-    fetched_at REAL NOT NULL,
-    window INTEGER NOT NULL,
-    PRIMARY KEY (version, key, path)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS windows (
-    window INTEGER PRIMARY KEY AUTOINCREMENT,
-    boot TEXT NOT NULL
-);
-{_PATH_INDEX};
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
-
-#: What makes a schema the next one: one statement each, and nothing that an older framefetch could not live with.
-_MIGRATIONS: Final = {1: _PATH_INDEX}
+_LOOK: Final = f"""SELECT (SELECT window FROM entries LIMIT 1), (SELECT boot FROM windows LIMIT 1),
+(SELECT version FROM versions LIMIT 1), {", ".join(f"(SELECT id FROM {tree} LIMIT 1)" for tree in TREES)}"""
 
 
 def boot_id() -> str:
@@ -128,14 +97,19 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
     else:
         connection = opened(path, f"mode={'rw' if writable else 'ro'}", timeout)
     try:
+        teach(connection)
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         if writable:
             if not network:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             _migrate(connection, path)
+        elif _schema_of(connection) < SCHEMA_VERSION:
+            connection = _brought_up_in_a_copy(connection)
         # Finds out whether the tables are there. It also opens the log, so that closing this connection last removes
         # it where nothing was written.
-        connection.execute("SELECT (SELECT window FROM entries LIMIT 1), (SELECT boot FROM windows LIMIT 1)").fetchone()
+        connection.execute(_LOOK).fetchone()
     except BaseException:
         connection.close()
         raise
@@ -168,7 +142,10 @@ def lay_out(path: str) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.executescript(_SCHEMA)
+        teach(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        lay_out_tables(connection)
+        connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
@@ -204,14 +181,27 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
         schema = _schema_of(connection)  # another process may have been faster
         if schema < SCHEMA_VERSION:
             _back_up(path, schema)
-        for step in range(schema, SCHEMA_VERSION):
-            if step in _MIGRATIONS:
-                connection.execute(_MIGRATIONS[step])
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            bring_up(connection)
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()
         raise
+
+
+def _brought_up_in_a_copy(older: sqlite3.Connection) -> sqlite3.Connection:
+    """Return what an older schema that may not be changed comes to, in a database that nobody else sees."""
+    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    try:
+        older.backup(copy)
+        teach(copy)
+        copy.execute("BEGIN")
+        bring_up(copy)
+        copy.execute("COMMIT")
+    except BaseException:
+        copy.close()
+        raise
+    older.close()
+    return copy
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:
@@ -316,7 +306,10 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
             "mount it with locks, or keep the cache on a disk of this machine"
         )
     text = str(error)
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or text.startswith(("no such", "Could not decode")):
+    # What we write meets every constraint, unless something that is not ours stands there.
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CONSTRAINT")) or text.startswith(
+        ("no such", "Could not decode")
+    ):
         return lost(path, f"is damaged ({error})")
     if name == "SQLITE_READONLY_DBMOVED":
         return ManifestLost(f"{path} was removed or replaced while it was open; run the same command again")

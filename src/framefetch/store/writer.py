@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
+from framefetch.store.changes import apply, forget_paths, to_row
 from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
+from framefetch.store.tables import overfull, pour
 
 __all__ = ["CommitWriter", "Committed", "Handed", "Turn"]
 
@@ -39,29 +41,7 @@ BACKLOG_ROWS: Final = 100_000
 #: Milliseconds to wait for the database once the whole lock timeout has been waited in vain.
 IMPATIENCE: Final = 100
 
-_INSERT: Final = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# Only as it was seen: another process may have recorded the file anew meanwhile.
-_DELETE: Final = """
-DELETE FROM entries
-WHERE version = ? AND key = ? AND path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ? AND digests = ?
-"""
-
 logger = logging.getLogger("framefetch")
-
-
-def _storable(text: str) -> str:
-    """Return text that SQLite can store: a lone surrogate, such as a raw byte of a header makes, is escaped."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _to_row(entry: Entry, window: int) -> tuple[Any, ...]:
-    receipt = entry.receipt
-    etag = None if receipt.etag is None else _storable(receipt.etag)
-    return (
-        _storable(entry.version), _storable(entry.key), _storable(entry.path),
-        receipt.size, receipt.mtime_ns, receipt.ctime_ns, receipt.inode,
-        " ".join(map(str, receipt.digests)), receipt.verified.value, etag, entry.fetched_at, window,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +178,7 @@ class CommitWriter:
                 batch = []
             for waiter in waiters:
                 _answer(waiter, self._failure)
+            self._pour_if_due()
             self._sync_if_due(at_once=last)
         self.left = batch
         with contextlib.suppress(sqlite3.Error):  # every row is committed; closing only folds the log into the file
@@ -248,12 +229,8 @@ class CommitWriter:
         try:
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
             assert window is not None
-            for handed in batch:
-                rows = (_to_row(entry, window) for entry in handed.entries)
-                if handed.forget:
-                    self._connection.executemany(_DELETE, (row[:8] for row in rows))
-                else:
-                    self._connection.executemany(_INSERT, rows)
+            changes = [(to_row(entry, window), handed.forget) for handed in batch for entry in handed.entries]
+            apply(self._connection, changes)
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
@@ -265,6 +242,15 @@ class CommitWriter:
         if identify(self._path) != self._identity:
             raise ManifestLost(f"{self._path} was removed or replaced while it was open; run the same command again")
 
+    def _pour_if_due(self) -> None:
+        """Move the places of many windows at once, after those who waited for theirs were told."""
+        try:
+            due = overfull(self._connection)
+        except sqlite3.Error:
+            return  # who looks next tells it
+        if due:
+            self._change(pour)
+
     def _sync_if_due(self, *, at_once: bool) -> None:
         """Sync the files of the windows since the last time, and the log with their rows; then say so."""
         if not self._unsynced or not (at_once or time.monotonic() - self._synced_at >= SYNC_SECONDS):
@@ -273,11 +259,11 @@ class CommitWriter:
         synced = sync_files(self._root, [*paths, f"{self._path}-wal"])
         windows = [(window,) for window in self._unsynced]
         if synced.done:
-            self._change("DELETE FROM windows WHERE window = ?", windows)
+            self._change(lambda writing: writing.executemany("DELETE FROM windows WHERE window = ?", windows))
         else:
             self._doubtful = True
             # Written by no boot: whoever asks for these files hashes them first.
-            self._change("UPDATE windows SET boot = '' WHERE window = ?", windows)
+            self._change(lambda writing: writing.executemany("UPDATE windows SET boot = '' WHERE window = ?", windows))
             self._forget(synced, set(paths))
         self._unsynced.clear()
         self._synced_at = time.monotonic()
@@ -290,19 +276,19 @@ class CommitWriter:
         for path in lost:
             remove(path)  # before its row: the journal would explain a file without one
         names = [os.path.relpath(path, self._root).replace(os.sep, "/") for path in lost]
-        self._change("DELETE FROM entries WHERE path = ?", [(_storable(name),) for name in names])
+        self._change(lambda writing: forget_paths(writing, names))
         self._lost = BytesLost(
             f"the disk took {len(lost):,} files and could not keep them ({synced.reason}), {names[0]} among them; "
             "they were removed. Look after the disk, then run the same command again",
             paths=(self._lost.paths if self._lost else frozenset()) | set(names),
         )
 
-    def _change(self, statement: str, parameters: Sequence[tuple[Any, ...]]) -> None:
+    def _change(self, change: Callable[[sqlite3.Connection], object]) -> None:
         """Change the tables if they can be; what is not recorded leaves files less trusted, never more."""
         try:
             with self._turn(self._patience / 1000):
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany(statement, parameters)
+                change(self._connection)
                 self._connection.execute("COMMIT")
         except (sqlite3.Error, ManifestError):
             with contextlib.suppress(sqlite3.Error):

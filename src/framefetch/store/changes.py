@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from framefetch.store.tables import COLUMNS, FOUND, add_places, asking_for, drop_places, places_of_keys, places_of_paths
+from framefetch.store.tables import (
+    COLUMNS,
+    FOUND,
+    add_places,
+    asking_for,
+    drop_places,
+    insert,
+    places_of_keys,
+    places_of_paths,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +34,7 @@ Identity: TypeAlias = tuple[str, str, str]
 #: A row, and whether it is to be forgotten.
 Change: TypeAlias = "tuple[Row, bool]"
 
-_INSERT: Final = f"INSERT INTO entries ({COLUMNS}, window) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = f"INSERT INTO entries ({COLUMNS}, window)"
 _UPDATE: Final = """
 UPDATE entries SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, digests = ?, verified = ?, etag = ?,
 fetched_at = ?, window = ? WHERE id = ?
@@ -69,7 +78,7 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
     if net.new:
         versions = {row[0] for row in net.new}
         connection.executemany("INSERT OR IGNORE INTO versions VALUES (?)", [(version,) for version in versions])
-        connection.executemany(_INSERT, net.new)
+        insert(connection, _INSERT, net.new)
         # Nobody else writes meanwhile, so their ids follow one another.
         last = connection.execute("SELECT max(id) FROM entries").fetchone()[0]
         first = last - len(net.new) + 1

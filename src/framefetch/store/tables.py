@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "APPLICATION_ID",
@@ -32,6 +32,7 @@ __all__ = [
     "asking_for",
     "bring_up",
     "drop_places",
+    "insert",
     "lay_out_tables",
     "overfull",
     "place_all",
@@ -52,6 +53,8 @@ COLUMNS: Final = "version, key, path, size, mtime_ns, ctime_ns, inode, digests, 
 TREES: Final = ("places_new", "places_recent", "places")
 #: Rows whose places the first two may have before they are poured into the next: a few dozen pages, a thousand.
 BOUNDS: Final = [4_096, 131_072]
+#: Values that one statement may have in every build of SQLite (its limits, section 9: 999 before 3.32).
+MOST_VALUES: Final = 999
 
 # A row belongs to the commit window it was written in. Windows whose files may not have reached the disk yet are
 # listed in `windows` with the boot that wrote them; a row of no listed window is durable. So making a window
@@ -161,9 +164,31 @@ def asking_for(places: Iterable[int]) -> str:
     return json.dumps(sorted(places))
 
 
-def add_places(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:
+def insert(connection: sqlite3.Connection, insertion: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows, many at a time: for every statement the interpreter lock is given up, and comes back late.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        In a transaction of the caller.
+    insertion : str
+        The statement up to its values.
+    rows : sequence of sequence
+        Equally many values each.
+    """
+    if not rows:
+        return
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    most = MOST_VALUES // len(rows[0])
+    for start in range(0, len(rows), most):
+        some = rows[start : start + most]
+        statement = f"{insertion} VALUES {', '.join([marks] * len(some))}"
+        connection.execute(statement, [value for row in some for value in row])
+
+
+def add_places(connection: sqlite3.Connection, places: Sequence[tuple[int, int]]) -> None:
     """Record the places and ids of new rows."""
-    connection.executemany(f"INSERT OR IGNORE INTO {TREES[0]} VALUES (?, ?)", places)
+    insert(connection, f"INSERT OR IGNORE INTO {TREES[0]}", places)
 
 
 def drop_places(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:

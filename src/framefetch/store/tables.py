@@ -3,8 +3,9 @@
 A row is found by its places: a number made of its key, and one below zero made of its path. They stand in a tree of
 their own, and not in the order of the rows, because keys have no order: a large tree would be changed all over by every
 window of commits. So new places go into a small tree, which is poured into a middle one when it is full, and that one
-into the large one. Then each page of the large tree is changed once for many rows, and a row costs the same whether
-there are a thousand others or a million. Which of the trees a place stands in makes no difference to who looks for it.
+into the large one. Then each page of the large tree is changed once for many rows, and a row costs little more
+among a million others than among a thousand. Which of the trees a place stands in makes no difference to who looks for
+it.
 
 Places only say where to look. Two keys may have the same one, so whoever asks compares the row itself, and a place
 without a row says nothing.

@@ -305,3 +305,18 @@ def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
     assert "1 failed, 1 invalid" in done.stderr
     assert "expected status 200, got 404" in done.stderr
     assert "'no address'" in done.stderr
+
+
+def test_an_early_end_waits_for_the_import_beside_it(table, tmp_path, monkeypatch) -> None:
+    _, path, _ = table
+    slow = tmp_path / "packages" / "aiohttp"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text(
+        "import pathlib, threading\n"
+        "threading.main_thread().join()\n"
+        "pathlib.Path(__file__).with_name('imported').touch()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(slow.parent))
+    done = framefetch("mirror", path, tmp_path / "c", "--version", "../x")
+    assert done.returncode == 2
+    assert (slow / "imported").exists(), "the interpreter ended under an import"

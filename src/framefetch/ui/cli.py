@@ -160,10 +160,11 @@ class _Signals:
 def _import_beside(cache_dir: str) -> None:
     """Let another thread import what connects, while this one reads the table; where all may be held, not at all.
 
-    Half of that import is the system's certificates being read, for which the interpreter lock is given up.
+    Half of that import is the system's certificates being read, for which the interpreter lock is given up. The thread
+    is no daemon: an interpreter that ends under an import of compiled modules ends by a segmentation fault.
     """
     if not os.path.exists(os.path.join(cache_dir, "manifest.sqlite")):
-        threading.Thread(target=import_module, args=("aiohttp",), name="framefetch-import", daemon=True).start()
+        threading.Thread(target=import_module, args=("aiohttp",), name="framefetch-import").start()
 
 
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:

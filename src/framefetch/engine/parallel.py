@@ -203,6 +203,8 @@ class Parallel:
         began, before = clock(), _Tally()
         while self._grows:
             await asyncio.sleep(TICK)
+            if not self._size:
+                return  # the last of them has just ended
             now = clock()
             tally, span = self._tally(now), now - began
             received = tally.received - before.received

@@ -12,6 +12,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from benchmarks.memory import is_handed_back
 from benchmarks.server import find_nginx
 
 IN_MEMORY = "/dev/shm"
@@ -40,6 +41,7 @@ def describe_machine(scratch: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_before": list(os.getloadavg()),
+        "memory_handed_back": is_handed_back(),
         "output_on": _file_system(scratch),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: _package_version(name) for name in PACKAGES},

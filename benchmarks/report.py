@@ -96,10 +96,11 @@ def show_machine(machine: dict[str, Any]) -> str:
     versions = {"python": machine["python"], **machine["packages"], **machine["programs"]}
     load = machine["load_before"][0]
     busy = f"\nwarning: a load of {load:.2f} before the start: others are at work here, even ratios suffer"
+    kept = ", free memory kept" if machine.get("memory_handed_back") else ""
     lines = "\n".join(
         [
             f"{machine['cores']} cores, {machine['processor']}, {memory:.0f} GiB, {machine['system']}",
-            f"output on {machine['output_on']}, load before {load:.2f}",
+            f"output on {machine['output_on']}{kept}, load before {load:.2f}",
             ", ".join(f"{name} {number}" for name, number in versions.items() if number is not None),
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.adaptive import run_adaptive
 from benchmarks.machine import choose_scratch, describe_machine
+from benchmarks.memory import kept_memory
 from benchmarks.publish import RESULTS, publish
 from benchmarks.report import show_machine, show_transfer
 from benchmarks.report_probes import show_probe
@@ -93,9 +95,10 @@ class Session:
     def _transfer(self, work: Workload, folder: str) -> dict[str, Any]:
         if lacking := missing_for(work.serving, tls=work.tls):
             raise ServerFailed(f"missing: {lacking}")
-        self._sweep(work, folder)
-        best = self._kept["best"].get(work.tuned, {})
-        return run_transfer(work, self._peers, best, self._manner, folder)
+        with contextlib.nullcontext() if self._options.quick else kept_memory():
+            self._sweep(work, folder)
+            best = self._kept["best"].get(work.tuned, {})
+            return run_transfer(work, self._peers, best, self._manner, folder)
 
     def _sweep(self, work: Workload, folder: str) -> None:
         """Find the best settings that are not known, or all where asked for; a quick run takes what is there."""

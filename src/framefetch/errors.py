@@ -189,9 +189,13 @@ class ConnectionLost(NetworkError):
 
 
 class Stalled(TransferError, TimeoutError):
-    """Nothing came for longer than the stall timeout."""
+    """Nothing came for longer than the stall timeout, or (`early`) than is usual while the host serves others well."""
 
     retryable = True
+
+    def __init__(self, message: str, *, early: bool = False) -> None:
+        super().__init__(message)
+        self.early = early
 
 
 class TooSlow(TransferError, TimeoutError):

@@ -13,7 +13,7 @@ from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import HostSlots, Job, Schedule
 from framefetch.engine.transfer import Way, fetch, with_start
-from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch, TooManyOpenFiles
+from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch, Stalled, TooManyOpenFiles
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
@@ -126,7 +126,8 @@ class _Run:
         try:
             got = await self._got(job)
         except FramefetchError as error:
-            self._failed(job, error, excused=self._schedule.ended(job, error, self._loop.time()))
+            crowded = self._schedule.ended(job, error, self._loop.time())
+            self._failed(job, error, excused=crowded or (isinstance(error, Stalled) and error.early))
         except BaseException:
             self._schedule.release(job, self._loop.time())
             raise

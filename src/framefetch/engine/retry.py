@@ -38,7 +38,7 @@ class Attempts:
     kept : int
         Bytes that the last failure left for the next attempt.
     excused : int
-        Failures that were our own doing and count for no round: too many at once for the host.
+        Failures that were our own doing and count for no round: too many at once for the host, or given up early.
     waited : float
         Seconds the servers' Retry-After headers have added up to.
     first : FramefetchError or None
@@ -69,14 +69,6 @@ class Attempts:
         before = self.repeats.get(type(error), 0)
         self.repeats[type(error)] = before + 1
         return before
-
-    def end_round(self, kept: int, most: int) -> None:
-        """Count a round; bytes that the next attempt can build on begin the count anew, up to `most` rounds in all."""
-        self.all_rounds += 1
-        self.rounds = 1 if kept > self.kept else self.rounds + 1
-        if self.all_rounds >= most:
-            self.rounds = most
-        self.kept = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +116,11 @@ class RetryRule:
         """
         most = self._policy.attempts
         attempts.all_rounds += 1
-        if kept > attempts.kept:
-            attempts.rounds = 1
-        elif excused and attempts.excused < most:
+        if excused and attempts.excused < most:
             attempts.excused += 1
+            attempts.rounds = 0 if kept > attempts.kept else attempts.rounds
+        elif kept > attempts.kept:
+            attempts.rounds = 1
         else:
             attempts.rounds += 1
         if attempts.all_rounds >= PROGRESS_FACTOR * most:

@@ -171,6 +171,11 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
     @property
+    def complete(self) -> bool:
+        """Whether all of the answer has come."""
+        return self._complete
+
+    @property
     def reusable(self) -> bool:
         """Whether the exchange ended where both sides agree that it ended."""
         kept = self._head is not None and self._head.keep_alive

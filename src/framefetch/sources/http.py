@@ -173,7 +173,7 @@ class _Exchange:
         self._ask_for = ask
         self._url = url
         self._meter = meter
-        self._watch = Watch(source.watchdog)
+        self._watch = Watch(source.watchdog, url)
         self._connection: HttpConnection | None = None
         self._key = ""
         self._asked = url
@@ -248,6 +248,7 @@ class _Exchange:
         guarded = trail is not None and source.guards(route) and trail.must_be_public(origin)
         self._key, self._asked, self._via = origin, url, route.via
         request = self._request(url, route, own=own)
+        self._watch.manner = source.watchdog.manner(origin)
         connection = source.pool.take(origin, source.watchdog.now())
         while True:
             fresh = connection is None

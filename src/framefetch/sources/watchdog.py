@@ -1,30 +1,72 @@
 """Ends silence and drips: one tick for all exchanges, instead of a timer for each read.
 
-Each exchange has a `Watch`. The tick compares it with the limits by a pure function and fails the exchange that is
+Each exchange has a `Watch`. The tick compares it with the limits by pure functions and fails the exchange that is
 late. Time during which *we* do not read, because the disk or the bandwidth limit holds us back, is not the server's
 and does not count.
+
+The stall timeout is for hosts of which nothing is known. Where a body falls silent while others of its host go on
+coming to their ends, it is asked for again much sooner: once it has been silent for many times longer than any body of
+this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
+would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
+for latency-sensitive applications). Each time the same URL gets four times as long, up to the stall timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from framefetch.errors import Stalled, TooSlow, TransferError
 
 if TYPE_CHECKING:
     from framefetch.options import Timeouts
 
-__all__ = ["Watch", "Watchdog", "late"]
+__all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
+
+#: Seconds of silence before a body may be called left behind, at first and as a factor each further time.
+HASTE: Final = 2.0
+HASTE_GROWTH: Final = 4
+#: So many times the longest silence that a body of the host has broken.
+UNUSUAL: Final = 4
+#: Bodies of the host that came to their end meanwhile: it is not the host that is silent, nor the network.
+OTHERS: Final = 8
+#: Seconds between two looks, at most.
+INTERVAL: Final = 0.25
 
 
 class Watched(Protocol):
     """Whatever can be ended with an error."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether all has come."""
+        ...
+
     def fail(self, error: TransferError) -> None:
         """End with this error."""
         ...
+
+
+class Manner:
+    """How bodies of one host usually come.
+
+    Attributes
+    ----------
+    longest : float
+        Seconds of the longest silence that one of them has broken by itself.
+    ended : int
+        Bodies that came to an end.
+    hurried : dict
+        How often each URL was asked for again before the stall timeout.
+    """
+
+    __slots__ = ("ended", "hurried", "longest")
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.ended = 0
+        self.hurried: dict[str, int] = {}
 
 
 class Watch:
@@ -34,13 +76,34 @@ class Watch:
     ----------
     dog : Watchdog
         Who looks at it.
+    url : str
+        What it asks for.
     """
 
-    __slots__ = ("_dog", "_target", "bytes", "last", "paused", "paused_at", "phase", "samples")
+    __slots__ = (
+        "_dog",
+        "_target",
+        "began",
+        "bytes",
+        "ended",
+        "last",
+        "manner",
+        "paused",
+        "paused_at",
+        "phase",
+        "samples",
+        "url",
+    )
 
-    def __init__(self, dog: Watchdog) -> None:
+    def __init__(self, dog: Watchdog, url: str = "") -> None:
         self._dog = dog
         self._target: Watched | None = None
+        self.url = url
+        #: How bodies of its host come, and how many had ended when this one was last heard of.
+        self.manner: Manner | None = None
+        self.ended = 0
+        #: When the body began.
+        self.began = 0.0
         self.phase: Literal["head", "body"] = "head"
         self.bytes = 0
         self.last = 0.0
@@ -62,12 +125,18 @@ class Watch:
     def enter(self, phase: Literal["head", "body"]) -> None:
         """Begin a phase: the silence starts anew."""
         self.phase = phase
-        self.last = self.clock(self._dog.now())
+        self.last = self.began = self.clock(self._dog.now())
+        if self.manner is not None:
+            self.ended = self.manner.ended
 
     def progress(self, count: int) -> None:
         """Note bytes of the body."""
         self.bytes += count
-        self.last = self.clock(self._dog.now())
+        clock, manner = self.clock(self._dog.now()), self.manner
+        if manner is not None:
+            manner.longest = max(manner.longest, clock - self.last)
+            self.ended = manner.ended
+        self.last = clock
 
     def pause(self) -> None:
         """Stop the clock: we are not reading."""
@@ -80,12 +149,22 @@ class Watch:
             self.paused += self._dog.now() - self.paused_at
             self.paused_at = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is still to come."""
+        return self._target is not None and not self._target.complete
+
     def end(self) -> None:
         """End to watch."""
         self._dog.remove(self)
+        if self.manner is not None and not self.waits:
+            self.manner.ended += 1
+            if self.manner.hurried:
+                self.manner.hurried.pop(self.url, None)
 
     def fail(self, error: TransferError) -> None:
         """End the exchange."""
+        self.manner = None  # what ended so says nothing of the host
         if self._target is not None:
             self._target.fail(error)
 
@@ -115,6 +194,26 @@ def late(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | TooSlow | No
     return None
 
 
+def left_behind(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | None:
+    """Return why a body should be asked for again before the stall timeout, None while it should not."""
+    manner = watch.manner
+    if manner is None or watch.phase != "body" or watch.paused_at is not None:
+        return None
+    silence = watch.clock(now) - watch.last
+    others = manner.ended - watch.ended
+    if silence < HASTE or others < OTHERS:
+        return None
+    patience = HASTE * HASTE_GROWTH ** manner.hurried.get(watch.url, 0)
+    if silence < max(patience, UNUSUAL * manner.longest, watch.last - watch.began) or silence >= timeouts.stall:
+        return None
+    manner.hurried[watch.url] = manner.hurried.get(watch.url, 0) + 1
+    return Stalled(
+        f"no bytes for {silence:.1f} s after {watch.bytes:,} bytes, while {others} other files of the host came to "
+        f"their end and none was ever silent for more than {manner.longest:.1f} s",
+        early=True,
+    )
+
+
 class Watchdog:
     """Looks at all exchanges several times within the shortest limit.
 
@@ -126,11 +225,19 @@ class Watchdog:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._interval = min(1.0, max(0.005, min(timeouts.stall, timeouts.speed_window) / 25))
+        self._interval = min(INTERVAL, max(0.005, min(timeouts.stall, timeouts.speed_window) / 25))
+        self._manners: dict[str, Manner] = {}
         self._watches: set[Watch] = set()
         self._handle: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+
+    def manner(self, origin: str) -> Manner:
+        """Return how bodies of a host come."""
+        manner = self._manners.get(origin)
+        if manner is None:
+            manner = self._manners[origin] = Manner()
+        return manner
 
     def add(self, watch: Watch) -> None:
         """Begin to watch."""
@@ -145,7 +252,10 @@ class Watchdog:
     def _tick(self) -> None:
         now = self.now()
         for watch in tuple(self._watches):
-            if (verdict := late(watch, now, self._timeouts)) is not None:
+            if not watch.waits:
+                continue
+            verdict = late(watch, now, self._timeouts) or left_behind(watch, now, self._timeouts)
+            if verdict is not None:
                 watch.fail(verdict)
         self._handle = self._loop.call_later(self._interval, self._tick) if self._watches else None
 

@@ -1,0 +1,123 @@
+"""When silence ends an exchange: the limits, and what others of the host do meanwhile."""
+
+import pandas as pd
+import pytest
+
+from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch.sources.watchdog import HASTE, HASTE_GROWTH, OTHERS, UNUSUAL, Manner, Watch, left_behind
+from framefetch.warehouse import Serve, Stop, hdf5_file
+
+TIMEOUTS = Timeouts()
+
+
+class Target:
+    """A connection whose body has not come."""
+
+    complete = False
+
+    def __init__(self) -> None:
+        self.error = None
+
+    def fail(self, error) -> None:
+        self.error = error
+
+
+class Dog:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def add(self, watch) -> None: ...
+
+    def remove(self, watch) -> None: ...
+
+
+def silent(dog: Dog, *, others: int = OTHERS, longest: float = 0.01, took: float = 0.0) -> Watch:
+    """Return the watch of a body that has just fallen silent, after which others come to their ends."""
+    watch = Watch(dog, "http://host/a")
+    watch.manner = Manner()
+    watch.begin(Target())
+    watch.enter("body")
+    dog.time += took
+    watch.progress(1000)
+    watch.manner.ended += others
+    watch.manner.longest = longest
+    return watch
+
+
+def patience(dog: Dog, watch: Watch) -> float | None:
+    """Return the seconds of silence after which it is left behind, None where that is the stall timeout's business."""
+    for tick in range(1, 4 * int(TIMEOUTS.stall)):
+        if left_behind(watch, dog.time + tick / 4, TIMEOUTS) is not None:
+            return tick / 4
+    return None
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "expected"),
+    [
+        ({}, HASTE),
+        ({"longest": 2.0}, 2.0 * UNUSUAL),
+        ({"took": 7.0, "longest": 0.0}, 7.0),
+        ({"others": OTHERS - 1}, None),
+        ({"longest": 60.0}, None),
+        ({"took": 3600.0}, None),
+    ],
+    ids=["usual", "the host pauses", "much has come", "few others", "the host pauses long", "very much has come"],
+)
+def test_patience_with_one_body_while_others_come(circumstances, expected) -> None:
+    dog = Dog()
+    assert patience(dog, silent(dog, **circumstances)) == expected
+
+
+def test_each_time_the_same_url_gets_longer_until_the_stall_timeout_is_left() -> None:
+    dog, manner, given = Dog(), Manner(), []
+    for _ in range(4):
+        watch = silent(dog)
+        watch.manner.hurried = manner.hurried
+        given.append(patience(dog, watch))
+    assert given == [HASTE, HASTE * HASTE_GROWTH, None, None]
+
+
+def test_our_own_pause_is_not_the_hosts_silence() -> None:
+    dog = Dog()
+    watch = silent(dog)
+    watch.pause()
+    dog.time += 20
+    assert left_behind(watch, dog.time, TIMEOUTS) is None
+    watch.resume()
+    assert left_behind(watch, dog.time + 1, TIMEOUTS) is None
+    watch.progress(1)
+    assert watch.manner.longest == 0.01
+
+
+def test_a_head_that_does_not_come_has_the_whole_stall_timeout() -> None:
+    dog = Dog()
+    watch = Watch(dog, "http://host/a")
+    watch.manner = Manner()
+    watch.begin(Target())
+    watch.manner.ended = 1000
+    assert patience(dog, watch) is None
+
+
+def test_a_body_left_behind_is_gone_on_with_although_its_attempts_are_few(warehouse, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.sources.watchdog.HASTE", 0.2)
+    contents = {f"/{at}.nwb": hdf5_file(1 << 21, seed=at) for at in range(40)}
+    table = pd.DataFrame({"url": [warehouse.add(name, body) for name, body in contents.items()]})
+    warehouse.script("/0.nwb", Serve(stop=Stop(1 << 20, "hang")), Serve())
+    options = Options(
+        limits=Limits(per_host=4), retry=RetryPolicy(attempts=1, base=0.001), timeouts=Timeouts(stall=3600)
+    )
+    with MetadataCache(table, tmp_path, options=options) as cache:
+        frame = cache.mirror(table).frame
+        assert (frame["status"] == "downloaded").all()
+        assert cache.verify("hash") == []
+    asked = warehouse.requests("/0.nwb")
+    assert len(asked) == 2
+    assert asked[1].header("Range") is not None, "what had come was kept"
+    assert len(warehouse.requests()) == 41
+    assert frame["attempts"][0] == 2

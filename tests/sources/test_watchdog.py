@@ -83,6 +83,13 @@ def test_each_time_the_same_url_gets_longer_until_the_stall_timeout_is_left() ->
     assert given == [HASTE, HASTE * HASTE_GROWTH, None, None]
 
 
+def test_a_short_stall_timeout_is_kept_to() -> None:
+    dog = Dog()
+    watch = silent(dog)
+    short = Timeouts(stall=2.5)
+    assert all(left_behind(watch, dog.time + tick / 10, short) is None for tick in range(60))
+
+
 def test_our_own_pause_is_not_the_hosts_silence() -> None:
     dog = Dog()
     watch = silent(dog)

@@ -8,7 +8,7 @@ The stall timeout is for hosts of which nothing is known. Where a body falls sil
 coming to their ends, it is asked for again much sooner: once it has been silent for many times longer than any body of
 this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
 would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
-for latency-sensitive applications). Each time the same URL gets four times as long, up to the stall timeout.
+for latency-sensitive applications). Each time the same URL gets four times as long, up to a third of the stall timeout.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ HASTE_GROWTH: Final = 4
 UNUSUAL: Final = 4
 #: Bodies of the host that came to their end meanwhile: it is not the host that is silent, nor the network.
 OTHERS: Final = 8
+#: Beyond this share of the stall timeout there is little to win.
+SHARE: Final = 1 / 3
 #: Seconds between two looks, at most.
 INTERVAL: Final = 0.25
 
@@ -204,7 +206,8 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | None:
     if silence < HASTE or others < OTHERS:
         return None
     patience = HASTE * HASTE_GROWTH ** manner.hurried.get(watch.url, 0)
-    if silence < max(patience, UNUSUAL * manner.longest, watch.last - watch.began) or silence >= timeouts.stall:
+    patience = max(patience, UNUSUAL * manner.longest, watch.last - watch.began)
+    if silence < patience or silence > SHARE * timeouts.stall:
         return None
     manner.hurried[watch.url] = manner.hurried.get(watch.url, 0) + 1
     return Stalled(

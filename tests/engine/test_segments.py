@@ -56,7 +56,8 @@ def run(rate_of, most: int, steps: int = 60) -> list[int]:
 
 
 def test_a_server_that_caps_each_connection_gets_as_many_as_are_allowed_soon() -> None:
-    assert run(lambda size: 20.0 * size, 16)[:5] == [2, 4, 8, 16, 16]
+    assert run(lambda size: 20.0 * size, 16)[:4] == [2, 8, 16, 16]
+    assert run(lambda size: 20.0 * size, 64)[:5] == [2, 8, 32, 64, 64]
 
 
 def test_a_link_that_is_full_gets_no_crowd() -> None:

@@ -213,6 +213,7 @@ def audit_and_go_on(
     assert {path for path, _, _ in recorded(root)} == set(stock.contents), words
     assert stock.lies(root) == [], words
     assert {path: warehouse.count(stock.target(path)) for path in before} == asked, f"{words}: fetched twice"
-    assert os.listdir(root / ".framefetch" / "parts") == [], words
+    left = os.listdir(root / ".framefetch" / "parts")
+    assert left == [], f"{words}: it left {left}"
     looked = bench.run("verify", root, "--hash")
     assert (looked.code, looked.said) == (0, ""), f"{words}: {looked.said}"

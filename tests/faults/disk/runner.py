@@ -20,6 +20,7 @@ from framefetch.ui import cli
 
 #: Seconds after which a run that should have ended has hung.
 PATIENCE = 20.0
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Report(ctypes.Structure):
@@ -47,10 +48,14 @@ def child(shim: ctypes.CDLL, order: dict) -> None:
         if order.get("arm"):
             root, kinds, first, last, mode, number, log = order["arm"]
             shim.disk_arm(root.encode(), kinds, first, last, mode, number, log and log.encode())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         cli.main()
         code = 0
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:  # what the interpreter does at its end
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         import traceback
 
@@ -73,9 +78,12 @@ def wait(pid: int, seconds: float) -> int | None:
 def obey(shim: ctypes.CDLL, order: dict) -> dict:
     """Run one order; with `seconds`, send it a signal after so many."""
     ctypes.memset(shim.disk_report(), 0, ctypes.sizeof(Report))
+    # A child forgets what it was sent before it had come out of the fork.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     pid = os.fork()
     if not pid:
         child(shim, order)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     code = wait(pid, order.get("seconds", PATIENCE))
     took = None
     if code is None and "seconds" in order:

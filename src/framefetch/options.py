@@ -129,14 +129,14 @@ class TransferOptions:
     block_private : bool, default True
         Whether a redirect from a public address to one that is not (this machine, the local network) is refused. A
         table may name such hosts, and they may redirect to each other.
-    segments : int, default 16
+    segments : int, default 32
         Connections over which one large file may be fetched, where slots are free, the server proves that it can, and
         more of them pay; 1 for one always.
     """
 
     check_content: bool = True
     max_bytes: int | None = None
-    segments: int = 16
+    segments: int = 32
     block_private: bool = True
 
     def __post_init__(self) -> None:

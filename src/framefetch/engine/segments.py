@@ -61,7 +61,9 @@ class RangePlan:
 
 
 class Growth:
-    """How many connections one file uses: they double as long as that pays and the network is what is waited for.
+    """How many connections one file uses: more as long as they pay and the network is what is waited for.
+
+    They double; where twice as many brought nearly twice as much, the host caps each, and there are four times as many.
 
     Parameters
     ----------
@@ -70,13 +72,16 @@ class Growth:
 
     Examples
     --------
-    >>> growth = Growth(16)
-    >>> [growth.step(rate, waited=0.9) for rate in (20.0, 40.0, 80.0, 81.0, 82.0)]
-    [2, 4, 8, 4, 4]
+    >>> growth = Growth(64)
+    >>> [growth.step(rate, waited=0.9) for rate in (20.0, 40.0, 120.0, 121.0, 122.0)]
+    [2, 8, 16, 8, 8]
     """
 
-    #: What a doubling must bring; one that did not is tried again after some steps, each time after twice as many.
+    #: What twice as many must bring; where they did not, they are tried again after some steps, and each time later,
+    #: after twice as many steps.
     GAIN: Final = 1.3
+    #: The share of what they could bring that lets their number grow fourfold.
+    FULL: Final = 0.85
     PATIENCE: Final = 5
     #: Share of the time that a transfer must wait for the network, else more connections cannot help.
     WAITING: Final = 0.5
@@ -84,6 +89,7 @@ class Growth:
     def __init__(self, most: int) -> None:
         self._most = most
         self._size = 1
+        self._fold = 1  # how many times as many the last step made them
         self._before = 0.0
         self._rests = 0
         self._patience = self.PATIENCE
@@ -103,19 +109,23 @@ class Growth:
             return self._size
         if waited < self.WAITING or self._size >= self._most:
             return self._size
-        if self._size > 1 and rate < self.GAIN * self._before:
+        if self._size > 1 and rate < (self.GAIN**2 if self._fold > 2 else self.GAIN) * self._before:
             self._rests, self._patience = self._patience, 2 * self._patience
+            too_many = 2 if rate >= self.GAIN * self._before else self._fold
             self._before = 0.0
-            self._size = max(1, self._size // 2)
+            self._size, self._fold = max(1, self._size // too_many), 1
             return self._size
-        self._before = rate
-        self._size = min(self._most, self._size * 2)
+        fold = 4 if self._fold > 1 and rate >= self.FULL * self._fold * self._before else 2
+        self._before, before = rate, self._size
+        self._size = min(self._most, before * fold)
+        self._fold = self._size // before
         return self._size
 
     def settle(self, size: int) -> None:
         """Note that there are no more than so many just now."""
-        self._size, self._rests, self._before = max(1, size), self.PATIENCE, 0.0
+        self._size, self._rests, self._before, self._fold = max(1, size), self.PATIENCE, 0.0, 1
 
     def shrink(self, size: int) -> None:
         """Note that no more than so many are granted."""
         self._size = self._most = max(1, size)
+        self._fold = 1

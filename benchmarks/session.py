@@ -83,7 +83,8 @@ class Session:
         """Run one workload; whatever keeps it from running is its result."""
         some = quick(work) if self._options.quick else work
         try:
-            result = self._transfer(some, folder) if isinstance(some, Workload) else self._probe(some, folder)
+            with contextlib.nullcontext() if self._options.quick else kept_memory():
+                result = self._transfer(some, folder) if isinstance(some, Workload) else self._probe(some, folder)
         except (OSError, ServerFailed) as error:
             result = {"name": work.name, "letter": work.letter, "says": some.says, "failure": str(error), "runs": []}
             print(f"{work.name}: {error}", file=sys.stderr)
@@ -95,10 +96,9 @@ class Session:
     def _transfer(self, work: Workload, folder: str) -> dict[str, Any]:
         if lacking := missing_for(work.serving, tls=work.tls):
             raise ServerFailed(f"missing: {lacking}")
-        with contextlib.nullcontext() if self._options.quick else kept_memory():
-            self._sweep(work, folder)
-            best = self._kept["best"].get(work.tuned, {})
-            return run_transfer(work, self._peers, best, self._manner, folder)
+        self._sweep(work, folder)
+        best = self._kept["best"].get(work.tuned, {})
+        return run_transfer(work, self._peers, best, self._manner, folder)
 
     def _sweep(self, work: Workload, folder: str) -> None:
         """Find the best settings that are not known, or all where asked for; a quick run takes what is there."""

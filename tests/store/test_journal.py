@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from framefetch.errors import ManifestError, StorageError
-from framefetch.models import Verified
+from framefetch.models import Entity, Verified
 from framefetch.store.files import FileStore
 from framefetch.store.folder import CacheFolder
 from framefetch.store.held import HeldCheck
@@ -299,3 +299,55 @@ def test_a_gap_in_the_part_of_a_killed_process_is_not_taken_for_bytes(tmp_path, 
         return found
 
     assert asyncio.run(go_on())[0] == 1000
+
+
+def begun(folder, wanted) -> None:
+    """Put the beginning of a file aside."""
+
+    async def work() -> None:
+        part = await folder.files.create(wanted)
+        await part.write(BODY[:5])
+        await part.describe(Entity("http://host/1.nwb", etag='"one"', total=len(BODY)))
+        assert await part.suspend() == 5
+
+    asyncio.run(work())
+
+
+def test_a_part_of_a_file_that_another_process_has_fetched_is_removed(open_folder) -> None:
+    with CacheFolder(open_folder().root) as folder:
+        begun(folder, request())
+        hold(folder, request(), BODY)
+        assert len(parts(folder)) == 2
+    assert parts(open_folder()) == []
+
+
+@pytest.mark.parametrize(("part", "journal"), [("00000000", "ffffffff"), ("ffffffff", "00000000")])
+def test_a_part_of_a_dead_process_is_removed_where_another_ones_file_is_adopted(
+    open_folder, monkeypatch, part, journal
+) -> None:
+    """Whichever is looked at first: what one died of holding may be recorded only after the part is seen."""
+    with CacheFolder(open_folder().root) as folder:
+        begun(folder, request())
+        entry = hold(folder, request(), BODY)
+        folder.manifest.forget([entry])
+        place = f"{folder.private}/parts"
+        for name in parts(folder):
+            os.rename(f"{place}/{name}", f"{place}/{part}-1{'.json' * name.endswith('.json')}")
+        with open(f"{place}/{journal}.journal", "w", encoding="utf-8") as file:
+            file.write(json.dumps([entry.version, entry.key, entry.path, [str(digest(BODY))], "none", None]) + "\n")
+    monkeypatch.setattr(os, "listdir", lambda path, real=os.listdir: sorted(real(path)))
+    folder = open_folder()
+    assert [entry.path for entry in folder.manifest.entries()] == ["v0/1.nwb"]
+    assert parts(folder) == []
+
+
+@pytest.mark.parametrize("left", [None, BODY + b"!"], ids=["gone", "edited"])
+def test_a_part_of_a_file_that_is_recorded_and_not_there_waits(open_folder, left) -> None:
+    with CacheFolder(open_folder().root) as folder:
+        entry = hold(folder, request(), BODY)
+        begun(folder, request())
+        os.unlink(folder.files.absolute(entry.path))
+        if left is not None:
+            with open(folder.files.absolute(entry.path), "wb") as file:
+                file.write(left)
+    assert len(parts(open_folder())) == 2

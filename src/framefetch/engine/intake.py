@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from framefetch.engine.limits import Bandwidth
-    from framefetch.models import Request
+    from framefetch.models import Entity, Request
     from framefetch.sources.base import Body
     from framefetch.store.files import Part
 
@@ -67,7 +67,8 @@ class Intake:
         self._request = request
         self.check = check
         self._limit: int | None
-        self._limit, self._why = limit or (None, "")
+        self._why: str
+        self.limit_to(limit)
         self._bandwidth = bandwidth
         self._seen = self.position = body.offset
         self.stop: int | None = None
@@ -75,6 +76,7 @@ class Intake:
         self.waited = 0.0
         self._waiting_since = 0.0
         self._described = False
+        self._ahead: list[bytes] = []
         self.broken: TransferError | None = None
 
     def beside(self, body: Body) -> Intake:
@@ -94,23 +96,38 @@ class Intake:
             self.check.finish()
         return block
 
-    async def whole(self) -> bytes:
-        """Return a body that fits in memory; where it broke, and enough had come to go on with, that."""
+    @property
+    def limited(self) -> bool:
+        """Whether anybody says how many bytes the whole file may have."""
+        return self._limit is not None
+
+    def limit_to(self, limit: tuple[int, str] | None) -> None:
+        """Set the bytes that the whole file may have, and who says so."""
+        self._limit, self._why = limit or (None, "")
+
+    async def whole(self) -> bytes | None:
+        """Return a body that fits in memory; where it broke, and what had come can be gone on with, that.
+
+        Returns
+        -------
+        bytes or None
+            None where it is longer than a block: then `into` goes on with it, from its first byte.
+        """
         blocks: list[bytes] = []
+        size = 0
         try:
             while block := await self._next():
                 blocks.append(bytes(block))
                 self._give_back(block)
+                size += len(blocks[-1])
+                if size > BLOCK:
+                    self._ahead = blocks
+                    return None
         except TransferError as error:
-            if self.received < WORTH_KEEPING or not leaves_part(error):
+            if size < WORTH_KEEPING or not leaves_part(error) or self.entity is None:
                 raise
             self.broken = error
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
-
-    async def save(self, block: bytes, part: Part) -> None:
-        """Write what came of a body that broke."""
-        await part.write(block)
-        await self._describe(part)
 
     def _give_back(self, block: bytes | memoryview) -> None:
         if isinstance(block, memoryview):
@@ -145,12 +162,18 @@ class Intake:
         """Return the seconds waited for bytes, up to now."""
         return self.waited + (max(0.0, now - self._waiting_since) if self._waiting_since else 0.0)
 
-    async def _describe(self, part: Part) -> None:
-        """Note beside the part what it is the beginning of, once it is known to be no login page."""
-        if self._described or not self.check.settled:
-            return
+    @property
+    def entity(self) -> Entity | None:
+        """What came is the beginning of; None where nobody could go on with it, or while it may be a login page."""
         entity = self._body.entity
-        if entity is not None and worth_keeping(entity, self._request):
+        return entity if self.check.settled and worth_keeping(entity, self._request) else None
+
+    async def _describe(self, part: Part) -> None:
+        """Note beside the part what it is the beginning of, once that is known."""
+        if self._described:
+            return
+        entity = self.entity
+        if entity is not None:
             self._described = True
             # The answer with the rest may say less of the version than the one with the beginning did.
             known = part.entity
@@ -168,8 +191,8 @@ class Intake:
 
     async def _collect(self) -> bytes | memoryview:
         """Return a whole block as it was received, or small pieces joined to about a block."""
-        pieces: list[bytes] = []
-        size = 0
+        pieces, self._ahead = self._ahead, []
+        size = sum(map(len, pieces))
         while size < BLOCK and (block := await self._next_or_break(pieces)):
             if isinstance(block, memoryview) and not pieces:
                 return block

@@ -77,18 +77,17 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
         async with source.open(way.url, tools.meter, decode=way.decode, ask=ask) as body:
-            intake = await _intake(request, body, tools, bandwidth)
+            intake = _intake(request, body, tools, bandwidth)
+            if part is None and (body.length is None or body.length <= BLOCK):
+                whole = await intake.whole()
+                if intake.broken is not None:
+                    await _keep_beginning(request, whole or b"", intake, body, tools)
+                    raise intake.broken  # noqa: TRY301 - nothing was begun
+                if whole is not None:
+                    return SmallBody(request, whole, length_known=body.framed, etag=body.etag)
+            if body.length is None and not intake.limited:
+                intake.limit_to(await _half_the_room(tools))
             if part is None:
-                if body.length is not None and body.length <= BLOCK:
-                    whole = await intake.whole()
-                    if intake.broken is None:
-                        return SmallBody(request, whole, length_known=True, etag=body.etag)
-                    if not (body.alone or request.digests):
-                        # What a server pushes late, for an answer before this one, may be the end of what came.
-                        raise intake.broken  # noqa: TRY301 - nothing is kept
-                    part = await tools.files.create(request)
-                    await intake.save(whole, part)
-                    raise intake.broken  # noqa: TRY301 - what came before it is kept below
                 part = await tools.files.create(request)
             elif part.length != body.offset:
                 await part.begin_anew()
@@ -103,14 +102,19 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
         raise
 
 
-async def _intake(request: Request, body: Body, tools: Tools, bandwidth: Bandwidth) -> Intake:
+def _intake(request: Request, body: Body, tools: Tools, bandwidth: Bandwidth) -> Intake:
     # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch. What is
     # gone on with had passed the look.
     judged = tools.options.transfer.check_content and not request.digests and not body.offset
-    limit = _limit(request, body, tools)
-    if limit is None and body.length is None:
-        limit = await _half_the_room(tools)
-    return Intake(body, request, ContentCheck(request.path, judge=judged), limit, bandwidth)
+    check = ContentCheck(request.path, judge=judged)
+    return Intake(body, request, check, _limit(request, body, tools), bandwidth)
+
+
+async def _keep_beginning(request: Request, beginning: bytes, intake: Intake, body: Body, tools: Tools) -> None:
+    """Let what came of a small body that broke wait for the rest."""
+    # What a server pushes late, for an answer before this one, may be the end of what came.
+    if intake.broken is not None and intake.entity is not None and (body.alone or request.digests):
+        intake.broken.kept = await tools.files.keep_beginning(request, beginning, intake.entity)
 
 
 def _parallel(intake: Intake, body: Body, part: Part, way: Way, tools: Tools) -> Parallel:

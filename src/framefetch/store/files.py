@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiofiles.threadpool import wrap
 
 from framefetch.errors import FramefetchError, StorageError, UnsafePath
-from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.models import Digest, Entity, Entry, Receipt, Request, Verified
 from framefetch.store.digesting import OPEN_NEW, DigestingFile
 from framefetch.store.digests import Hasher, algorithms_for, hash_file
 from framefetch.store.kept import KeptParts
@@ -145,7 +145,25 @@ class FileStore:
                 work.result().close()
                 remove(path)
             raise
-        return Part(self, request, path, wrap(raw, executor=self._executor), raw)
+        return self._part(request, path, raw)
+
+    async def keep_beginning(self, request: Request, beginning: bytes, entity: Entity) -> int:
+        """Let the first bytes of a file wait for the rest, in one hop; return how many are kept.
+
+        Raises
+        ------
+        StorageError
+            Where the disk refuses.
+        """
+        try:
+            return await self.run(self._keep_beginning, request, beginning, entity)
+        except OSError as error:
+            raise translate_oserror(error, f"writing {request.path}") from error
+
+    def _keep_beginning(self, request: Request, beginning: bytes, entity: Entity) -> int:
+        path = self.new_path()
+        part = self._part(request, path, DigestingFile(path, algorithms_for(request.digests)))
+        return part.keep_beginning(beginning, entity)
 
     async def resume(self, request: Request) -> Part | None:
         """Open the part that an earlier attempt kept of a request; None where there is none that can be believed.
@@ -164,18 +182,25 @@ class FileStore:
         except OSError as error:
             raise translate_oserror(error, f"opening the part of {request.path}") from error
         except asyncio.CancelledError:
-            if not work.cancelled() and work.exception() is None and (part := self._part(request, path, work.result())):
+            if (
+                not work.cancelled()
+                and work.exception() is None
+                and (part := self._taken(request, path, work.result()))
+            ):
                 await part.suspend()
             raise
-        return self._part(request, path, taken)
+        return self._taken(request, path, taken)
 
-    def _part(self, request: Request, path: str, taken: tuple[DigestingFile, Sidecar] | None) -> Part | None:
+    def _taken(self, request: Request, path: str, taken: tuple[DigestingFile, Sidecar] | None) -> Part | None:
         if taken is None:
             return None
         raw, sidecar = taken
-        part = Part(self, request, path, wrap(raw, executor=self._executor), raw)
+        part = self._part(request, path, raw)
         part.recognise(sidecar)
         return part
+
+    def _part(self, request: Request, path: str, raw: DigestingFile) -> Part:
+        return Part(self, request, path, wrap(raw, executor=self._executor), raw)
 
     def waiting(self, requests: Iterable[Request]) -> int:
         """Return how many bytes of these files are on the disk already, in parts that wait; blocking."""

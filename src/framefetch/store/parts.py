@@ -214,6 +214,12 @@ class Part:
         StorageError
             Where the disk refuses the note.
         """
+        try:
+            await self._store.run(self._describe, entity)
+        except OSError as error:
+            raise translate_oserror(error, f"writing {self._request.path}") from error
+
+    def _describe(self, entity: Entity) -> None:
         request = self._request
         sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot)
 
@@ -222,10 +228,23 @@ class Part:
                 return replace(sidecar, extents=self._there())
             return replace(old, entity=entity, boot=sidecar.boot)
 
+        self._note(change)
+
+    def keep_beginning(self, beginning: bytes, entity: Entity) -> int:
+        """Take all that there is for now, and wait for the rest; return how many bytes are kept. Blocking.
+
+        Raises
+        ------
+        OSError
+            Where the disk refuses; the part is dropped.
+        """
         try:
-            await self._store.run(self._note, change)
-        except OSError as error:
-            raise translate_oserror(error, f"writing {request.path}") from error
+            self._raw.write(beginning)
+            self._describe(entity)
+        except BaseException:
+            self._discard()
+            raise
+        return self._suspend()
 
     def _note(self, change: Callable[[Any], Sidecar]) -> None:
         """Change the sidecar; one thread at a time."""

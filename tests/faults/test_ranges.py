@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -15,6 +16,7 @@ from framefetch import MetadataCache, Options, RetryPolicy
 from framefetch.warehouse import Chunked, Reply, Serve, Stop, WarehouseThread, hdf5_file
 
 EAGER = Options(retry=RetryPolicy(base=0.001, cap=0.002))
+MIB = 1 << 20
 ONCE = Options(retry=RetryPolicy(attempts=1))
 SMALL, LARGE = hdf5_file(40_000, seed=1), hdf5_file(3_000_000, seed=2)
 CHANGED = {len(SMALL): hdf5_file(40_000, seed=11), len(LARGE): hdf5_file(3_000_000, seed=12)}
@@ -368,3 +370,31 @@ def test_another_mirror_is_not_asked_by_the_first_ones_tag(
             assert (record.header("Range"), record.header("If-Range")) == (asked, None)
             assert (tmp_path / f"cache{states}" / "v0" / "f.nwb").read_bytes() == LARGE
     note("27", "the rest from another mirror", "downloaded", 2)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_bodies_of_unknown_length_around_the_size_of_a_block(
+    warehouse: WarehouseThread, tmp_path: Path, framing: str
+) -> None:
+    """What fits a block is saved from memory, what does not begins there and goes on in a part: no byte between."""
+    contents = {f"/{size}.nwb": hdf5_file(size) for size in (3000, MIB - 1, MIB, MIB + 1, 3 * MIB + 7)}
+    table = pd.DataFrame({"url": [warehouse.add(target, content) for target, content in contents.items()]})
+    for target in contents:
+        warehouse.script(target, Serve(framing=framing))
+    frame = go_on(tmp_path / "cache", table)
+    assert frame["verified"].tolist() == ["none"] * len(contents)
+    assert [Path(path).read_bytes() for path in frame["path"]] == list(contents.values())
+    assert warehouse.count() == len(contents)
+    assert [name for name in os.listdir(tmp_path / "cache/.framefetch/parts") if "journal" not in name] == []
+
+
+@pytest.mark.parametrize(("came", "asked"), [(500_000, "bytes=500000-"), (2_000_000, "bytes=2000000-"), (5_000, None)])
+def test_a_body_of_unknown_length_that_breaks_off_is_gone_on_with(
+    warehouse: WarehouseThread, tmp_path: Path, came: int, asked: str | None
+) -> None:
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", LARGE)], "md5": [hashlib.md5(LARGE).hexdigest()]})
+    warehouse.script("/f.nwb", Serve(framing=Chunked(1000), stop=Stop(came)), then=Serve())
+    frame = go_on(tmp_path / "cache", table)
+    assert frame["verified"].tolist() == ["digest"]
+    assert Path(frame["path"][0]).read_bytes() == LARGE
+    assert [record.header("Range") for record in warehouse.requests("/f.nwb")] == [None, asked]

@@ -106,8 +106,12 @@ def run_process(
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without proxies and without settings of the tools: loopback is what is measured."""
-    foreign = ("RCLONE_", "CURL_", "SSL_CERT_", "REQUESTS_CA_")
+    """Return the environment without proxies and without settings of the tools: loopback is what is measured.
+
+    Nor is it measured how long Python takes to compile what an installed package has compiled, which is done at every
+    start where it may not keep that.
+    """
+    foreign = ("RCLONE_", "CURL_", "SSL_CERT_", "REQUESTS_CA_", "PYTHONDONTWRITEBYTECODE")
     return {
         name: value
         for name, value in os.environ.items()

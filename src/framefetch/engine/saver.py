@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Saver"]
 
-#: Bytes that may wait before whoever brings more has to wait too.
-ROOM = 32 << 20
+#: Bytes, and bodies, that may wait before whoever brings more has to wait too. The second is what a kill can take, and
+#: what an end has to wait for; a thread that has less to do at a time also shares the interpreter better with the loop.
+ROOM, BODIES = 32 << 20, 512
 
 
 class Saver:
@@ -56,7 +57,7 @@ class Saver:
         self._waiting.append((job, body))
         self._pending += 1
         self._bytes += len(body.body)
-        if self._bytes >= ROOM:
+        if self._bytes >= ROOM or len(self._waiting) >= BODIES:
             self._room.clear()
         self._work.set()
 

@@ -1,6 +1,7 @@
 """What a process that died has left is understood by the next one; what a live one is doing is left alone."""
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
@@ -8,12 +9,12 @@ import sqlite3
 import pytest
 
 from framefetch.errors import ManifestError, StorageError
-from framefetch.models import Entity, Verified
+from framefetch.models import Entity, Entry, Verified
 from framefetch.store.files import FileStore
 from framefetch.store.folder import CacheFolder
 from framefetch.store.held import HeldCheck
 from framefetch.store.journal import Journal, leftovers, read_journal
-from tests.store.builders import descriptors, digest, hold, parts, query, request, tree
+from tests.store.builders import descriptors, digest, hold, parts, query, request, small, tree
 
 BODY = b"the bytes of a file"
 
@@ -180,6 +181,66 @@ def test_a_settled_journal_is_empty_and_goes_on(folder) -> None:
     folder.journal.intend([])
     folder.journal.intend([intent, intent])
     assert len(list(read_journal(path))) == 2
+
+
+def intents(folder, numbers) -> list[Entry]:
+    """Publish files, and return the entries that are to be recorded."""
+    wanted = [request(f"v0/{number}", index=number) for number in numbers]
+    receipts = asyncio.run(folder.files.save([small(one, b"%d" % one.index) for one in wanted]))
+    return [Entry(one.version, one.key, one.path, receipt, 1.0) for one, receipt in zip(wanted, receipts, strict=True)]
+
+
+def intended(folder) -> list[str]:
+    return [entry.path for entry in read_journal(folder.journal.path)]
+
+
+def test_a_journal_of_a_long_run_is_written_anew_with_what_is_open(folder, open_folder, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 2_000)
+    monkeypatch.setattr("framefetch.store.writer.SYNC_SECONDS", 0.0)
+    longest = 0
+    for start in range(0, 400, 20):
+        folder.manifest.commit(intents(folder, range(start, start + 20)))
+        folder.manifest.flush()
+        longest = max(longest, len(intended(folder)))
+    assert longest < 60
+    intents(folder, range(400, 405))  # published, and never recorded
+    folder.manifest.commit(intents(folder, range(405, 445)))
+    folder.manifest.flush()
+    # What a crash would leave: the journal of somebody who is gone.
+    os.link(folder.journal.path, f"{folder.private}/parts/00000000.journal")
+    assert len(list(folder.manifest.entries())) == 440
+    assert {entry.path for entry in open_folder(folder.root).manifest.entries()} == {f"v0/{at}" for at in range(445)}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_journal_that_cannot_be_written_anew_stays_as_it_is(folder, monkeypatch, call) -> None:
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 100)
+
+    def refuse(path, *arguments, real=getattr(os, call), **options):
+        if call == "fsync" or str(path).endswith(".journal.new"):
+            raise OSError(errno.EIO, "no")
+        return real(path, *arguments, **options)
+
+    folder.journal.intend([(request(f"v0/{at}"), (digest(BODY),), Verified.NONE, None) for at in range(9)])
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        folder.journal.recorded([f"v0/{at}" for at in range(8)])
+    assert intended(folder) == [f"v0/{at}" for at in range(9)]
+    assert [name for name in os.listdir(f"{folder.private}/parts") if name.endswith(".new")] == []
+    assert descriptors() == before
+    folder.journal.intend([(request("v0/last"), (digest(BODY),), Verified.NONE, None)])
+    assert intended(folder)[-1] == "v0/last"
+
+
+def test_what_a_removed_manifest_had_recorded_stays_in_the_journal(folder, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 100)
+    monkeypatch.setattr("framefetch.store.writer.SYNC_SECONDS", 3600.0)
+    folder.manifest.commit(intents(folder, range(20)))
+    folder.manifest.flush()
+    os.unlink(folder.manifest.path)
+    folder.mend(folder.manifest)
+    assert len(list(folder.manifest.entries())) == 20
 
 
 def test_a_line_torn_by_a_full_disk_does_not_swallow_the_next(folder, monkeypatch) -> None:

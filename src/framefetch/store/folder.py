@@ -115,7 +115,7 @@ class CacheFolder:
         if damaged is None and not gone:
             seen = identify(self._path)
             try:
-                return Manifest(self.root, timeout=self._timeout, writable=self.writable)
+                return self._connect()
             except ManifestLost:
                 if not mend:
                     raise
@@ -124,7 +124,10 @@ class CacheFolder:
             notice = make_anew(self._path, self.private, self._timeout, damaged)
             if notice is not None:
                 self.files.notices.append(notice)
-        return Manifest(self.root, timeout=self._timeout, writable=self.writable)
+        return self._connect()
+
+    def _connect(self) -> Manifest:
+        return Manifest(self.root, timeout=self._timeout, writable=self.writable, durably=self.journal.recorded)
 
     def mend(self, lost: Manifest) -> None:
         """Go on with a manifest made anew, after this one was found to be damaged, removed or replaced; blocking.

@@ -2,7 +2,9 @@
 
 A row of the manifest must never precede its file, so a crash can leave a file without its row. One appended line,
 written before the rename, is enough to adopt that file by hash in the next run, also where the table states no
-digest. The journal belongs to one process and is emptied whenever the manifest has caught up with it.
+digest. The journal belongs to one process. It is emptied at the end of a run, and in a long one it is written anew, now
+and then, with only those intents whose rows a power cut could still take: what the next process has to read after a
+crash does not grow with what was fetched before it.
 
 A journal carries the token of its process, and that process holds the lock of the same name as long as it lives:
 whoever can take the lock knows that the owner is gone.
@@ -16,7 +18,7 @@ import os
 import re
 import secrets
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
@@ -26,14 +28,16 @@ from framefetch.store.locks import NOTE, notes, refuses_locks
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Intent", "Journal", "leftovers", "read_journal"]
 
 Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 
 #: What a process leaves is named after its token: its journal, its parts and their sidecars.
-_NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+(?:\.json(?:\.new)?)?|\.journal)$")
+_NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+(?:\.json(?:\.new)?)?|\.journal(?:\.new)?)$")
+#: Characters of intents that came true after which a journal is written anew: a few thousand files.
+SPENT: Final = 1 << 20
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -61,6 +65,8 @@ class Journal:
         )  # taken and released by any thread
         self._handle: int | None = None
         self._torn = False
+        self._open_lines: dict[str, str] = {}
+        self._spent = 0
         self._guard = threading.Lock()
 
     def open(self) -> None:
@@ -86,23 +92,55 @@ class Journal:
         """
         if not intents:
             return
-        lines = "".join(
-            json.dumps([r.version, r.key, r.path, [str(d) for d in digests], verified, etag]) + "\n"
+        lines = [
+            (r.path, json.dumps([r.version, r.key, r.path, [str(d) for d in digests], verified, etag]) + "\n")
             for r, digests, verified, etag in intents
-        )
+        ]
         with self._guard:
             if self._handle is None:
                 raise StorageError("the cache is not open for writing")
             # A line that a full disk has torn must not swallow the next one.
-            view = memoryview((("\n" if self._torn else "") + lines).encode())
+            text = ("\n" if self._torn else "") + "".join(line for _, line in lines)
             self._torn = True
-            while view:
-                view = view[os.write(self._handle, view) :]
+            _write(self._handle, text)
             self._torn = False
+            for path, line in lines:
+                self._open_lines[path] = self._open_lines.get(path, "") + line
+
+    def recorded(self, paths: Iterable[str]) -> None:
+        """Forget, before long, the intents of files whose rows no power cut can take any more."""
+        with self._guard:
+            for path in paths:
+                self._spent += len(self._open_lines.pop(path, ""))
+            if self._spent > SPENT and self._handle is not None:
+                self._spent = 0  # where it cannot be done now, not before as much has come again
+                with contextlib.suppress(OSError):  # the journal that is there says more than it need
+                    self._write_anew()
+
+    def _write_anew(self) -> None:
+        """Replace the journal by one of what is open; on the disk before that, or a power cut could empty it."""
+        assert self._handle is not None
+        new = f"{self.path}.new"
+        try:
+            handle = os.open(new, _FLAGS | os.O_TRUNC, 0o666)
+            try:
+                _write(handle, "".join(self._open_lines.values()))
+                os.fsync(handle)
+                os.replace(new, self.path)
+            except BaseException:
+                os.close(handle)
+                raise
+        except OSError:
+            remove(new)
+            raise
+        old, self._handle, self._torn = self._handle, handle, False
+        os.close(old)
 
     def settle(self) -> None:
         """Forget all intents: the manifest holds them."""
         with self._guard:
+            self._open_lines.clear()
+            self._spent = 0
             if self._handle is not None:
                 with contextlib.suppress(OSError):  # then the next process looks at what is recorded by now
                     os.ftruncate(self._handle, 0)
@@ -122,6 +160,12 @@ class Journal:
     def _let_go(self) -> None:
         self._lock.release()
         remove(self._lock.lock_file)
+
+
+def _write(handle: int, text: str) -> None:
+    view = memoryview(text.encode())
+    while view:
+        view = view[os.write(handle, view) :]
 
 
 def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:

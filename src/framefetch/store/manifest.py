@@ -24,7 +24,7 @@ from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.network import network_file_system, one_writer
 from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
 from framefetch.store.tables import FOUND, MISPLACED, asking_for, places_of_keys, places_of_paths
-from framefetch.store.writer import Committed, CommitWriter, Handed, Turn
+from framefetch.store.writer import Committed, CommitWriter, Durably, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
 
@@ -66,6 +66,8 @@ class Manifest:
         Seconds to wait for another process that holds the database.
     writable : bool, default True
         Whether entries may be committed.
+    durably : callable, optional
+        Called, in the writer's thread, with the paths whose rows and files no power cut can take any more.
 
     Attributes
     ----------
@@ -84,7 +86,9 @@ class Manifest:
 
     NAME = "manifest.sqlite"
 
-    def __init__(self, root: str, *, timeout: float = 10.0, writable: bool = True) -> None:
+    def __init__(
+        self, root: str, *, timeout: float = 10.0, writable: bool = True, durably: Durably = lambda _: None
+    ) -> None:
         self.path = os.path.join(root, self.NAME)
         self._boot = boot_id()
         self.writable = writable
@@ -104,7 +108,7 @@ class Manifest:
             raise
         self.identity = identify(self.path)
         if writer is not None:
-            self._writer = CommitWriter(root, self.path, writer, self._boot, _turn_of(root))
+            self._writer = CommitWriter(root, self.path, writer, self._boot, _turn_of(root), durably)
 
     # -- reading ------------------------------------------------------------------------------------------------
 

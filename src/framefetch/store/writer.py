@@ -27,10 +27,12 @@ from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
 from framefetch.store.tables import overfull, pour
 
-__all__ = ["CommitWriter", "Committed", "Handed", "Turn"]
+__all__ = ["CommitWriter", "Committed", "Durably", "Handed", "Turn"]
 
 #: Called with the entries of one commit, in the writer's thread.
 Committed: TypeAlias = Callable[[Sequence[Entry]], None]
+#: Called with paths, in the writer's thread.
+Durably: TypeAlias = Callable[[Sequence[str]], None]
 Turn: TypeAlias = "Callable[[float], contextlib.AbstractContextManager[None]]"
 
 WINDOW_ROWS: Final = 256
@@ -68,6 +70,8 @@ class CommitWriter:
         What is recorded as the boot that wrote the entries.
     turn : callable
         Gives a context, within so many seconds, in which this process may write.
+    durably : callable
+        Called, in the thread, with the paths whose rows and files no power cut can take any more.
 
     Attributes
     ----------
@@ -75,12 +79,15 @@ class CommitWriter:
         After the end: what could not be committed.
     """
 
-    def __init__(self, root: str, path: str, connection: sqlite3.Connection, boot: str, turn: Turn) -> None:
+    def __init__(
+        self, root: str, path: str, connection: sqlite3.Connection, boot: str, turn: Turn, durably: Durably
+    ) -> None:
         self._root = root
         self._path = path
         self._connection = connection
         self._boot = boot
         self._turn = turn
+        self._durably = durably
         self._identity = identify(path)
         self._patience: int = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         self._queue: queue.SimpleQueue[Handed | Future[None] | None] = queue.SimpleQueue()
@@ -222,7 +229,7 @@ class CommitWriter:
         with self._turn(patience / 1000):
             window = self._transact(batch)
         written = [entry.path for handed in batch if not handed.forget for entry in handed.entries]
-        self._unsynced[window] = [os.path.join(self._root, path) for path in written]
+        self._unsynced[window] = written
 
     def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -255,11 +262,14 @@ class CommitWriter:
         """Sync the files of the windows since the last time, and the log with their rows; then say so."""
         if not self._unsynced or not (at_once or time.monotonic() - self._synced_at >= SYNC_SECONDS):
             return
-        paths = [path for paths in self._unsynced.values() for path in paths]
+        names = [path for paths in self._unsynced.values() for path in paths]
+        paths = [os.path.join(self._root, name) for name in names]
         synced = sync_files(self._root, [*paths, f"{self._path}-wal"])
         windows = [(window,) for window in self._unsynced]
         if synced.done:
             self._change(lambda writing: writing.executemany("DELETE FROM windows WHERE window = ?", windows))
+            if identify(self._path) == self._identity:  # in one that was removed meanwhile, nothing is safe
+                self._durably(names)
         else:
             self._doubtful = True
             # Written by no boot: whoever asks for these files hashes them first.

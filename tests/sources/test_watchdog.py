@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
-from framefetch.sources.watchdog import HASTE, HASTE_GROWTH, OTHERS, UNUSUAL, Manner, Watch, left_behind
+from framefetch.sources.watchdog import HASTE, HASTE_GROWTH, HASTY_TIMES, OTHERS, UNUSUAL, Manner, Watch, left_behind
 from framefetch.warehouse import Serve, Stop, hdf5_file
 
 TIMEOUTS = Timeouts()
@@ -74,13 +74,13 @@ def test_patience_with_one_body_while_others_come(circumstances, expected) -> No
     assert patience(dog, silent(dog, **circumstances)) == expected
 
 
-def test_each_time_the_same_url_gets_longer_until_the_stall_timeout_is_left() -> None:
+def test_some_times_later_the_same_url_gets_longer_until_the_stall_timeout_is_left() -> None:
     dog, manner, given = Dog(), Manner(), []
-    for _ in range(4):
+    for _ in range(HASTY_TIMES + 3):
         watch = silent(dog)
         watch.manner.hurried = manner.hurried
         given.append(patience(dog, watch))
-    assert given == [HASTE, HASTE * HASTE_GROWTH, None, None]
+    assert given == [*[HASTE] * HASTY_TIMES, HASTE * HASTE_GROWTH, None, None]
 
 
 def test_a_short_stall_timeout_is_kept_to() -> None:

@@ -8,7 +8,8 @@ The stall timeout is for hosts of which nothing is known. Where a body falls sil
 coming to their ends, it is asked for again much sooner: once it has been silent for many times longer than any body of
 this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
 would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
-for latency-sensitive applications). Each time the same URL gets four times as long, up to a third of the stall timeout.
+for latency-sensitive applications). Three times that is all a URL gets, since a lossy server may well fail it twice; then
+it gets four times as long each time, up to a third of the stall timeout.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
 
-#: Seconds of silence before a body may be called left behind, at first and as a factor each further time.
+#: Seconds of silence before a body may be called left behind, so many times, and as a factor each further time.
 HASTE: Final = 2.0
+HASTY_TIMES: Final = 3
 HASTE_GROWTH: Final = 4
 #: So many times the longest silence that a body of the host has broken.
 UNUSUAL: Final = 4
@@ -205,11 +207,12 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | None:
     others = manner.ended - watch.ended
     if silence < HASTE or others < OTHERS:
         return None
-    patience = HASTE * HASTE_GROWTH ** manner.hurried.get(watch.url, 0)
+    times = manner.hurried.get(watch.url, 0)
+    patience = HASTE * HASTE_GROWTH ** max(0, times + 1 - HASTY_TIMES)
     patience = max(patience, UNUSUAL * manner.longest, watch.last - watch.began)
     if silence < patience or silence > SHARE * timeouts.stall:
         return None
-    manner.hurried[watch.url] = manner.hurried.get(watch.url, 0) + 1
+    manner.hurried[watch.url] = times + 1
     return Stalled(
         f"no bytes for {silence:.1f} s after {watch.bytes:,} bytes, while {others} other files of the host came to "
         f"their end and none was ever silent for more than {manner.longest:.1f} s",

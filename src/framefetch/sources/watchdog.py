@@ -8,8 +8,8 @@ The stall timeout is for hosts of which nothing is known. Where a body falls sil
 coming to their ends, it is asked for again much sooner: once it has been silent for many times longer than any body of
 this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
 would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
-for latency-sensitive applications). Three times that is all a URL gets, since a lossy server may well fail it twice; then
-it gets four times as long each time, up to a third of the stall timeout.
+for latency-sensitive applications). Three times that is all a URL gets, since a lossy server may well fail it twice;
+then it gets four times as long each time, up to a third of the stall timeout.
 """
 
 from __future__ import annotations

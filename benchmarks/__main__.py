@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.peers import PEERS
 from benchmarks.server import missing_for
-from benchmarks.session import Options, Session
+from benchmarks.session import Options, OtherManner, Session
 from benchmarks.sweep import SETTINGS
 from benchmarks.timing import TIMEOUT_SECONDS
 from benchmarks.workloads import PROBES, WORKLOADS, Workload
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     try:
         failed = Session(options, peers).run(works)
-    except OSError as error:
+    except (OSError, OtherManner) as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -44,6 +44,10 @@ class Options:
     out: str | None
 
 
+class OtherManner(Exception):
+    """What is there already was measured in another manner."""
+
+
 class Session:
     """Runs workloads and keeps their results.
 
@@ -72,7 +76,7 @@ class Session:
             print(show_machine(machine), flush=True)
             asked = {"rounds": self._options.rounds, "quick": self._options.quick, "full": self._options.full}
             self._results = {"machine": machine, "settings": asked, "workloads": []}
-            self._earlier = earlier_results(self._results, {work.name for work in works}) if self._options.write else []
+            self._earlier = earlier_results(self._results) if self._options.write else []
             self._write()  # a place that cannot be written is known before the work, not after it
             for work in works:
                 self._results["workloads"].append(self._run_one(work, folder))
@@ -126,7 +130,8 @@ class Session:
             _dump(self._results, self._options.out)
         if self._options.write:
             order = [work.name for work in (*WORKLOADS, *PROBES)]
-            works = sorted([*self._earlier, *self._results["workloads"]], key=lambda work: order.index(work["name"]))
+            found = {work["name"]: work for work in [*self._earlier, *self._results["workloads"]]}
+            works = sorted(found.values(), key=lambda work: order.index(work["name"]))
             everything = {**self._results, "workloads": works}
             _dump(everything, RESULTS)
             try:
@@ -135,16 +140,26 @@ class Session:
                 print(f"README.md was not written: {error!r}", file=sys.stderr)
 
 
-def earlier_results(results: dict[str, Any], again: set[str], path: str = RESULTS) -> list[dict[str, Any]]:
-    """Return what an earlier call found on this machine, in the same manner, and this one does not measure again."""
+def earlier_results(results: dict[str, Any], path: str = RESULTS) -> list[dict[str, Any]]:
+    """Return what an earlier call found on this machine; none where there is nothing, or another machine's.
+
+    Raises
+    ------
+    OtherManner
+        Where it was measured on this machine in another manner: the two do not stand in one table.
+    """
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as file:
         earlier = json.load(file)
-    same = earlier["settings"] == results["settings"] and all(
-        earlier["machine"][name] == results["machine"][name] for name in ("processor", "cores", "system")
-    )
-    return [work for work in earlier["workloads"] if same and work["name"] not in again]
+    if any(earlier["machine"][name] != results["machine"][name] for name in ("processor", "cores", "system")):
+        return []
+    if earlier["workloads"] and earlier["settings"] != results["settings"]:
+        raise OtherManner(
+            f"expected the manner of what is there already ({earlier['settings']}), got {results['settings']}; "
+            f"ask for that, leave out --write, or remove {path} to begin anew"
+        )
+    return list(earlier["workloads"])
 
 
 def _dump(results: dict[str, Any], path: str) -> None:

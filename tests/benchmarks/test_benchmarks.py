@@ -23,7 +23,7 @@ from benchmarks.peers import PEERS
 from benchmarks.publish import BEGIN, END, publish
 from benchmarks.restart import run_restart
 from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
-from benchmarks.session import earlier_results
+from benchmarks.session import OtherManner, earlier_results
 from benchmarks.sweep import load_settings, save_settings, sweep, to_sweep
 from benchmarks.transfers import Manner, known_peer, run_transfer
 from benchmarks.workloads import FAULTY, LATE, MIB, PACED, WORKLOADS, Workload
@@ -220,10 +220,10 @@ def test_results_are_written_between_the_markers_only(tmp_path: Path) -> None:
     assert [mark.text for mark in marks][1:] == ["curl 1.15", "pooch 3.50"]
     kept = tmp_path / "results.json"
     kept.write_text(json.dumps(found))
-    assert earlier_results(found, {"large"}, str(kept)) == []
-    assert [work["name"] for work in earlier_results(found, {"small"}, str(kept))] == ["large"]
-    elsewhere = {**found, "machine": {**machine, "cores": 64}}
-    assert earlier_results(elsewhere, {"small"}, str(kept)) == []
+    assert [work["name"] for work in earlier_results(found, str(kept))] == ["large"]
+    assert earlier_results({**found, "machine": {**machine, "cores": 64}}, str(kept)) == []
+    with pytest.raises(OtherManner, match="remove .*results.json to begin anew"):
+        earlier_results({**found, "settings": {**found["settings"], "rounds": 99}}, str(kept))
 
 
 def test_growth_is_the_worst_of_more_against_fewer(tmp_path: Path) -> None:

@@ -402,13 +402,23 @@ def test_a_part_of_a_dead_process_is_removed_where_another_ones_file_is_adopted(
     assert parts(folder) == []
 
 
-@pytest.mark.parametrize("left", [None, BODY + b"!"], ids=["gone", "edited"])
-def test_a_part_of_a_file_that_is_recorded_and_not_there_waits(open_folder, left) -> None:
+def later(path) -> None:
+    """Make a file as if it had been written a second later."""
+    found = os.stat(path)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+
+
+@pytest.mark.parametrize("left", [BODY, None, BODY + b"!"], ids=["older", "gone", "edited"])
+def test_the_part_of_a_file_that_is_being_fetched_again_waits(open_folder, left) -> None:
+    """The table states another digest by now, or the file that is recorded is not there any more."""
     with CacheFolder(open_folder().root) as folder:
-        entry = hold(folder, request(), BODY)
+        path = folder.files.absolute(hold(folder, request(), BODY).path)
         begun(folder, request())
-        os.unlink(folder.files.absolute(entry.path))
-        if left is not None:
-            with open(folder.files.absolute(entry.path), "wb") as file:
+        (part,) = (name for name in parts(folder) if not name.endswith(".json"))
+        later(f"{folder.private}/parts/{part}")
+        if left != BODY:
+            os.unlink(path)
+        if left not in (BODY, None):
+            with open(path, "wb") as file:
                 file.write(left)
     assert len(parts(open_folder())) == 2

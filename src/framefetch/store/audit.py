@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from framefetch.store.held import unchanged
-from framefetch.store.sidecar import KEPT, read_sidecar
+from framefetch.store.kept import is_overtaken, kept_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,6 @@ __all__ = [
     "compare",
     "count_holdings",
     "in_blocks",
-    "kept_parts",
     "proved",
     "unexplained",
 ]
@@ -224,29 +223,12 @@ def unexplained(root: str, top: str, explained: set[str]) -> Iterator[AuditFindi
                 yield AuditFinding("unknown", path, "no entry of the manifest explains it")
 
 
-def kept_parts(files: FileStore) -> Iterator[tuple[str, str, str, str, os.stat_result]]:
-    """Yield the unfinished files that wait to be gone on with: where, version, key, path, and a stat."""
-    folder = os.path.join(files.root, ".framefetch", "parts")
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.startswith(KEPT) and not name.endswith(".json"))
-    except OSError:
-        return
-    for name in names:
-        sidecar = read_sidecar(f"{folder}/{name}.json")
-        try:
-            found = os.lstat(f"{folder}/{name}")
-        except OSError:
-            continue
-        if sidecar is not None:
-            yield f"{folder}/{name}", sidecar.version, sidecar.key, sidecar.path, found
-
-
 def _idle_parts(files: FileStore, manifest: Manifest, newest: float) -> Iterator[AuditFinding]:
     """Find the parts of files that are held by now, or that later runs did not go on with."""
     for part, version, key, path, found in kept_parts(files):
         name = os.path.relpath(part, files.root).replace(os.sep, "/")
         what = f"{found.st_size:,} bytes of {key}, unfinished since {time.ctime(found.st_mtime)}"
-        if any(entry.path == path for entry in manifest.lookup(version, [key])):
+        if is_overtaken(files, manifest, (version, key, path), found):
             yield AuditFinding("part", name, f"{what}; the file is held, so nobody goes on with it")
         elif found.st_mtime + STALE_SECONDS < newest:
             yield AuditFinding("part", name, f"{what}; runs since then did not go on with it")

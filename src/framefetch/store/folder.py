@@ -16,7 +16,7 @@ from framefetch.store.journal import Journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, translate_oserror
-from framefetch.store.recovery import adopt_intents, recover
+from framefetch.store.recovery import adopt_intents, drop_overtaken, recover
 from framefetch.store.salvage import hint_sources
 from framefetch.store.schema import Identity, identify, recognise
 
@@ -89,6 +89,7 @@ class CacheFolder:
         if self.writable:
             try:
                 recover(self.files, self.manifest, self.private)
+                drop_overtaken(self.files, self.manifest)
             except BaseException:
                 self.close()
                 raise

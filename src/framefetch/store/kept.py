@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 from framefetch.store.digesting import OPEN_OLD, DigestingFile
 from framefetch.store.digests import algorithms_for
 from framefetch.store.extents import Extents
+from framefetch.store.held import unchanged
 from framefetch.store.places import remove
 from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from framefetch.models import Request
+    from framefetch.store.files import FileStore
+    from framefetch.store.manifest import Manifest
     from framefetch.store.parts import Left
 
-__all__ = ["KeptParts"]
+__all__ = ["KeptParts", "is_overtaken", "kept_parts"]
 
 
 class KeptParts:
@@ -139,3 +142,36 @@ def _out_of_order(sidecar: Sidecar, size: int, boot: str) -> Extents | None:
 
 def _seen(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def kept_parts(files: FileStore) -> Iterator[tuple[str, str, str, str, os.stat_result]]:
+    """Yield the unfinished files that wait to be gone on with: where, version, key, path, and a stat."""
+    folder = os.path.join(files.root, ".framefetch", "parts")
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.startswith(KEPT) and not name.endswith(".json"))
+    except OSError:
+        return
+    for name in names:
+        sidecar = read_sidecar(f"{folder}/{name}.json")
+        try:
+            found = os.lstat(f"{folder}/{name}")
+        except OSError:
+            continue
+        if sidecar is not None:
+            yield f"{folder}/{name}", sidecar.version, sidecar.key, sidecar.path, found
+
+
+def is_overtaken(files: FileStore, manifest: Manifest, identity: tuple[str, str, str], part: os.stat_result) -> bool:
+    """Return whether the file of a part, by version, key and path, was brought since the part was last written to.
+
+    A part that is younger than the file belongs to another version of it, or to one that was edited and put back: for
+    some reason it was being fetched again.
+    """
+    version, key, path = identity
+    try:
+        found = os.lstat(files.absolute(path))
+    except OSError:
+        return False
+    return part.st_mtime_ns <= found.st_mtime_ns and any(
+        entry.path == path and unchanged(entry.receipt, found) for entry in manifest.lookup(version, [key])
+    )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from framefetch.models import Request
-from framefetch.store.audit import AuditFinding, compare, in_blocks, kept_parts
+from framefetch.store.audit import AuditFinding, compare, in_blocks
 from framefetch.store.held import unchanged
+from framefetch.store.kept import kept_parts
 from framefetch.store.places import remove, translate_oserror
 
 if TYPE_CHECKING:

@@ -8,27 +8,23 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from framefetch.errors import StorageError
 from framefetch.store.journal import leftovers, read_journal
+from framefetch.store.kept import is_overtaken, kept_parts
 from framefetch.store.places import remove, translate_oserror
-from framefetch.store.sidecar import KEPT, kept_name, read_sidecar
+from framefetch.store.sidecar import kept_name, read_sidecar
 
 if TYPE_CHECKING:
     from framefetch.models import Entry
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
-    from framefetch.store.sidecar import Sidecar
 
-__all__ = ["adopt_intents", "recover"]
+__all__ = ["adopt_intents", "drop_overtaken", "recover"]
 
 LOOKUP_ROWS = 1000
 
 
 def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     """Adopt by hash the files that dead processes published and did not record; keep parts that can be gone on with.
-
-    A part that waits for a file which is held by now, as that of one process may when another one fetched the file, is
-    removed: nobody would ever ask for it.
 
     Parameters
     ----------
@@ -53,7 +49,6 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     try:
         for _, paths in leftovers(private):
             adopted += _adopt(paths, files, manifest)
-        _drop_needless(f"{private}/parts", files, manifest)
     except OSError as error:
         failure = translate_oserror(error, "reading what an earlier process left")
         failure.fatal = True
@@ -81,43 +76,25 @@ def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> 
 
 
 def _keep_parts(paths: list[str], files: FileStore, manifest: Manifest) -> None:
-    """Let parts wait that have a sidecar, and whose files are not held by now; those that stay behind are removed."""
+    """Let parts wait that have a sidecar and whose files nobody has brought since; what stays behind is removed."""
     for path in paths:
         sidecar = read_sidecar(path) if path.endswith(".json") else None
-        if sidecar is None or _is_held(sidecar, files, manifest):
+        if sidecar is None:
             continue
-        kept = f"{os.path.dirname(path)}/{kept_name(sidecar.version, sidecar.key, sidecar.path)}"
+        identity, part = (sidecar.version, sidecar.key, sidecar.path), path.removesuffix(".json")
         with contextlib.suppress(OSError):  # the part itself is gone: it was published
-            os.stat(path.removesuffix(".json"), follow_symlinks=False)
-            os.replace(path, f"{kept}.json")
-            os.replace(path.removesuffix(".json"), kept)
+            if not is_overtaken(files, manifest, identity, os.lstat(part)):
+                kept = f"{os.path.dirname(path)}/{kept_name(*identity)}"
+                os.replace(path, f"{kept}.json")
+                os.replace(part, kept)
 
 
-def _drop_needless(folder: str, files: FileStore, manifest: Manifest) -> None:
-    """Remove parts that wait for files which are held by now."""
-    for name in os.listdir(folder):
-        if not (name.startswith(KEPT) and name.endswith(".json")):
-            continue
-        sidecar = read_sidecar(f"{folder}/{name}")
-        if sidecar is not None and _is_held(sidecar, files, manifest):
-            remove(f"{folder}/{name}")
-            remove(f"{folder}/{name.removesuffix('.json')}")
-
-
-def _is_held(sidecar: Sidecar, files: FileStore, manifest: Manifest) -> bool:
-    """Return whether the file of a part stands where it is recorded, as it was recorded."""
-    return any(
-        entry.path == sidecar.path and _stands(entry, files)
-        for entry in manifest.lookup(sidecar.version, [sidecar.key])
-    )
-
-
-def _stands(entry: Entry, files: FileStore) -> bool:
-    recorded = entry.receipt
-    try:
-        return files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag) == recorded
-    except (OSError, StorageError):
-        return False
+def drop_overtaken(files: FileStore, manifest: Manifest) -> None:
+    """Remove parts that wait for files which somebody else has brought since: nobody would ever ask for them."""
+    for part, version, key, path, found in kept_parts(files):
+        if is_overtaken(files, manifest, (version, key, path), found):
+            remove(part)
+            remove(f"{part}.json")
 
 
 def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> list[Entry]:

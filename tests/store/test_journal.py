@@ -195,7 +195,7 @@ def intended(folder) -> list[str]:
 
 
 def test_a_journal_of_a_long_run_is_written_anew_with_what_is_open(folder, open_folder, monkeypatch) -> None:
-    monkeypatch.setattr("framefetch.store.journal.SPENT", 2_000)
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 20)
     monkeypatch.setattr("framefetch.store.writer.SYNC_SECONDS", 0.0)
     longest = 0
     for start in range(0, 400, 20):
@@ -214,7 +214,7 @@ def test_a_journal_of_a_long_run_is_written_anew_with_what_is_open(folder, open_
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
 def test_a_journal_that_cannot_be_written_anew_stays_as_it_is(folder, monkeypatch, call) -> None:
-    monkeypatch.setattr("framefetch.store.journal.SPENT", 100)
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 4)
 
     def refuse(path, *arguments, real=getattr(os, call), **options):
         if call == "fsync" or str(path).endswith(".journal.new"):
@@ -234,7 +234,7 @@ def test_a_journal_that_cannot_be_written_anew_stays_as_it_is(folder, monkeypatc
 
 
 def test_what_a_removed_manifest_had_recorded_stays_in_the_journal(folder, monkeypatch) -> None:
-    monkeypatch.setattr("framefetch.store.journal.SPENT", 100)
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 4)
     monkeypatch.setattr("framefetch.store.writer.SYNC_SECONDS", 3600.0)
     folder.manifest.commit(intents(folder, range(20)))
     folder.manifest.flush()

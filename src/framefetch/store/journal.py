@@ -36,8 +36,8 @@ Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 
 #: What a process leaves is named after its token: its journal, its parts and their sidecars.
 _NAME = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]+(?:\.json(?:\.new)?)?|\.journal(?:\.new)?)$")
-#: Characters of intents that came true after which a journal is written anew: a few thousand files.
-SPENT: Final = 1 << 20
+#: Intents that came true, and are at least half of a journal, after which it is written anew.
+SPENT: Final = 4096
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -65,8 +65,8 @@ class Journal:
         )  # taken and released by any thread
         self._handle: int | None = None
         self._torn = False
-        self._open_lines: dict[str, str] = {}
-        self._spent = 0
+        self._lines = 0
+        self._spent: set[str] = set()
         self._guard = threading.Lock()
 
     def open(self) -> None:
@@ -92,39 +92,40 @@ class Journal:
         """
         if not intents:
             return
-        lines = [
-            (r.path, json.dumps([r.version, r.key, r.path, [str(d) for d in digests], verified, etag]) + "\n")
+        lines = "".join(
+            json.dumps([r.version, r.key, r.path, [str(d) for d in digests], verified, etag]) + "\n"
             for r, digests, verified, etag in intents
-        ]
+        )
         with self._guard:
             if self._handle is None:
                 raise StorageError("the cache is not open for writing")
             # A line that a full disk has torn must not swallow the next one.
-            text = ("\n" if self._torn else "") + "".join(line for _, line in lines)
+            text = ("\n" if self._torn else "") + lines
             self._torn = True
             _write(self._handle, text)
             self._torn = False
-            for path, line in lines:
-                self._open_lines[path] = self._open_lines.get(path, "") + line
+            self._lines += len(intents)
+            self._spent.difference_update([request.path for request, *_ in intents])
 
     def recorded(self, paths: Iterable[str]) -> None:
         """Forget, before long, the intents of files whose rows no power cut can take any more."""
         with self._guard:
-            for path in paths:
-                self._spent += len(self._open_lines.pop(path, ""))
-            if self._spent > SPENT and self._handle is not None:
-                self._spent = 0  # where it cannot be done now, not before as much has come again
+            self._spent.update(paths)
+            if len(self._spent) >= max(SPENT, self._lines / 2) and self._handle is not None:
                 with contextlib.suppress(OSError):  # the journal that is there says more than it need
                     self._write_anew()
+                self._spent.clear()  # what stays now is not asked for again
 
     def _write_anew(self) -> None:
         """Replace the journal by one of what is open; on the disk before that, or a power cut could empty it."""
         assert self._handle is not None
+        with open(self.path, encoding="utf-8") as file:
+            lines = [line for line in file if _path_in(line) not in self._spent]
         new = f"{self.path}.new"
         try:
             handle = os.open(new, _FLAGS | os.O_TRUNC, 0o666)
             try:
-                _write(handle, "".join(self._open_lines.values()))
+                _write(handle, "".join(lines))
                 os.fsync(handle)
                 os.replace(new, self.path)
             except BaseException:
@@ -133,14 +134,14 @@ class Journal:
         except OSError:
             remove(new)
             raise
-        old, self._handle, self._torn = self._handle, handle, False
+        old, self._handle, self._lines = self._handle, handle, len(lines)
         os.close(old)
 
     def settle(self) -> None:
         """Forget all intents: the manifest holds them."""
         with self._guard:
-            self._open_lines.clear()
-            self._spent = 0
+            self._lines = 0
+            self._spent.clear()
             if self._handle is not None:
                 with contextlib.suppress(OSError):  # then the next process looks at what is recorded by now
                     os.ftruncate(self._handle, 0)
@@ -211,6 +212,14 @@ def read_journal(path: str) -> Iterator[Entry]:
             entry = _read_line(line)
             if entry is not None:
                 yield entry
+
+
+def _path_in(line: str) -> object:
+    """Return which path a line of ours is about; None for one that a full disk has torn."""
+    try:
+        return json.loads(line)[2]
+    except (ValueError, TypeError, LookupError):
+        return None
 
 
 def _read_line(line: str) -> Entry | None:

@@ -73,7 +73,7 @@ def to_row(entry: Entry, window: int) -> Row:
 def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Make changes, in the order in which they were asked for; in a transaction of the caller that may write."""
     places = _key_places({row[:3] for row, _ in changes})
-    recorded = {row[:3]: row for row in connection.execute(_RECORDED, (asking_for(set(places.values())),))}
+    recorded = {row[:3]: row for row in connection.execute(_RECORDED, {"places": asking_for(set(places.values()))})}
     net = _net_of(changes, recorded)
     if net.new:
         versions = {row[0] for row in net.new}
@@ -117,7 +117,7 @@ def _net_of(changes: Iterable[Change], recorded: Mapping[Identity, Row]) -> _Net
 def forget_paths(connection: sqlite3.Connection, paths: Sequence[str]) -> None:
     """Remove all rows of these paths; in a transaction of the caller that may write."""
     names = {storable(path) for path in paths}
-    found = connection.execute(_RECORDED, (asking_for(places_of_paths(names)),)).fetchall()
+    found = connection.execute(_RECORDED, {"places": asking_for(places_of_paths(names))}).fetchall()
     _remove(connection, [(row[:3], row[-1]) for row in found if row[2] in names])
 
 

@@ -39,17 +39,17 @@ SELECT version, key, path, size, mtime_ns, ctime_ns, inode, digests, verified, e
 FROM entries LEFT JOIN windows USING (window)
 """
 _FOUND = f"{_SELECT} WHERE {FOUND}"
-_FOUND_IN = f"{_FOUND} AND version = ?2"
+_FOUND_IN = f"{_FOUND} AND version = :version"
 _ROWS = f"""
-SELECT key, path, size, mtime_ns, ctime_ns, inode, digests, verified, boot IS NULL OR (boot = ?3 AND boot <> '')
-FROM entries LEFT JOIN windows USING (window) WHERE {FOUND} AND version = ?2
+SELECT key, path, size, mtime_ns, ctime_ns, inode, digests, verified, boot IS NULL OR (boot = :boot AND boot <> '')
+FROM entries LEFT JOIN windows USING (window) WHERE {FOUND} AND version = :version
 """
-_SINCE = f"SELECT 1 FROM entries WHERE {FOUND} AND version = ? AND key = ? AND window > ?"
+_SINCE = f"SELECT 1 FROM entries WHERE {FOUND} AND version = :version AND key = :key AND window > :window"
 # An entry has its md5, and behind it the digest that the table states.
-_SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(?1))
-OR substr(digests, 38) IN (SELECT value FROM json_each(?1))"""
-_IN_ORDER = "SELECT id FROM entries WHERE version = ?1 OR ?1 IS NULL ORDER BY version, key, path"
-_NUMBERED = f"{_SELECT.replace('SELECT', 'SELECT id,', 1)} WHERE id IN (SELECT value FROM json_each(?))"
+_SAME = f"""{_SELECT} WHERE substr(digests, 1, 36) IN (SELECT value FROM json_each(:digests))
+OR substr(digests, 38) IN (SELECT value FROM json_each(:digests))"""
+_IN_ORDER = "SELECT id FROM entries WHERE version = :version OR :version IS NULL ORDER BY version, key, path"
+_NUMBERED = f"{_SELECT.replace('SELECT', 'SELECT id,', 1)} WHERE id IN (SELECT value FROM json_each(:ids))"
 
 #: By name: a look-up is a third of the cost of asking the enum.
 _LEVELS = {level.value: level for level in Verified}
@@ -122,7 +122,7 @@ class Manifest:
         """
         asked = set(keys)
         places = asking_for(places_of_keys(version, asked))
-        return [entry for entry in self._select(_FOUND_IN, (places, version)) if entry.key in asked]
+        return [entry for entry in self._select(_FOUND_IN, places=places, version=version) if entry.key in asked]
 
     def rows(self, version: str, keys: Sequence[str]) -> Iterator[Row]:
         """Yield the rows of these keys as they are stored, in no particular order.
@@ -134,31 +134,31 @@ class Manifest:
         """
         asked = set(keys)
         places = asking_for(places_of_keys(version, asked))
-        for row in self._fetch(_ROWS, (places, version, self._boot)):
+        for row in self._fetch(_ROWS, places=places, version=version, boot=self._boot):
             if row[0] in asked:
                 yield row
 
     def knows_version(self, version: str) -> bool:
         """Return whether there is, or ever was, an entry of a version; if not, none need be looked for."""
-        return any(True for _ in self._fetch("SELECT 1 FROM versions WHERE version = ?", (version,)))
+        return any(True for _ in self._fetch("SELECT 1 FROM versions WHERE version = :version", version=version))
 
     def last_window(self) -> int:
         """Return the number of the latest commit window, of whatever process."""
         query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'windows'"
-        return next((int(number) for (number,) in self._fetch(query, ())), 0)
+        return next((int(number) for (number,) in self._fetch(query)), 0)
 
     def recorded_since(self, window: int, version: str, key: str) -> bool:
         """Return whether an entry of this key was written after a window."""
         places = asking_for(places_of_keys(version, [key]))
-        return any(True for _ in self._fetch(_SINCE, (places, version, key, window)))
+        return any(True for _ in self._fetch(_SINCE, places=places, version=version, key=key, window=window))
 
     def with_digests(self, digests: Iterable[str]) -> Iterator[Entry]:
         """Yield the entries that have one of these digests, given as ``algorithm:digits``; looks at every row."""
-        return self._select(_SAME, (json.dumps(list(digests)),))
+        return self._select(_SAME, digests=json.dumps(list(digests)))
 
     def holds_any(self) -> bool:
         """Return whether there is any entry."""
-        return any(True for _ in self._fetch("SELECT 1 FROM entries LIMIT 1", ()))
+        return any(True for _ in self._fetch("SELECT 1 FROM entries LIMIT 1"))
 
     def owners(self, paths: Sequence[str]) -> dict[str, str]:
         """Return which key holds each of these paths, for those that are held."""
@@ -168,7 +168,7 @@ class Manifest:
         """Return the entries whose files stand at these paths."""
         asked = set(paths)
         places = asking_for(places_of_paths(asked))
-        return [entry for entry in self._select(_FOUND, (places,)) if entry.path in asked]
+        return [entry for entry in self._select(_FOUND, places=places) if entry.path in asked]
 
     def entries(self, version: str | None = None) -> Iterator[Entry]:
         """Yield all entries, or those of one version, ordered by version, key and path.
@@ -176,22 +176,22 @@ class Manifest:
         They are those that are there when the first is asked for, each as it is when its turn comes. They are read a
         few thousand at a time: who takes hours over them holds up nobody who writes meanwhile.
         """
-        ids = array("q", (number for (number,) in self._fetch(_IN_ORDER, (version,))))
+        ids = array("q", (number for (number,) in self._fetch(_IN_ORDER, version=version)))
         for start in range(0, len(ids), FETCH_ROWS):
             block = ids[start : start + FETCH_ROWS].tolist()
-            found = {row[0]: row[1:] for row in self._fetch(_NUMBERED, (json.dumps(block),))}
+            found = {row[0]: row[1:] for row in self._fetch(_NUMBERED, ids=json.dumps(block))}
             yield from self._to_entries(found[number] for number in block if number in found)
 
     def is_sound(self) -> bool:
         """Return whether the database is whole and every row can be found; a few seconds for a million entries."""
         try:
-            whole = next(self._fetch("PRAGMA quick_check(1)", ()), None) == ("ok",)
-            return whole and next(self._fetch(MISPLACED, ()), None) is None
+            whole = next(self._fetch("PRAGMA quick_check(1)"), None) == ("ok",)
+            return whole and next(self._fetch(MISPLACED), None) is None
         except ManifestLost:
             return False
 
-    def _select(self, query: str, parameters: tuple[str, ...]) -> Iterator[Entry]:
-        return self._to_entries(self._fetch(query, parameters))
+    def _select(self, query: str, **parameters: str) -> Iterator[Entry]:
+        return self._to_entries(self._fetch(query, **parameters))
 
     def _to_entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
         try:
@@ -200,7 +200,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError) as error:
             raise lost(self.path, f"is damaged ({error})") from error
 
-    def _fetch(self, query: str, parameters: tuple[str | int | None, ...]) -> Iterator[tuple[Any, ...]]:
+    def _fetch(self, query: str, **parameters: str | int | None) -> Iterator[tuple[Any, ...]]:
         if self._empty:
             return
         try:

@@ -97,9 +97,9 @@ _FROM_TREE: Final = (
     "DROP TABLE older",
 )
 
-#: What finds rows by their places, given as a JSON array in the first parameter; each row once.
+#: What finds rows by their `places`, a parameter that is a JSON array; each row once.
 FOUND: Final = f"""id IN ({
-    " UNION ALL ".join(f"SELECT {tree}.id FROM json_each(?1) CROSS JOIN {tree} ON place = value" for tree in TREES)
+    " UNION ALL ".join(f"SELECT {tree}.id FROM json_each(:places) CROSS JOIN {tree} ON place = value" for tree in TREES)
 })"""
 
 _ALL_PLACES: Final = """

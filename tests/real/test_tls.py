@@ -47,6 +47,8 @@ commonName = supplied
 basicConstraints = critical,CA:{is_authority}
 subjectAltName = {host}
 subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+keyUsage = critical,{usage}
 """
 
 
@@ -54,7 +56,9 @@ def certify(
     folder: Path, name: str, by: str | None = None, *, valid: tuple[str, str] = NOW, host: str = "IP:127.0.0.1"
 ) -> None:
     """Make a key and a certificate for a host, signed by an authority or by itself."""
-    config = CONFIG.format(name=name, host=host, is_authority="FALSE" if by else "TRUE")
+    # From Python 3.13 on a certificate must say what it is for, as RFC 5280 has it (sections 4.2.1.1 and 4.2.1.3).
+    usage = "digitalSignature" if by else "digitalSignature,keyCertSign"
+    config = CONFIG.format(name=name, host=host, is_authority="FALSE" if by else "TRUE", usage=usage)
     (folder / f"{name}.conf").write_text(config)
     (folder / f"{name}.index").write_text("")
     signs = ["-cert", f"{by}.pem", "-keyfile", f"{by}.key"] if by else ["-selfsign", "-keyfile", f"{name}.key"]

@@ -4,7 +4,17 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
-from framefetch.sources.watchdog import HASTE, HASTE_GROWTH, HASTY_TIMES, OTHERS, UNUSUAL, Manner, Watch, left_behind
+from framefetch.sources.watchdog import (
+    FEW,
+    HASTE,
+    HASTE_GROWTH,
+    HASTY_TIMES,
+    OTHERS,
+    UNUSUAL,
+    Manner,
+    Watch,
+    left_behind,
+)
 from framefetch.warehouse import Serve, Stop, hdf5_file
 
 TIMEOUTS = Timeouts()
@@ -36,10 +46,15 @@ class Dog:
     def remove(self, watch) -> None: ...
 
 
-def silent(dog: Dog, *, others: int = OTHERS, longest: float = 0.01, took: float = 0.0) -> Watch:
+def many(_: Manner) -> int:
+    return OTHERS
+
+
+def silent(dog: Dog, *, others: int = OTHERS, before: int = 0, longest: float = 0.01, took: float = 0.0) -> Watch:
     """Return the watch of a body that has just fallen silent, after which others come to their ends."""
     watch = Watch(dog, "http://host/a")
     watch.manner = Manner()
+    watch.manner.ended = before
     watch.begin(Target())
     watch.enter("body")
     dog.time += took
@@ -49,10 +64,10 @@ def silent(dog: Dog, *, others: int = OTHERS, longest: float = 0.01, took: float
     return watch
 
 
-def patience(dog: Dog, watch: Watch) -> float | None:
+def patience(dog: Dog, watch: Watch, under_way: int = OTHERS) -> float | None:
     """Return the seconds of silence after which it is left behind, None where that is the stall timeout's business."""
     for tick in range(1, 4 * int(TIMEOUTS.stall)):
-        if left_behind(watch, dog.time + tick / 4, TIMEOUTS) is not None:
+        if left_behind(watch, dog.time + tick / 4, TIMEOUTS, lambda _: under_way) is not None:
             return tick / 4
     return None
 
@@ -74,6 +89,23 @@ def test_patience_with_one_body_while_others_come(circumstances, expected) -> No
     assert patience(dog, silent(dog, **circumstances)) == expected
 
 
+@pytest.mark.parametrize(
+    ("circumstances", "under_way", "expected"),
+    [
+        ({"before": OTHERS}, OTHERS - 1, FEW * HASTE),
+        ({"before": OTHERS}, OTHERS, None),
+        ({"before": OTHERS - 1}, 1, None),
+        ({"before": OTHERS, "took": 4.0}, 1, FEW * 4.0),
+        ({"before": OTHERS, "took": 6.0}, 1, None),
+        ({"before": OTHERS, "longest": 1.0}, 1, FEW * UNUSUAL * 1.0),
+    ],
+    ids=["few are left", "a silent host", "an unknown host", "much has come", "too much has come", "the host pauses"],
+)
+def test_patience_with_one_of_the_last_bodies(circumstances, under_way, expected) -> None:
+    dog = Dog()
+    assert patience(dog, silent(dog, others=0, **circumstances), under_way) == expected
+
+
 def test_some_times_later_the_same_url_gets_longer_until_the_stall_timeout_is_left() -> None:
     dog, manner, given = Dog(), Manner(), []
     for _ in range(HASTY_TIMES + 3):
@@ -87,7 +119,7 @@ def test_a_short_stall_timeout_is_kept_to() -> None:
     dog = Dog()
     watch = silent(dog)
     short = Timeouts(stall=2.5)
-    assert all(left_behind(watch, dog.time + tick / 10, short) is None for tick in range(60))
+    assert all(left_behind(watch, dog.time + tick / 10, short, many) is None for tick in range(60))
 
 
 def test_our_own_pause_is_not_the_hosts_silence() -> None:
@@ -95,9 +127,9 @@ def test_our_own_pause_is_not_the_hosts_silence() -> None:
     watch = silent(dog)
     watch.pause()
     dog.time += 20
-    assert left_behind(watch, dog.time, TIMEOUTS) is None
+    assert left_behind(watch, dog.time, TIMEOUTS, many) is None
     watch.resume()
-    assert left_behind(watch, dog.time + 1, TIMEOUTS) is None
+    assert left_behind(watch, dog.time + 1, TIMEOUTS, many) is None
     watch.progress(1)
     assert watch.manner.longest == 0.01
 
@@ -128,3 +160,17 @@ def test_a_body_left_behind_is_gone_on_with_although_its_attempts_are_few(wareho
     assert asked[1].header("Range") is not None, "what had come was kept"
     assert len(warehouse.requests()) == 41
     assert frame["attempts"][0] == 2
+
+
+def test_the_last_body_of_a_run_is_asked_for_again_soon(warehouse, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.sources.watchdog.HASTE", 0.2)
+    names = [f"/{at}.nwb" for at in range(2 * OTHERS)]
+    table = pd.DataFrame({"url": [warehouse.add(name, hdf5_file(1 << 16, seed=1)) for name in names]})
+    warehouse.script(names[-1], Serve(stop=Stop(1 << 15, "hang")), Serve())
+    options = Options(
+        limits=Limits(per_host=1), retry=RetryPolicy(attempts=1, base=0.001), timeouts=Timeouts(stall=3600)
+    )
+    with MetadataCache(table, tmp_path, options=options) as cache:
+        assert (cache.mirror(table).frame["status"] == "downloaded").all()
+    assert len(warehouse.requests(names[-1])) == 2
+    assert len(warehouse.requests()) == len(names) + 1

@@ -9,7 +9,8 @@ coming to their ends, it is asked for again much sooner: once it has been silent
 this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
 would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
 for latency-sensitive applications). Three times that is all a URL gets, since a lossy server may well fail it twice;
-then it gets four times as long each time, up to a third of the stall timeout.
+then it gets four times as long each time, up to a third of the stall timeout. Where few are under way, as at the end of
+a run, others cannot tell; a body that falls silent there gets twice as long, if the host is known by then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 from framefetch.errors import Stalled, TooSlow, TransferError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from framefetch.options import Timeouts
 
 __all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
@@ -33,6 +36,8 @@ HASTE_GROWTH: Final = 4
 UNUSUAL: Final = 4
 #: Bodies of the host that came to their end meanwhile: it is not the host that is silent, nor the network.
 OTHERS: Final = 8
+#: So many times as long a body has where fewer are under way: nobody could tell, and few ask again if it was the host.
+FEW: Final = 2
 #: Beyond this share of the stall timeout there is little to win.
 SHARE: Final = 1 / 3
 #: Seconds between two looks, at most.
@@ -198,23 +203,30 @@ def late(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | TooSlow | No
     return None
 
 
-def left_behind(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | None:
-    """Return why a body should be asked for again before the stall timeout, None while it should not."""
+def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callable[[Manner], int]) -> Stalled | None:
+    """Return why a body should be asked for again before the stall timeout, None while it should not.
+
+    `under_way` tells how many exchanges of its host there are.
+    """
     manner = watch.manner
     if manner is None or watch.phase != "body" or watch.paused_at is not None:
         return None
     silence = watch.clock(now) - watch.last
-    others = manner.ended - watch.ended
-    if silence < HASTE or others < OTHERS:
+    if silence < HASTE:
         return None
+    others, few = manner.ended - watch.ended, 1
+    if others < OTHERS:
+        if manner.ended < OTHERS or under_way(manner) >= OTHERS:
+            return None
+        others, few = manner.ended, FEW
     times = manner.hurried.get(watch.url, 0)
     patience = HASTE * HASTE_GROWTH ** max(0, times + 1 - HASTY_TIMES)
-    patience = max(patience, UNUSUAL * manner.longest, watch.last - watch.began)
+    patience = few * max(patience, UNUSUAL * manner.longest, watch.last - watch.began)
     if silence < patience or silence > SHARE * timeouts.stall:
         return None
     manner.hurried[watch.url] = times + 1
     return Stalled(
-        f"no bytes for {silence:.1f} s after {watch.bytes:,} bytes, while {others} other files of the host came to "
+        f"no bytes for {silence:.1f} s after {watch.bytes:,} bytes, where {others} other files of the host came to "
         f"their end and none was ever silent for more than {manner.longest:.1f} s",
         early=True,
     )
@@ -260,10 +272,13 @@ class Watchdog:
         for watch in tuple(self._watches):
             if not watch.waits:
                 continue
-            verdict = late(watch, now, self._timeouts) or left_behind(watch, now, self._timeouts)
+            verdict = late(watch, now, self._timeouts) or left_behind(watch, now, self._timeouts, self._under_way)
             if verdict is not None:
                 watch.fail(verdict)
         self._handle = self._loop.call_later(self._interval, self._tick) if self._watches else None
+
+    def _under_way(self, manner: Manner) -> int:
+        return sum(watch.manner is manner for watch in self._watches)
 
     def close(self) -> None:
         """Stop the tick."""

@@ -233,6 +233,16 @@ def test_a_journal_that_cannot_be_written_anew_stays_as_it_is(folder, monkeypatc
     assert intended(folder)[-1] == "v0/last"
 
 
+def test_a_line_that_the_disk_has_spoilt_does_not_end_the_run(folder, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.store.journal.SPENT", 4)
+    folder.journal.intend([(request(f"v0/{at}"), (digest(BODY),), Verified.NONE, None) for at in range(9)])
+    with open(folder.journal.path, "ab") as file:
+        file.write(b'["v0", "\xff\xfe\n')
+    folder.journal.recorded([f"v0/{at}" for at in range(8)])
+    folder.journal.intend([(request("v0/last"), (digest(BODY),), Verified.NONE, None)])
+    assert intended(folder) == ["v0/8", "v0/last"]
+
+
 def test_what_a_removed_manifest_had_recorded_stays_in_the_journal(folder, monkeypatch) -> None:
     monkeypatch.setattr("framefetch.store.journal.SPENT", 4)
     monkeypatch.setattr("framefetch.store.writer.SYNC_SECONDS", 3600.0)

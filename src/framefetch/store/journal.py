@@ -119,7 +119,7 @@ class Journal:
     def _write_anew(self) -> None:
         """Replace the journal by one of what is open; on the disk before that, or a power cut could empty it."""
         assert self._handle is not None
-        with open(self.path, encoding="utf-8") as file:
+        with open(self.path, encoding="utf-8", errors="replace") as file:
             lines = [line for line in file if _path_in(line) not in self._spent]
         new = f"{self.path}.new"
         try:

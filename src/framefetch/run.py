@@ -75,6 +75,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
         self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
+        self._inheriting: asyncio.Task[None] | None = None
         self._seconds = 0.0
 
     def stop(self) -> None:
@@ -144,6 +145,8 @@ class Run:
         finally:
             ticking.cancel()
             try:
+                if self._inheriting is not None:
+                    await asyncio.wait([self._inheriting])
                 await self._settle(claims)
             finally:
                 self._neighbours.end()
@@ -365,9 +368,16 @@ class Run:
     async def _tick(self) -> None:
         while True:
             self._neighbours.beat()
+            if self._neighbours.bereaved and (self._inheriting is None or self._inheriting.done()):
+                self._inheriting = self._loop.create_task(self._inherit())
             if self._events:
                 self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
             await asyncio.sleep(TICK_SECONDS)
+
+    async def _inherit(self) -> None:
+        """Take over what another process left; where that fails, its files are fetched again."""
+        with contextlib.suppress(FramefetchError):
+            await self._in_thread(self._neighbours.inherit)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await self._loop.run_in_executor(None, function, *arguments)

@@ -114,6 +114,31 @@ def test_a_killed_process_holds_nobody_up(
     note("114", f"the holder is killed; another asks after {delay:.2f} s", "downloaded", warehouse.count())
 
 
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_what_somebody_leaves_is_gone_on_with_when_its_turn_comes(
+    end: signal.Signals, warehouse: WarehouseThread, mirror: Mirrors, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    table, bodies = stock(warehouse, tmp_path, 3, size=8 << 20)
+    frame = pd.read_csv(table)
+    frame[1:2].to_csv(tmp_path / "one.csv", index=False)
+    warehouse.script("/f0.nwb", Serve(stop=Stop(1000, "hold")), then=Serve())
+    warehouse.script("/f1.nwb", Serve(stop=Stop(4 << 20, "hold")), then=Serve())
+    first = mirror(tmp_path / "one.csv", "--quiet")
+    warehouse.wait_for("/f1.nwb", 1, "held")
+    wait_for_part(first, tmp_path / "cache", 3 << 20)
+    second = mirror(table, "--quiet", "--max-connections", "1")
+    warehouse.wait_for("/f0.nwb", 1, "held")
+    first.send_signal(end)
+    first.wait(timeout=10)
+    warehouse.release("/f0.nwb")
+    output, _ = second.communicate(timeout=30)
+    assert second.returncode == 0, output
+    assert [request.header("Range") is not None for request in warehouse.requests("/f1.nwb")] == [False, True]
+    assert warehouse.count() == len(bodies) + 1
+    audited(tmp_path, bodies)
+    note("114", f"another goes on with what was under way: {end.name}", "downloaded", warehouse.count())
+
+
 def wait_for_beats(cache: Path, process: "subprocess.Popen[str]", count: int) -> None:
     """Wait until a process has given so many signs of life: the second comes when it has long begun to work."""
     seen: set[int] = set()

@@ -117,6 +117,16 @@ class FileStore:
             failure.fatal = True
             raise failure from error
 
+    def look_for_parts(self) -> None:
+        """Learn what parts wait that other processes have left since; blocking, and beside transfers.
+
+        Raises
+        ------
+        OSError
+            Where their folder cannot be read.
+        """
+        self._kept.learn()
+
     def own(self, path: str) -> None:
         """Let the file at this path be replaced: the manifest knows it as ours."""
         self._places.own(path)

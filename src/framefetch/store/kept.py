@@ -53,6 +53,11 @@ class KeptParts:
             if name.removesuffix(".json") not in self._names:
                 remove(f"{self._folder}/{name}")  # a crash parted it from its other half
 
+    def learn(self) -> None:
+        """Look what has come since; blocking, while other threads take parts and leave some."""
+        names = set(os.listdir(self._folder))
+        self._names.update(name for name in names if name.startswith(KEPT) and f"{name}.json" in names)
+
     def has(self, request: Request) -> bool:
         """Return whether there is a part of a request."""
         return bool(self._names) and kept_name(request.version, request.key, request.path) in self._names

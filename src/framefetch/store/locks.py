@@ -11,6 +11,9 @@ somebody to see them. Each process that fetches has a note of its own, with its 
 locks; it touches it once a second, and looks several times a second whether others have come. Whoever comes later waits
 until all others say that they lock.
 
+One byte more stands for the process itself. The system frees all bytes of a dead process at once: who gets the lock of
+a file because its owner died can also see that it died, and take over what it left of that file.
+
 Where the system has no such locks, or says that this file system has none, files are fetched without: two processes
 may then fetch the same one, but each has parts of its own, and a rename replaces a file as a whole.
 """
@@ -38,7 +41,7 @@ except ImportError:  # Windows
 else:
     _LOCKS = True
 
-__all__ = ["NOTE", "FileLocks", "Owner", "Presence", "notes", "offset_of", "refuses_locks"]
+__all__ = ["NOTE", "FileLocks", "Owner", "Presence", "life_of", "notes", "offset_of", "refuses_locks"]
 
 #: How the note of a process ends; it begins with the token of its journal.
 NOTE = ".owner"
@@ -56,6 +59,11 @@ def offset_of(version: str, key: str) -> int:
     """Return the byte that stands for a file; two files in 2^62 share one, and then merely wait for each other."""
     digest = blake2b(f"{version}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
+
+
+def life_of(token: str) -> int:
+    """Return the byte that stands for a process, by the token of its journal."""
+    return offset_of("", token)  # no version is empty
 
 
 def refuses_locks(error: Exception) -> bool:
@@ -191,20 +199,29 @@ class FileLocks:
             with contextlib.suppress(OSError):  # what cannot be unlocked is unlocked when this process ends
                 fcntl.lockf(table.handle, fcntl.LOCK_UN, 1, offset)
 
+    def is_locked(self, offset: int) -> bool:
+        """Return whether anybody has a byte; True also where the system does not tell."""
+        return self._ask(offset)[0]
+
     def holder(self, offset: int) -> int | None:
         """Return the number of the process that has a byte, where the system tells."""
+        locked, process = self._ask(offset)
+        return process if locked and process > 0 else None
+
+    def _ask(self, offset: int) -> tuple[bool, int]:
+        """Return whether a byte is locked, and by whom; True and 0 where the system does not tell."""
         table = self._table
         if table is not None and offset in table.held:
-            return os.getpid()
+            return True, os.getpid()
         if table is None or _FLOCK is None:
-            return None
+            return True, 0
         question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
         try:
             answer = fcntl.fcntl(table.handle, fcntl.F_GETLK, question)
         except OSError:
-            return None
+            return True, 0
         kind, *_, process = _FLOCK.unpack(answer)
-        return process if kind != fcntl.F_UNLCK and process > 0 else None
+        return kind != fcntl.F_UNLCK, process
 
     def close(self) -> None:
         """Let the lock file go, when nothing is locked any more; closing twice is fine."""
@@ -229,8 +246,9 @@ def _identity(file: str | int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process that fetches into this cache: its number and machine, whether it locks, when it last gave a sign."""
+    """A process that fetches into this cache: token, number, machine, whether it locks, last sign of life."""
 
+    token: str
     process: int
     machine: str
     locks: bool
@@ -256,6 +274,7 @@ class Presence:
         self._private = private
         self._folder = f"{private}/locks"
         self._name = f"{token}{NOTE}"
+        self.life = life_of(token)
         self._guard = threading.Lock()
         self._runs = 0
         self._touched = 0.0
@@ -302,27 +321,29 @@ class Presence:
 
     def others(self) -> list[Owner]:
         """Return whose notes lie here besides ours."""
-        names = [f"{token}{NOTE}" for token in notes(self._private)]
-        return [owner for name in names if name != self._name and (owner := _read(f"{self._folder}/{name}"))]
+        tokens = [token for token in notes(self._private) if f"{token}{NOTE}" != self._name]
+        return [owner for token in tokens if (owner := _read(self._folder, token))]
 
-    def close(self) -> None:
-        """Remove the note, if no other run needs it."""
+    def close(self) -> bool:
+        """Remove the note, and return True, if no other run needs it."""
         with self._guard:
             self._runs -= 1
-            if not self._runs:
-                remove(f"{self._folder}/{self._name}")
-                self.locks = False
+            if self._runs:
+                return False
+            remove(f"{self._folder}/{self._name}")
+            self.locks = False
+            return True
 
 
-def _read(path: str) -> Owner | None:
+def _read(folder: str, token: str) -> Owner | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(f"{folder}/{token}{NOTE}", encoding="utf-8", errors="replace") as file:
             text = file.read()
             touched = os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None  # gone
     try:
         note = json.loads(text)
-        return Owner(int(note["process"]), str(note["machine"]), bool(note["locks"]), touched)
+        return Owner(token, int(note["process"]), str(note["machine"]), bool(note["locks"]), touched)
     except (ValueError, KeyError, TypeError):
-        return Owner(0, "an unknown machine", locks=False, touched_ns=touched)  # it is being written
+        return Owner(token, 0, "an unknown machine", locks=False, touched_ns=touched)  # it is being written

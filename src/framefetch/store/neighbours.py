@@ -4,6 +4,9 @@ A process locks a file when the file's turn comes, not before, and gives it back
 gets the lock must ask whether another one recorded the file since it looked for what is held: a stat, and a look into
 the manifest only where there is something to see. Files that are others' are put aside; the run comes back to them when
 its own are done. Nobody is waited for who gives no sign of life: his files are fetched, and a warning names him.
+
+What somebody leaves who dies, or merely ends, lies beside the file that he was at: a part of it, or the whole without
+a row. So as long as that was not looked for, what would be this run's turn now is put aside, too.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from framefetch.store.locks import FileLocks, offset_of
+from framefetch.store.locks import FileLocks, life_of, offset_of
 from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import recover
 
@@ -30,6 +33,8 @@ __all__ = ["Neighbours"]
 ROUND = 512
 #: Seconds between two looks at whether others lock by now.
 LOOK_SECONDS = 0.05
+#: Seconds within which the system lets go of all that a dead process had; its locks of bytes are the first to go.
+DYING_SECONDS = 1.0
 
 
 class Neighbours:
@@ -61,6 +66,12 @@ class Neighbours:
         self._aside: list[int] = []
         self._mark = 0
         self._signs: dict[tuple[int, str], tuple[int, float]] = {}
+        self._others: list[Owner] = []
+        self._past: set[str] = set()
+        self._inheriting = False
+        self._spared = 0
+        #: Whether somebody has gone whose leavings were not looked for.
+        self.bereaved = False
         self.warnings: list[str] = []
 
     def mark(self) -> None:
@@ -83,6 +94,7 @@ class Neighbours:
         presence = self._folder.presence
         try:
             self._locks.open()
+            self._locks.acquire(presence.life)
             presence.open(locks=self._locks.engaged)
             self._begun = True
             self._look_round()
@@ -105,6 +117,8 @@ class Neighbours:
                 return
             recover(self._folder.files, self._folder.manifest, self._folder.private)  # also the notes of the dead
             time.sleep(LOOK_SECONDS)
+        if self._locks.engaged:
+            self.inherit()
 
     def beat(self) -> None:
         """Tell the others that this process is alive, and see whether there are any; cheap."""
@@ -114,12 +128,55 @@ class Neighbours:
                 self._look_round()
 
     def _look_round(self) -> None:
-        """Let what is locked be seen, if there is somebody to see it."""
+        """Let what is locked be seen, if there is somebody to see it; see who has gone."""
         presence = self._folder.presence
-        if not self._locks.engaged and presence.others():
+        others = presence.others()
+        if not self._locks.engaged and others:
             self._locks.engage()
         if self._locks.engaged and not presence.locks:
             presence.tell(locks=True)
+        if not {owner.token for owner in self._others} <= {owner.token for owner in others}:
+            self.bereaved = True
+        self._others = self._watched(others)
+
+    def _watched(self, others: Sequence[Owner]) -> list[Owner]:
+        """Return those whose lives can be seen."""
+        return [owner for owner in others if owner.locks and owner.token not in self._past]
+
+    def _dead(self) -> list[Owner]:
+        """Return who is gone, of those whose lives can be seen."""
+        if self._locks.obstacle:
+            return []
+        return [owner for owner in self._others if not self._locks.is_locked(life_of(owner.token))]
+
+    def inherit(self) -> None:
+        """Take over what those have left who are gone; blocking.
+
+        Raises
+        ------
+        StorageError, ManifestError
+            Where it cannot be read or recorded.
+        """
+        self.bereaved, self._inheriting = False, True
+        dead: list[Owner] = []
+        began = time.monotonic()
+        try:
+            while True:
+                recover(self._folder.files, self._folder.manifest, self._folder.private)
+                self._others = self._watched(self._folder.presence.others())
+                dead = self._dead()
+                if not dead or time.monotonic() - began >= DYING_SECONDS:
+                    break
+                time.sleep(DYING_SECONDS / 100)
+            self._folder.files.look_for_parts()
+        except OSError as error:
+            failure = translate_oserror(error, "reading what another process left")
+            failure.fatal = True
+            raise failure from error
+        finally:
+            self._past.update(owner.token for owner in dead)  # what a child of his holds is not waited for
+            self._others = self._watched(self._others)
+            self._inheriting, self._spared = False, 0
 
     def end(self) -> None:
         """Give everything back."""
@@ -127,7 +184,8 @@ class Neighbours:
             self.give_back(file)
         if self._begun:
             self._begun = False
-            self._folder.presence.close()
+            if self._folder.presence.close():
+                self._locks.release(self._folder.presence.life)
             self._locks.close()
 
     # -- while the engine works ---------------------------------------------------------------------------------
@@ -140,11 +198,22 @@ class Neighbours:
         if not self._locks.acquire(offset):
             self._aside.append(file)
             return False
-        if (self._locks.engaged or self._late) and self._is_done(file):
+        if (self._locks.engaged and self._waits_for_heritage()) or (
+            (self._locks.engaged or self._late) and self._is_done(file)
+        ):
             self._locks.release(offset)
             self._aside.append(file)
             return False
         self._mine[file] = offset
+        return True
+
+    def _waits_for_heritage(self) -> bool:
+        """Return whether a file is put aside as somebody may have left it unfinished; not of very many."""
+        if not self._inheriting and self._dead():
+            self.bereaved = True
+        if not (self.bereaved or self._inheriting) or self._spared >= ROUND:
+            return False
+        self._spared += 1
         return True
 
     def _is_done(self, file: int) -> bool:
@@ -182,7 +251,7 @@ class Neighbours:
                     break
         taken = taken or self._stalled(files)
         if taken:
-            recover(self._folder.files, self._folder.manifest, self._folder.private)
+            self.inherit()
             self._folder.prepare(self._requests.version)
             self.mark()
         return taken

@@ -75,6 +75,40 @@ def test_every_row_is_served_once_and_no_limit_is_exceeded(hosts, connections, p
     assert sorted(served) == list(range(len(hosts)))
 
 
+@given(
+    hosts=st.lists(st.integers(0, 2), max_size=40),
+    answers=st.lists(st.sampled_from([True, False, None, None]), max_size=200),
+    down=st.booleans(),
+)
+def test_a_row_of_which_nobody_can_tell_is_asked_about_again_and_holds_no_other_host_up(hosts, answers, down) -> None:
+    asked = iter(answers)
+    granted: list[int] = []
+
+    def take(position: int) -> bool | None:
+        answer = next(asked, True)
+        if answer is not None:
+            granted.extend([position] * answer)
+            settled.append(position)
+        return answer
+
+    settled: list[int] = []
+    schedule = Schedule(Listed(hosts), Limits(4, 2), take=take)
+    served: list[int] = []
+    now = 0.0
+    for _ in range(1000):
+        while isinstance(found := schedule.take(now), Job):
+            if found.cause is None:
+                schedule.ended(found, ConnectFailed("refused") if down else None, now)
+            served.append(found.request.index)
+        if schedule.done:
+            break
+        assert found is not None, "nothing is under way, so only a time can be waited for"
+        assert found > now
+        now = found
+    assert sorted(settled) == list(range(len(hosts)))
+    assert sorted(served) == sorted(granted)
+
+
 def test_the_plan_is_read_lazily() -> None:
     requests = Listed([0] * 1000)
     schedule = Schedule(requests, Limits(10, 10))

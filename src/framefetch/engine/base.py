@@ -34,14 +34,15 @@ class Tools:
     meter : Meter
         Where the cost is counted.
     take : callable
-        Asked when a file's turn comes; False where it is not to be fetched after all, as another process does.
+        Asked when a file's turn comes; False where it is not to be fetched after all, as another process does; None
+        where that will turn out soon.
     """
 
     sources: Mapping[str, Source]
     files: FileStore
     options: Options
     meter: Meter
-    take: Callable[[int], bool]
+    take: Callable[[int], bool | None]
 
 
 class Engine(Protocol):

@@ -30,6 +30,8 @@ __all__ = ["HostSlots", "Job", "Schedule"]
 
 #: Rows that may wait for their next attempt before no new ones are begun; so memory does not follow the table.
 BACKLOG: Final = 4096
+#: Seconds after which is asked again whether a position is to be taken.
+UNDECIDED_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -62,17 +64,25 @@ class _Host:
     limit: HostLimit
     circuit: Circuit
     not_before: float = 0.0
+    take: Callable[[int], bool | None] | None = None
     exhausted: bool = False
     ahead: int | None = None
+    undecided: int | None = None
     listed: bool = True
     retries: list[tuple[float, int, Job]] = field(default_factory=list)
 
     def next(self) -> int | None:
-        """Return the next position, None where there is none."""
+        """Return the next position; None where there is none, or where it is `undecided` whether it is to be taken."""
         position, self.ahead = self.ahead, None
-        if position is None and not self.exhausted:
-            position = next(self.positions, None)
-            self.exhausted = position is None
+        while position is None and not self.exhausted:
+            position, self.undecided = self.undecided, None
+            if position is None and (position := next(self.positions, None)) is None:
+                self.exhausted = True
+            elif self.take is not None and not (granted := self.take(position)):
+                if granted is None:
+                    self.undecided = position
+                    return None
+                position = None
         return position
 
     @property
@@ -91,7 +101,7 @@ class _Host:
         if self.retries or self.circuit.troubled or self.limit.active >= self.limit.most:
             return False
         self.ahead = self.next()
-        return self.ahead is None
+        return self.exhausted and self.ahead is None
 
 
 class Schedule:
@@ -106,7 +116,7 @@ class Schedule:
     rule : RetryRule, optional
         How often a host is asked in vain.
     take : callable, optional
-        Asked when the turn of a position comes; False where it is to be left out.
+        Asked when the turn of a position comes; False where it is to be left out, None where it is to be asked again.
     """
 
     def __init__(
@@ -114,7 +124,7 @@ class Schedule:
         requests: Requests,
         limits: Limits,
         rule: RetryRule | None = None,
-        take: Callable[[int], bool] | None = None,
+        take: Callable[[int], bool | None] | None = None,
     ) -> None:
         self._requests = requests
         self._limits = limits
@@ -122,14 +132,14 @@ class Schedule:
         self._reserve = min(START, limits.connections // 8)
         self._rule = rule or RetryRule(RetryPolicy())
         self._rotation: deque[_Host] = deque()
-        queues = requests.queues() if take is None else {at: filter(take, q) for at, q in requests.queues().items()}
-        self._hosts = {origin: self._host(origin, positions) for origin, positions in queues.items()}
+        self._grant = take
+        self._hosts = {origin: self._host(origin, positions) for origin, positions in requests.queues().items()}
         self._active = 0
         self._serial = 0
         self._waiting = 0
 
     def _host(self, origin: str, positions: Iterator[int]) -> _Host:
-        host = _Host(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule))
+        host = _Host(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule), take=self._grant)
         self._rotation.append(host)
         return host
 
@@ -175,7 +185,7 @@ class Schedule:
     def _from_host(self, host: _Host, now: float) -> Job | float | None:
         """Return a job of one host, or the time at which it may have one."""
         if host.circuit.cause is not None:
-            return self._condemned(host)
+            return self._condemned(host) or _ask_again(host, now)
         begins = max(host.not_before, host.circuit.until)
         if now < begins:
             return begins
@@ -184,7 +194,12 @@ class Schedule:
             return job
         if len(host.retries) < BACKLOG and (job := self._new(host)):
             return job
-        return self._retry(host, now) or (host.retries[0][0] if host.retries else None)
+        if job := self._retry(host, now):
+            return job
+        times = [host.retries[0][0]] if host.retries else []
+        if (soon := _ask_again(host, now)) is not None:
+            times.append(soon)
+        return min(times, default=None)
 
     def _condemned(self, host: _Host) -> Job | None:
         """Return a job of a host that is down, with the cause; at most so many are sent on to mirrors at a time."""
@@ -290,6 +305,11 @@ class Schedule:
         host.limit.dropped(flight, now)
         self._active -= 1
         self._list(host)
+
+
+def _ask_again(host: _Host, now: float) -> float | None:
+    """Return when to ask again about a position of which nobody could tell yet whether it is to be taken."""
+    return None if host.undecided is None else now + UNDECIDED_SECONDS
 
 
 class HostSlots:

@@ -6,7 +6,7 @@ the manifest only where there is something to see. Files that are others' are pu
 its own are done. Nobody is waited for who gives no sign of life: his files are fetched, and a warning names him.
 
 What somebody leaves who dies, or merely ends, lies beside the file that he was at: a part of it, or the whole without
-a row. So as long as that was not looked for, what would be this run's turn now is put aside, too.
+a row. As long as that was not looked for, this run begins no new file.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class Neighbours:
         self._others: list[Owner] = []
         self._past: set[str] = set()
         self._inheriting = False
-        self._spared = 0
         #: Whether somebody has gone whose leavings were not looked for.
         self.bereaved = False
         self.warnings: list[str] = []
@@ -140,13 +139,16 @@ class Neighbours:
         self._others = self._watched(others)
 
     def _watched(self, others: Sequence[Owner]) -> list[Owner]:
-        """Return those whose lives can be seen."""
-        return [owner for owner in others if owner.locks and owner.token not in self._past]
+        """Return those whose lives can be seen: their byte was locked once, so these locks do not lie."""
+        watched = {owner.token for owner in self._others}
+        return [
+            owner
+            for owner in others
+            if owner.token not in self._past and (owner.token in watched or self._locks.is_locked(life_of(owner.token)))
+        ]
 
     def _dead(self) -> list[Owner]:
         """Return who is gone, of those whose lives can be seen."""
-        if self._locks.obstacle:
-            return []
         return [owner for owner in self._others if not self._locks.is_locked(life_of(owner.token))]
 
     def inherit(self) -> None:
@@ -176,7 +178,7 @@ class Neighbours:
         finally:
             self._past.update(owner.token for owner in dead)  # what a child of his holds is not waited for
             self._others = self._watched(self._others)
-            self._inheriting, self._spared = False, 0
+            self._inheriting = False
 
     def end(self) -> None:
         """Give everything back."""
@@ -190,17 +192,21 @@ class Neighbours:
 
     # -- while the engine works ---------------------------------------------------------------------------------
 
-    def take(self, file: int) -> bool:
-        """Lock a file whose turn has come; False where it is another process's, or done by one meanwhile."""
+    def take(self, file: int) -> bool | None:
+        """Lock a file whose turn has come; False where it is another process's, or done by one meanwhile.
+
+        None where somebody has gone of whom it is not known yet what he left: ask again.
+        """
         if file in self._mine:
             return True
         offset = offset_of(self._requests.version, self._requests.keys[file])
         if not self._locks.acquire(offset):
             self._aside.append(file)
             return False
-        if (self._locks.engaged and self._waits_for_heritage()) or (
-            (self._locks.engaged or self._late) and self._is_done(file)
-        ):
+        if self._locks.engaged and self._waits_for_heritage():
+            self._locks.release(offset)
+            return None
+        if (self._locks.engaged or self._late) and self._is_done(file):
             self._locks.release(offset)
             self._aside.append(file)
             return False
@@ -208,13 +214,10 @@ class Neighbours:
         return True
 
     def _waits_for_heritage(self) -> bool:
-        """Return whether a file is put aside as somebody may have left it unfinished; not of very many."""
+        """Return whether somebody has gone who may have left this very file unfinished."""
         if not self._inheriting and self._dead():
             self.bereaved = True
-        if not (self.bereaved or self._inheriting) or self._spared >= ROUND:
-            return False
-        self._spared += 1
-        return True
+        return self.bereaved or self._inheriting
 
     def _is_done(self, file: int) -> bool:
         requests = self._requests

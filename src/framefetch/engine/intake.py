@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.content import ContentCheck
@@ -10,11 +12,12 @@ from framefetch.engine.resume import leaves_part, worth_keeping
 from framefetch.errors import BodyTooLong, TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from framefetch.engine.limits import Bandwidth
     from framefetch.models import Entity, Request
     from framefetch.sources.base import Body
+    from framefetch.sources.tap import Tap
     from framefetch.store.files import Part
 
 __all__ = ["BLOCK", "Intake"]
@@ -23,6 +26,8 @@ __all__ = ["BLOCK", "Intake"]
 BLOCK: Final = 1 << 20
 #: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
 WORTH_KEEPING: Final = 8 << 10
+#: Seconds that a thread may go on with one socket: others wait for it.
+STINT: Final = 0.05
 
 
 class Intake:
@@ -74,6 +79,7 @@ class Intake:
         self.stop: int | None = None
         self.received = 0
         self.waited = 0.0
+        self._flows = False
         self._waiting_since = 0.0
         self._described = False
         self._ahead: list[bytes] = []
@@ -150,13 +156,60 @@ class Intake:
                     return
                 if writing is not None:
                     await writing
+                    writing = None
                     await self._describe(part)
+                if await self._pour(part, block):
+                    continue
                 writing = asyncio.create_task(self._write(part, block, self.position))
                 self.position += len(block)
         finally:
             if writing is not None:
                 await writing
                 await self._describe(part)
+
+    async def _pour(self, part: Part, block: bytes | memoryview) -> bool:
+        """Let the thread that writes a block read on by itself, as long as it finds something; tell whether it could.
+
+        Not where somebody has to look at what comes, or to slow it down.
+        """
+        tap = self._body.tap() if self.check.settled and not self._bandwidth.is_limited else None
+        if tap is None:
+            return False
+        try:
+            await self._stint(part, block, tap)
+        finally:
+            self._give_back(block)
+        while self._flows and self._room and (tap := self._body.tap()) is not None:
+            await self._stint(part, b"", tap)
+        return True
+
+    async def _stint(self, part: Part, block: bytes | memoryview, tap: Tap) -> None:
+        with tap:
+            await part.pour(self._pieces(block, tap))
+        await self._describe(part)
+        await self._bandwidth.take(tap.taken)
+
+    def _pieces(self, block: bytes | memoryview, tap: Tap) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield a block, and what follows it, each with its place in the file; in the thread that writes them."""
+        until = time.monotonic() + STINT
+        self._flows = False
+        piece: bytes | memoryview | None = block
+        while piece is not None:
+            if piece:
+                position, room = self.position, self._room
+                self.position += len(piece)
+                yield position, piece if len(piece) <= room else memoryview(piece)[:room]
+            if time.monotonic() >= until and not tap.has_ahead:
+                self._flows = True
+                return
+            piece = tap.read(self._room)
+            self.received += len(piece or b"")
+            self._seen += len(piece or b"")
+
+    @property
+    def _room(self) -> int:
+        """Bytes up to where another body goes on; others may change that, and leave at least two blocks."""
+        return sys.maxsize if self.stop is None else max(0, self.stop - self.position)
 
     def waited_until(self, now: float) -> float:
         """Return the seconds waited for bytes, up to now."""
@@ -193,7 +246,9 @@ class Intake:
         """Return a whole block as it was received, or small pieces joined to about a block."""
         pieces, self._ahead = self._ahead, []
         size = sum(map(len, pieces))
-        while size < BLOCK and (block := await self._next_or_break(pieces)):
+        # The first piece may show that the thread which writes it can read the rest by itself.
+        enough = BLOCK if self.received else 1
+        while size < enough and (block := await self._next_or_break(pieces)):
             if isinstance(block, memoryview) and not pieces:
                 return block
             pieces.append(bytes(block))

@@ -358,6 +358,11 @@ class Bandwidth:
         self._rate = rate
         self._paid_until = 0.0
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._rate is not None
+
     async def take(self, count: int) -> None:
         """Return when `count` more bytes are within the limit."""
         if self._rate is None:
@@ -382,6 +387,11 @@ class Lane(Bandwidth):
     def __init__(self, shared: Bandwidth, heard: Callable[[int], None]) -> None:
         self._shared = shared
         self._heard = heard
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._shared.is_limited
 
     async def take(self, count: int) -> None:
         """Return when `count` more bytes are within the limit."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from framefetch.models import Entity
+    from framefetch.sources.tap import Tap
 
 __all__ = ["Ask", "Body", "Meter", "Source"]
 
@@ -103,6 +104,13 @@ class Body(Protocol):
 
     def give_back(self, block: memoryview) -> None:
         """Take back a block that `read` gave, once its bytes are no longer needed."""
+        ...
+
+    def tap(self) -> Tap | None:
+        """Let a thread read what is still to come; None where all must pass through `read`.
+
+        Until the tap is closed nothing else may be read; what it leaves is read as ever.
+        """
         ...
 
 

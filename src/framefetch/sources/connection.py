@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, cast
 from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
 from framefetch.sources.answers import body_length
 from framefetch.sources.sockets import readable
+from framefetch.sources.tap import CAN_TAP, Tap
 from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
 from framefetch.urls import excerpt
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
+    from framefetch.sources.base import Meter
     from framefetch.sources.buffers import Blocks
     from framefetch.sources.watchdog import Watch
 
@@ -31,6 +33,8 @@ HIGH_WATER = 4 << 20
 BLOCKS_OUT = 3
 #: Bytes that must be left of a body for a block to be worth it.
 WORTH_A_BLOCK = 1 << 17
+#: Bytes of a body from which on it is received only when it is asked for.
+TAPPED = 1 << 20
 #: Seconds that an idle connection is worth trying; servers commonly close theirs after 60 or 75.
 IDLE_SECONDS = 25.0
 
@@ -68,6 +72,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._dirty = lease.protocol is None or lease.protocol.should_close
         self._lost = False
         self._paused = False
+        self._tap: Tap | None = None
+        self._is_plain = CAN_TAP and transport.get_extra_info("sslcontext") is None
         peer = transport.get_extra_info("peername")
         #: The address at the other end.
         self.peer: str = peer[0] if peer else "::"
@@ -105,7 +111,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         while not blocks:
             if self._complete:
                 return b""
+            self._resume()
             await self._wait()
+            blocks = self._blocks
         data = blocks.popleft()
         if isinstance(data, bytes) and blocks and isinstance(blocks[0], bytes):
             pieces = [data]
@@ -128,8 +136,40 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Whether what was received must be dealt with first; where blocks are scarce, all of it."""
         return self._blocks_out >= (1 if self._buffers.are_scarce else BLOCKS_OUT)
 
+    def tap(self, meter: Meter) -> Tap | None:
+        """Let a thread read the rest of the body, until the tap is closed; None where it must pass through the loop."""
+        if not (self._is_plain and self._head and self._left) or self._dirty or self._lost or self._tap:
+            return None
+        self._pause()
+        self._set_aside()
+        tapped, self._blocks = self._blocks, deque()
+
+        def untap(tap: Tap) -> None:
+            self._tap = None
+            meter.received += tap.taken
+            for block in tapped:
+                if isinstance(block, memoryview):
+                    self.give_back(block)
+                else:
+                    self._waiting_bytes -= len(block)
+            self._take_received(tap)
+
+        self._tap = Tap(self._transport.get_extra_info("socket").fileno(), tapped, self._left, untap)
+        return self._tap
+
+    def _take_received(self, tap: Tap) -> None:
+        """Go on where a thread has left off."""
+        assert self._left is not None
+        self._left -= tap.received
+        self._complete = not self._left
+        if self._watch is not None:
+            self._watch.progress(tap.received)
+        if tap.error is not None and not self._lost:
+            self.connection_lost(tap.error)
+            self._transport.abort()
+
     def _resume(self) -> None:
-        if self._paused and not self._has_enough and self._waiting_bytes < HIGH_WATER:
+        if self._tap is None and self._paused and not self._has_enough and self._waiting_bytes < HIGH_WATER:
             self._paused = False
             if not self._lost:
                 self._transport.resume_reading()
@@ -156,6 +196,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         """End the exchange with an error; whoever waits for it gets what came until then, and then the error."""
         if self._error is None:
             self._error = error
+        self._set_aside()
+        self._dirty = True
+        self._wake()
+
+    def _set_aside(self) -> None:
+        """Let what the block that is being filled holds by now be read."""
         if self._block is not None:
             if self._filled:
                 self._blocks.append(self._block[: self._filled])
@@ -163,8 +209,6 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._bytes_out -= self._buffers.give_back(self._block)
                 self._blocks_out -= 1
             self._block = None
-        self._dirty = True
-        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -181,16 +225,20 @@ class HttpConnection(asyncio.BufferedProtocol):
         kept = self._head is not None and self._head.keep_alive
         return kept and self._complete and not (self._dirty or self._lost or self._blocks)
 
-    def finish(self) -> None:
-        """End the exchange; the connection is idle, or of no more use."""
+    def rest(self) -> None:
+        """End the exchange; the connection is idle, and listens for its end."""
+        self._resume()
+        self._finish()
+        self.idle_since = self._loop.time()
+
+    def _finish(self) -> None:
         if self._watch is not None:
             self._watch.end()
             self._watch = None
-        self.idle_since = self._loop.time()
 
     def close(self) -> None:
         """Close at once: what is unsent or unread is dropped."""
-        self.finish()
+        self._finish()
         self._buffers.lose(self._bytes_out)
         self._bytes_out = 0
         self._transport.abort()
@@ -286,6 +334,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._left, self._chunked = 0, None
         self._head = head
         self._complete = self._left == 0
+        if self._is_plain and self._left is not None and self._left > TAPPED:
+            self._pause()  # whoever writes it may want to read it from the socket
         if self._watch is not None:
             self._watch.enter("body")
 
@@ -366,7 +416,7 @@ class Pool:
     def put(self, key: str, connection: HttpConnection) -> None:
         """Keep a connection whose exchange has ended well; close any other."""
         if connection.reusable:
-            connection.finish()
+            connection.rest()
             self._idle.setdefault(key, []).append(connection)
         else:
             connection.close()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from framefetch.models import Entity
     from framefetch.options import Timeouts
     from framefetch.sources.base import Ask, Meter
+    from framefetch.sources.tap import Tap
     from framefetch.sources.wire import Head
 
 __all__ = ["HttpSource"]
@@ -367,6 +368,12 @@ class _Exchange:
             if isinstance(block, memoryview):
                 self.give_back(block)
         return piece
+
+    def tap(self) -> Tap | None:
+        """Let a thread read from the socket; None where what comes there is not the file, or not all that comes."""
+        if self._decoder is not None or self._at_end or self._connection is None:
+            return None
+        return self._connection.tap(self._meter)
 
     def give_back(self, block: memoryview) -> None:
         """Take back a block that `read` gave."""

@@ -16,7 +16,7 @@ from framefetch.store.places import Content, remove, translate_oserror
 from framefetch.store.sidecar import Sidecar, write_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
@@ -168,6 +168,33 @@ class Part:
                 await self._store.run(self._prove, self._store.boot)
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
+
+    async def pour(self, blocks: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        """Write blocks as they come, all in one hop; the thread that writes one asks for the next.
+
+        Parameters
+        ----------
+        blocks : iterable of (int, bytes or memoryview)
+            Where in the file each belongs, and the block.
+
+        Raises
+        ------
+        StorageError
+            Where the disk refuses.
+        """
+        try:
+            await self._store.run(self._pour, blocks)
+        except OSError as error:
+            raise translate_oserror(error, f"writing {self._request.path}") from error
+
+    def _pour(self, blocks: Iterable[tuple[int, bytes | memoryview]]) -> None:
+        for offset, block in blocks:
+            if offset == self.length and not self.scattered:
+                self._raw.write(block)
+                if self._sidecar is not None and self.length - self._sidecar.proved >= PROVE_BYTES:
+                    self._prove(self._store.boot)
+            else:
+                self._write_at(offset, block)
 
     async def write_at(self, offset: int, block: bytes | memoryview) -> None:
         """Write a block somewhere.

@@ -1,0 +1,113 @@
+"""The rest of a large body straight from its socket, read by the thread that digests and writes it.
+
+What a loop receives for a thread passes through the caches of two cores and takes a task, a hop and a look of the
+selector for every block. Where bytes come as fast as they can be dealt with, the thread that has just written a block
+had better read the next one itself: it asks the kernel, never waits, and gives the socket back when nothing is there
+or its time is up. While it reads, the loop does not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Self
+
+__all__ = ["CAN_TAP", "Tap"]
+
+#: Whether sockets can be read by number, without the object that the loop has of them.
+CAN_TAP: Final = hasattr(os, "readv")
+#: Bytes of one read: they stay in a core's own cache until they are digested and written.
+PIECE: Final = 1 << 18
+
+
+class _Room(threading.local):
+    """Memory of a thread to read into."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(PIECE))
+
+
+_ROOM = _Room()
+
+
+class Tap:
+    """What is still to come of a body of known length; a context that is entered and left in the loop's thread.
+
+    In between any one thread may read.
+
+    Parameters
+    ----------
+    handle : int
+        The socket, which must not block; another number is made for it, so that nobody can close it under a read.
+    ahead : iterable of bytes or memoryview
+        What the loop has received already.
+    left : int
+        Bytes still to come behind those.
+    closed : callable
+        Called at the end, with this.
+
+    Attributes
+    ----------
+    taken : int
+        Bytes that were read.
+    received : int
+        Of these, how many came from the socket.
+    error : OSError or None
+        Why it broke.
+    """
+
+    def __init__(
+        self, handle: int, ahead: Iterable[bytes | memoryview], left: int, closed: Callable[[Tap], None]
+    ) -> None:
+        self._ahead = deque(memoryview(block) for block in ahead)
+        self._left = left
+        self._closed = closed
+        self._handle = os.dup(handle)
+        self.taken = self.received = 0
+        self.error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+        self._closed(self)
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether the next read gives what the loop has received."""
+        return bool(self._ahead)
+
+    def read(self, size: int) -> memoryview | None:
+        """Return at most so many bytes, valid until the next read; None where there are none for the moment."""
+        block = self._next_ahead(size) if self._ahead else self._receive(min(size, self._left, PIECE))
+        if not block:
+            return None  # at an end the loop will see it too, and say what it means
+        self.taken += len(block)
+        return block
+
+    def _next_ahead(self, size: int) -> memoryview:
+        block = self._ahead.popleft()
+        if len(block) > size:
+            self._ahead.appendleft(block[size:])
+        return block[:size]
+
+    def _receive(self, size: int) -> memoryview | None:
+        if not size or self.error is not None:
+            return None
+        room = _ROOM.view[:size]
+        try:
+            count = os.readv(self._handle, [room])
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self.error = error
+            return None
+        self.received += count
+        self._left -= count
+        return room[:count]

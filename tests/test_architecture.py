@@ -44,7 +44,6 @@ OWNERS = {
     "filelock": {"store"},
     "tenacity": {"engine.retry"},
     "uvloop": {"portal"},
-    "typer": {"ui"},
     "rich": {"ui"},
 }
 

@@ -1,4 +1,4 @@
-"""One connection, one exchange after another, and the pool of those that are idle.
+"""One connection, one exchange after another.
 
 aiohttp makes the connection: names, addresses, TLS, proxies. The exchange on it is ours, because what a downloader
 must know a client library does not tell: whether a connection ended or broke, whether bytes came that nobody had
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from framefetch.sources.buffers import Blocks
     from framefetch.sources.watchdog import Watch
 
-__all__ = ["HttpConnection", "Pool"]
+__all__ = ["HttpConnection"]
 
 #: Bytes of a body that may wait to be read before the sender is slowed down.
 HIGH_WATER = 4 << 20
@@ -395,35 +395,3 @@ class HttpConnection(asyncio.BufferedProtocol):
             )
         else:
             self.fail(IncompleteBody(f"the connection broke within a body of unstated length{why}"))
-
-
-class Pool:
-    """Idle connections by where they lead."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, list[HttpConnection]] = {}
-
-    def take(self, key: str, now: float) -> HttpConnection | None:
-        """Return the idle connection that was used last, if one can be used at all."""
-        idle = self._idle.get(key)
-        while idle:
-            connection = idle.pop()
-            if connection.is_fresh(now):
-                return connection
-            connection.close()
-        return None
-
-    def put(self, key: str, connection: HttpConnection) -> None:
-        """Keep a connection whose exchange has ended well; close any other."""
-        if connection.reusable:
-            connection.rest()
-            self._idle.setdefault(key, []).append(connection)
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        """Close all idle connections."""
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
-        self._idle.clear()

@@ -17,7 +17,7 @@ from yarl import URL
 from framefetch.errors import ConnectionLost, RedirectError, StatusError, TransferError
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
-from framefetch.sources.connection import HttpConnection, Pool
+from framefetch.sources.pool import Pool
 from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.dial import Dialer, Route, refuse_address
 from framefetch.sources.environment import Environment, basic
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from framefetch.models import Entity
     from framefetch.options import Timeouts
     from framefetch.sources.base import Ask, Meter
+    from framefetch.sources.connection import HttpConnection
     from framefetch.sources.tap import Tap
     from framefetch.sources.wire import Head
 

@@ -1,62 +1,32 @@
-"""The command line's words, made into the options of the other rooms.
-
-A command's parameters are the fields of a frozen dataclass, so that thirty options travel as one value.
-"""
+"""What each command can be told, made into the options of the other rooms."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
-
-import typer
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 from framefetch.errors import PlanError
 from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, VerifyLevel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from framefetch.ui.parser import Argument, Option
 
 __all__ = [
-    "CacheDir",
+    "DemoArguments",
+    "ExportArguments",
+    "ImportArguments",
     "MirrorArguments",
     "PruneArguments",
     "RebuildArguments",
-    "command_of",
+    "StatusArguments",
+    "VerifyArguments",
     "parse_amount",
     "parse_host_map",
 ]
 
-T = TypeVar("T")
-
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SOURCE = "Where the files are"
-_CHECKS = "What is expected"
-_LIMITS = "Limits"
-_OUTPUT = "Output"
-
-
-def command_of(arguments: type[T], run: Callable[[T], None]) -> Callable[..., None]:
-    """Return a function with a parameter for each field of a dataclass, which calls `run` with one value."""
-    hints = get_type_hints(arguments, include_extras=True)
-
-    def command(**values: object) -> None:
-        run(arguments(**values))
-
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-        )
-        for field in fields(arguments)  # type: ignore[arg-type]
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = hints
-    command.__doc__ = run.__doc__
-    return command
+_SOURCE: Final = "Where the files are"
+_CHECKS: Final = "What is expected"
+_LIMITS: Final = "Limits"
 
 
 def parse_amount(text: str, option: str) -> float:
@@ -100,43 +70,35 @@ def _parse_headers(lines: list[str]) -> dict[str, str]:
     return parsed
 
 
-CacheDir = Annotated[str, typer.Argument(help="A folder that 'framefetch mirror' made.")]
+CacheDir = Annotated[str, Argument("A folder that 'framefetch mirror' made.")]
 #: What is said of a table, by every command that reads one.
-Where = Annotated[
-    str | None, typer.Option(help="Only rows for which this pandas query holds.", rich_help_panel=_SOURCE)
-]
+Where = Annotated[str | None, Option("Only rows for which this pandas query holds.", "QUERY", _SOURCE)]
 UrlColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of URLs. [default: wkf, url, file_url, download_url]", rich_help_panel=_SOURCE),
+    str | None, Option("Column of URLs. [default: wkf, url, file_url, download_url]", "COLUMN", _SOURCE)
 ]
-UrlTemplate = Annotated[
-    str | None, typer.Option(help="URL made of a row: 'http://host/{file_id}'.", rich_help_panel=_SOURCE)
-]
-BaseUrl = Annotated[str | None, typer.Option(help="Completes URLs without a host.", rich_help_panel=_SOURCE)]
+UrlTemplate = Annotated[str | None, Option("URL made of a row: 'http://host/{file_id}'.", "TEMPLATE", _SOURCE)]
+BaseUrl = Annotated[str | None, Option("Completes URLs without a host.", "URL", _SOURCE)]
 PathTemplate = Annotated[
-    str | None,
-    typer.Option(help="Path below the version made of a row; {column!q} quotes '/'.", rich_help_panel=_SOURCE),
+    str | None, Option("Path below the version made of a row; {column!q} quotes '/'.", "TEMPLATE", _SOURCE)
 ]
-Suffix = Annotated[str, typer.Option(help="Appended to names without an extension.", rich_help_panel=_SOURCE)]
-Version = Annotated[str, typer.Option(help="Label of the release: a folder below the cache.", rich_help_panel=_SOURCE)]
-HostMap = Annotated[
-    list[str] | None, typer.Option(help="Connect elsewhere: OLD=NEW. Repeatable.", rich_help_panel=_SOURCE)
-]
-Md5Column = Annotated[str | None, typer.Option(help="[default: md5, md5sum, md5_checksum]", rich_help_panel=_CHECKS)]
-Sha256Column = Annotated[str | None, typer.Option(help="[default: sha256]", rich_help_panel=_CHECKS)]
-SizeColumn = Annotated[str | None, typer.Option(help="[default: size, file_size]", rich_help_panel=_CHECKS)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.", rich_help_panel=_OUTPUT)]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=_OUTPUT)]
+Suffix = Annotated[str, Option("Appended to names without an extension.", "SUFFIX", _SOURCE)]
+Version = Annotated[str, Option("Label of the release: a folder below the cache.", "LABEL", _SOURCE)]
+HostMap = Annotated[list[str] | None, Option("Connect elsewhere: OLD=NEW. Repeatable.", "OLD=NEW", _SOURCE)]
+Md5Column = Annotated[str | None, Option("[default: md5, md5sum, md5_checksum]", "COLUMN", _CHECKS)]
+Sha256Column = Annotated[str | None, Option("[default: sha256]", "COLUMN", _CHECKS)]
+SizeColumn = Annotated[str | None, Option("[default: size, file_size]", "COLUMN", _CHECKS)]
+DryRun = Annotated[bool, Option("Only say what would happen.")]
+Json = Annotated[bool, Option("One JSON object on stdout.")]
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorArguments:
     """Everything that ``framefetch mirror`` can be told."""
 
-    table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or Parquet, also .gz.")]
-    cache_dir: Annotated[str, typer.Argument(help="Where the files are held.")]
+    table: Annotated[str, Argument("CSV, TSV, JSON lines or Parquet, also .gz.")]
+    cache_dir: Annotated[str, Argument("Where the files are held.")]
     where: Where = None
-    limit: Annotated[int | None, typer.Option(min=0, help="Only the first N of them.", rich_help_panel=_SOURCE)] = None
+    limit: Annotated[int | None, Option("Only the first N of them.", "N", _SOURCE, least=0)] = None
     url_column: UrlColumn = None
     url_template: UrlTemplate = None
     base_url: BaseUrl = None
@@ -145,51 +107,31 @@ class MirrorArguments:
     version: Version = "v0"
     host_map: HostMap = None
     header: Annotated[
-        list[str] | None,
-        typer.Option(help="Sent to the table's own hosts: 'K: V'. Repeatable.", rich_help_panel=_SOURCE),
+        list[str] | None, Option("Sent to the table's own hosts: 'K: V'. Repeatable.", "'K: V'", _SOURCE)
     ] = None
     md5_column: Md5Column = None
     sha256_column: Sha256Column = None
     size_column: SizeColumn = None
-    verify: Annotated[
-        str, typer.Option(help="How held files are checked: stat, hash or none.", rich_help_panel=_CHECKS)
-    ] = "stat"
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Most requests at once in all.", rich_help_panel=_LIMITS)
-    ] = Limits().connections
+    verify: Annotated[str, Option("How held files are checked: stat, hash or none.", "LEVEL", _CHECKS)] = "stat"
+    max_connections: Annotated[int, Option("Most requests at once in all.", "N", _LIMITS, least=1)] = (
+        Limits().connections
+    )
     per_host: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Most requests at once to one host; how many pay is found out.", rich_help_panel=_LIMITS
-        ),
+        int, Option("Most requests at once to one host; how many pay is found out.", "N", _LIMITS, least=1)
     ] = Limits().per_host
-    bandwidth: Annotated[
-        str | None, typer.Option(help="Bytes a second in all, such as 50M.", rich_help_panel=_LIMITS)
-    ] = None
-    attempts: Annotated[int, typer.Option(min=1, help="Tries in a row without progress.", rich_help_panel=_LIMITS)] = (
+    bandwidth: Annotated[str | None, Option("Bytes a second in all, such as 50M.", "BYTES", _LIMITS)] = None
+    attempts: Annotated[int, Option("Tries in a row without progress.", "N", _LIMITS, least=1)] = (
         RetryPolicy().attempts
     )
-    stall_timeout: Annotated[float, typer.Option(help="Seconds of silence.", rich_help_panel=_LIMITS)] = (
-        Timeouts().stall
-    )
-    min_speed: Annotated[str, typer.Option(help="Bytes a second over 30 s; 0 for none.", rich_help_panel=_LIMITS)] = (
-        "1K"
-    )
-    lock_timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for another process.", rich_help_panel=_LIMITS)
-    ] = 10.0
-    share_content: Annotated[
-        bool,
-        typer.Option(
-            "--share-content", help="Let files of the same content share their bytes.", rich_help_panel=_LIMITS
-        ),
-    ] = False
+    stall_timeout: Annotated[float, Option("Seconds of silence.", "SECONDS", _LIMITS)] = Timeouts().stall
+    min_speed: Annotated[str, Option("Bytes a second over 30 s; 0 for none.", "BYTES", _LIMITS)] = "1K"
+    lock_timeout: Annotated[float, Option("Seconds to wait for another process.", "SECONDS", _LIMITS)] = 10.0
+    share_content: Annotated[bool, Option("Let files of the same content share their bytes.", group=_LIMITS)] = False
     dry_run: DryRun = False
     report: Annotated[
-        list[str] | None,
-        typer.Option(help="Write the result as .csv, .parquet or .json. Repeatable.", rich_help_panel=_OUTPUT),
+        list[str] | None, Option("Write the result as .csv, .parquet or .json. Repeatable.", "FILE")
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.", rich_help_panel=_OUTPUT)] = False
+    quiet: Annotated[bool, Option("No progress and no summary.")] = False
     json: Json = False
 
     def table_options(self) -> TableOptions:
@@ -225,7 +167,7 @@ class PruneArguments:
     """Everything that ``framefetch prune`` can be told."""
 
     cache_dir: CacheDir
-    keep: Annotated[str, typer.Option(help="The table whose files stay.", metavar="TABLE", rich_help_panel=_SOURCE)]
+    keep: Annotated[str, Option("The table whose files stay.", "TABLE", _SOURCE)]
     where: Where = None
     url_column: UrlColumn = None
     url_template: UrlTemplate = None
@@ -237,7 +179,7 @@ class PruneArguments:
     sha256_column: Sha256Column = None
     size_column: SizeColumn = None
     dry_run: DryRun = False
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.", rich_help_panel=_OUTPUT)] = False
+    yes: Annotated[bool, Option("Do not ask first.")] = False
     json: Json = False
 
     def table_options(self) -> TableOptions:
@@ -250,9 +192,7 @@ class RebuildArguments:
     """Everything that ``framefetch rebuild`` can be told."""
 
     cache_dir: CacheDir
-    table: Annotated[
-        str | None, typer.Option(help="A table that names files, and best states digests.", rich_help_panel=_SOURCE)
-    ] = None
+    table: Annotated[str | None, Option("A table that names files, and best states digests.", "TABLE", _SOURCE)] = None
     where: Where = None
     url_column: UrlColumn = None
     url_template: UrlTemplate = None
@@ -269,6 +209,47 @@ class RebuildArguments:
     def table_options(self) -> TableOptions:
         """Return what was said of the table."""
         return _table_options(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusArguments:
+    """Everything that ``framefetch status`` can be told."""
+
+    cache_dir: CacheDir
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyArguments:
+    """Everything that ``framefetch verify`` can be told."""
+
+    cache_dir: CacheDir
+    hash: Annotated[bool, Option("Read every byte.", group=_CHECKS)] = False
+    json: Json = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportArguments:
+    """Everything that ``framefetch export`` can be told."""
+
+    cache_dir: CacheDir
+    target: Annotated[str, Argument("The file to write.", "MANIFEST.JSON")]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportArguments:
+    """Everything that ``framefetch import`` can be told."""
+
+    cache_dir: Annotated[str, Argument("The cache; made where it is missing.")]
+    source: Annotated[str, Argument("A prototype's manifest.", "MANIFEST.JSON")]
+    host_map: HostMap = None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoArguments:
+    """Everything that ``framefetch demo`` can be told."""
+
+    folder: Annotated[str, Argument("Where to work.")] = "framefetch-demo"
 
 
 def _table_options(said: MirrorArguments | PruneArguments | RebuildArguments) -> TableOptions:

@@ -16,14 +16,23 @@ import warnings
 from contextlib import closing
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
-
-import typer
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from framefetch.errors import FramefetchError, PlanError
 from framefetch.ui import upkeep
-from framefetch.ui.arguments import MirrorArguments, PruneArguments, RebuildArguments, command_of, parse_host_map
+from framefetch.ui.arguments import (
+    DemoArguments,
+    ExportArguments,
+    ImportArguments,
+    MirrorArguments,
+    PruneArguments,
+    RebuildArguments,
+    StatusArguments,
+    VerifyArguments,
+    parse_host_map,
+)
 from framefetch.ui.console import EXIT_FAILED, EXIT_FATAL, EXIT_INTERRUPTED, errors_as_lines, say
+from framefetch.ui.parser import Command, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,23 +41,13 @@ if TYPE_CHECKING:
     from framefetch.options import Options
     from framefetch.table.result import FetchResult
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 #: Failed rows that the summary names; a report holds them all.
 SHOWN_FAILURES = 5
 
 #: Objects after which the garbage collector looks for cycles.
 COLLECT_AFTER = 20_000
-
-app = typer.Typer(
-    name="framefetch",
-    help="A table of files goes in; verified files and a table come out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 
 def main() -> None:
     """Run the command line."""
@@ -58,7 +57,8 @@ def main() -> None:
     gc.set_threshold(COLLECT_AFTER)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
     try:
-        app()
+        command, arguments = parse(ABOUT, COMMANDS, sys.argv[1:])
+        sys.exit(command.run(arguments))
     except KeyboardInterrupt:  # before a command had begun that could put things in order
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -75,7 +75,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 # -- mirror -----------------------------------------------------------------------------------------------------
 
 
-def _mirror(arguments: MirrorArguments) -> None:
+def mirror(arguments: MirrorArguments) -> int:
     """Hold the file of every row of a table: fetch what is missing, verify it, record it."""
     from framefetch.ui.report import check_report
 
@@ -87,12 +87,9 @@ def _mirror(arguments: MirrorArguments) -> None:
             from framefetch.ui.progress import Progress
 
             options = replace(options, observers=(Progress(),))
-        code = (
-            _dry_run(arguments, options, host_map, reports)
-            if arguments.dry_run
-            else _fetch(arguments, options, host_map, reports)
-        )
-    raise typer.Exit(code)
+        if arguments.dry_run:
+            return _dry_run(arguments, options, host_map, reports)
+        return _fetch(arguments, options, host_map, reports)
 
 
 def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
@@ -233,23 +230,25 @@ def _name_failures(messages: Sequence[str], count: int) -> None:
         say(f"  … and {count - len(messages):,} more; --report FILE.csv names them all")
 
 
-app.command("mirror")(command_of(MirrorArguments, _mirror))
+# -- all of them ------------------------------------------------------------------------------------------------
 
 
-# -- the folder -------------------------------------------------------------------------------------------------
-
-for _command in (upkeep.status, upkeep.verify):
-    app.command()(_command)
-app.command("prune")(command_of(PruneArguments, upkeep.prune))
-app.command("rebuild")(command_of(RebuildArguments, upkeep.rebuild))
-app.command("export")(upkeep.export_command)
-app.command("import")(upkeep.import_command)
-
-
-@app.command()
-def demo(folder: Annotated[str, typer.Argument(help="Where to work.")] = "framefetch-demo") -> None:
+def demo(arguments: DemoArguments) -> int:
     """Show the whole job on this machine: a small warehouse, a table, a mirror, and a second run that costs nothing."""
     from framefetch.ui.demo import run_demo
 
     with errors_as_lines():
-        raise typer.Exit(run_demo(folder))
+        return run_demo(arguments.folder)
+
+
+ABOUT: Final = "A table of files goes in; verified files and a table come out."
+COMMANDS: Final = (
+    Command("mirror", MirrorArguments, mirror),
+    Command("status", StatusArguments, upkeep.status),
+    Command("verify", VerifyArguments, upkeep.verify),
+    Command("prune", PruneArguments, upkeep.prune),
+    Command("rebuild", RebuildArguments, upkeep.rebuild),
+    Command("export", ExportArguments, upkeep.export_json),
+    Command("import", ImportArguments, upkeep.import_json),
+    Command("demo", DemoArguments, demo),
+)

@@ -6,8 +6,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
 from framefetch.errors import FramefetchError, PlanError
 
 if TYPE_CHECKING:
@@ -18,6 +16,7 @@ __all__ = [
     "EXIT_FATAL",
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
+    "confirm",
     "errors_as_lines",
     "say",
 ]
@@ -36,6 +35,12 @@ def say(text: str) -> None:
         return
 
 
+def confirm(question: str) -> bool:
+    """Ask on stderr, and return whether the answer is yes; no answer is none."""
+    print(f"framefetch: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
     """Turn our errors into one line and an exit code."""
@@ -43,7 +48,7 @@ def errors_as_lines() -> Iterator[None]:
         yield
     except PlanError as error:
         say(str(error))
-        raise typer.Exit(EXIT_USAGE) from None
+        raise SystemExit(EXIT_USAGE) from None
     except FramefetchError as error:
         say(str(error))
-        raise typer.Exit(EXIT_FATAL) from None
+        raise SystemExit(EXIT_FATAL) from None

@@ -7,13 +7,11 @@ import os
 import sys
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from framefetch.errors import ManifestError
-from framefetch.ui.arguments import CacheDir, parse_host_map
-from framefetch.ui.console import EXIT_FAILED, errors_as_lines, say
+from framefetch.ui.arguments import parse_host_map
+from framefetch.ui.console import EXIT_FAILED, confirm, errors_as_lines, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,30 +19,36 @@ if TYPE_CHECKING:
     from framefetch.store.audit import AuditFinding
     from framefetch.store.folder import CacheFolder
     from framefetch.store.prune import PruneReport
-    from framefetch.ui.arguments import PruneArguments, RebuildArguments
+    from framefetch.ui.arguments import (
+        ExportArguments,
+        ImportArguments,
+        PruneArguments,
+        RebuildArguments,
+        StatusArguments,
+        VerifyArguments,
+    )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-__all__ = ["export_command", "import_command", "prune", "rebuild", "status", "verify"]
+__all__ = ["export_json", "import_json", "prune", "rebuild", "status", "verify"]
 
 
-def status(cache_dir: CacheDir, as_json: AsJson = False) -> None:
+def status(arguments: StatusArguments) -> int:
     """Say how many files and bytes a cache holds."""
     from framefetch.store.audit import count_holdings
     from framefetch.store.folder import CacheFolder
     from framefetch.ui.progress import bytes_text
 
-    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
+    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
         holdings = count_holdings(folder.manifest)
         free = folder.free_space()
-    if as_json:
+    if arguments.json:
         print(json.dumps({**asdict(holdings), "free_space": free}))
-        return
+        return 0
     print(f"{holdings.files:,} files, {bytes_text(holdings.bytes)}; {bytes_text(free)} free")
     for name, count in holdings.versions.items():
         print(f"  version {name}: {count:,} files")
     for name, count in holdings.verified.items():
         print(f"  verified by {name}: {count:,} files")
+    return 0
 
 
 def _print_findings(findings: Sequence[AuditFinding]) -> None:
@@ -58,30 +62,26 @@ def _mention_others(folder: CacheFolder) -> None:
         say(f"{owner} is fetching into this cache; files it has not recorded yet show as unknown")
 
 
-def verify(
-    cache_dir: CacheDir,
-    by_hash: Annotated[bool, typer.Option("--hash", help="Read every byte.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def verify(arguments: VerifyArguments) -> int:
     """Compare the manifest with the disk; exit code 1 where they differ."""
     from framefetch.store.audit import audit, count_holdings
     from framefetch.store.folder import CacheFolder
     from framefetch.ui.progress import Reading
 
-    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
+    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
         _mention_others(folder)
         with Reading(count_holdings(folder.manifest)) as watch:
             findings = list(
-                audit(folder.files, folder.manifest, level="hash" if by_hash else "stat", watch=watch.advance)
+                audit(folder.files, folder.manifest, level="hash" if arguments.hash else "stat", watch=watch.advance)
             )
-    if as_json:
+    if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         _print_findings(findings)
-    raise typer.Exit(EXIT_FAILED if findings else 0)
+    return EXIT_FAILED if findings else 0
 
 
-def prune(arguments: PruneArguments) -> None:
+def prune(arguments: PruneArguments) -> int:
     """Remove the files that no row of a table wants, and only those that the manifest owns and that are as it says.
 
     On a terminal it says first what would be removed, and asks. Exit code 1 where something was left that nobody wants.
@@ -99,8 +99,8 @@ def prune(arguments: PruneArguments) -> None:
             if ask:
                 would = prune_folder(folder, arguments.version, wanted, dry_run=True)
                 say(f"would remove {_removed(would)}")
-                if (would.removed or would.parts) and not typer.confirm("Remove them?", err=True):
-                    raise typer.Exit(0)
+                if (would.removed or would.parts) and not confirm("Remove them?"):
+                    return 0
             report = prune_folder(folder, arguments.version, wanted, dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps({**asdict(report), "dry_run": arguments.dry_run}))
@@ -109,7 +109,7 @@ def prune(arguments: PruneArguments) -> None:
             print(f"{'would remove' if arguments.dry_run else 'removed'}\t{path}")
         _print_findings(report.left)
         say(f"{'would remove' if arguments.dry_run else 'removed'} {_removed(report)}")
-    raise typer.Exit(EXIT_FAILED if report.left else 0)
+    return EXIT_FAILED if report.left else 0
 
 
 def _removed(report: PruneReport) -> str:
@@ -120,7 +120,7 @@ def _removed(report: PruneReport) -> str:
     return f"{len(report.removed):,} files{parts}, {bytes_text(report.bytes)}; {report.kept:,} are wanted{left}"
 
 
-def rebuild(arguments: RebuildArguments) -> None:
+def rebuild(arguments: RebuildArguments) -> int:
     """Make the manifest anew from the files: each one that something explains is read, and believed if it is right.
 
     Files are explained by what is left of the manifest, by what was set aside of it, by a prototype's manifest.json and
@@ -149,7 +149,7 @@ def rebuild(arguments: RebuildArguments) -> None:
             f"{kinds.total() - kinds['unknown'] - kinds['blocked']:,} entries forgotten, "
             f"{kinds['unknown']:,} files unexplained"
         )
-    raise typer.Exit(EXIT_FAILED if report.findings else 0)
+    return EXIT_FAILED if report.findings else 0
 
 
 def _requests(arguments: RebuildArguments) -> Any:
@@ -170,36 +170,30 @@ def _require_a_cache(arguments: RebuildArguments) -> None:
         raise ManifestError(f"{folder}: expected a cache that 'framefetch mirror' made; it has none of {signs}")
 
 
-def export_command(
-    cache_dir: CacheDir,
-    target: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="The file to write.")],
-) -> None:
+def export_json(arguments: ExportArguments) -> int:
     """Write the manifest as JSON in the notebook prototype's layout."""
     from framefetch.store.exchange import export_manifest
     from framefetch.store.folder import CacheFolder
 
-    with errors_as_lines(), CacheFolder(cache_dir, create=False, mend=False) as folder:
-        count = export_manifest(folder.manifest, target)
-    print(f"{count:,} entries written to {target}")
+    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+        count = export_manifest(folder.manifest, arguments.target)
+    print(f"{count:,} entries written to {arguments.target}")
+    return 0
 
 
-def import_command(
-    cache_dir: Annotated[str, typer.Argument(help="The cache; made where it is missing.")],
-    source: Annotated[str, typer.Argument(metavar="MANIFEST.JSON", help="A prototype's manifest.")],
-    host_map: Annotated[list[str] | None, typer.Option(help="As given to mirror: OLD=NEW. Repeatable.")] = None,
-) -> None:
+def import_json(arguments: ImportArguments) -> int:
     """Take over a notebook prototype's cache without downloading anything; each file is hashed first."""
     with errors_as_lines():
-        mapping = parse_host_map(host_map or [])
+        mapping = parse_host_map(arguments.host_map or [])
         from framefetch.options import Options
         from framefetch.works import Works
 
-        works = Works(cache_dir, Options(), mapping)
+        works = Works(arguments.cache_dir, Options(), mapping)
         try:
-            report = works.import_manifest(source)
+            report = works.import_manifest(arguments.source)
         finally:
             works.close()
     print(f"{report.imported:,} entries imported, {len(report.skipped):,} skipped")
     for url, reason in report.skipped:
         say(f"skipped {url}: {reason}")
-    raise typer.Exit(EXIT_FAILED if report.skipped else 0)
+    return EXIT_FAILED if report.skipped else 0

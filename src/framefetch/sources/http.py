@@ -17,12 +17,12 @@ from yarl import URL
 from framefetch.errors import ConnectionLost, RedirectError, StatusError, TransferError
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.buffers import Blocks
-from framefetch.sources.pool import Pool
 from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.dial import Dialer, Route, refuse_address
 from framefetch.sources.environment import Environment, basic
 from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, tells_expiry
 from framefetch.sources.names import Addresses, Trail
+from framefetch.sources.pool import Pool
 from framefetch.sources.ranges import ANSWERS, accept_range, entity_of, range_fields
 from framefetch.sources.watchdog import Watch, Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, redact, wire_url

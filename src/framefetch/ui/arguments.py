@@ -120,17 +120,15 @@ class MirrorArguments:
         int, Option("Most requests at once to one host; how many pay is found out.", "N", _LIMITS, least=1)
     ] = Limits().per_host
     bandwidth: Annotated[str | None, Option("Bytes a second in all, such as 50M.", "BYTES", _LIMITS)] = None
-    attempts: Annotated[int, Option("Tries in a row without progress.", "N", _LIMITS, least=1)] = (
-        RetryPolicy().attempts
-    )
+    attempts: Annotated[int, Option("Tries in a row without progress.", "N", _LIMITS, least=1)] = RetryPolicy().attempts
     stall_timeout: Annotated[float, Option("Seconds of silence.", "SECONDS", _LIMITS)] = Timeouts().stall
     min_speed: Annotated[str, Option("Bytes a second over 30 s; 0 for none.", "BYTES", _LIMITS)] = "1K"
     lock_timeout: Annotated[float, Option("Seconds to wait for another process.", "SECONDS", _LIMITS)] = 10.0
     share_content: Annotated[bool, Option("Let files of the same content share their bytes.", group=_LIMITS)] = False
     dry_run: DryRun = False
-    report: Annotated[
-        list[str] | None, Option("Write the result as .csv, .parquet or .json. Repeatable.", "FILE")
-    ] = None
+    report: Annotated[list[str] | None, Option("Write the result as .csv, .parquet or .json. Repeatable.", "FILE")] = (
+        None
+    )
     quiet: Annotated[bool, Option("No progress and no summary.")] = False
     json: Json = False
 

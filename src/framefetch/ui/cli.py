@@ -49,6 +49,7 @@ SHOWN_FAILURES = 5
 #: Objects after which the garbage collector looks for cycles.
 COLLECT_AFTER = 20_000
 
+
 def main() -> None:
     """Run the command line."""
     warnings.showwarning = _show_warning

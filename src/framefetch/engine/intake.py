@@ -14,7 +14,7 @@ from framefetch.errors import BodyTooLong, TransferError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from framefetch.engine.limits import Bandwidth
+    from framefetch.engine.lane import Lane
     from framefetch.models import Entity, Request
     from framefetch.sources.base import Body
     from framefetch.sources.tap import Tap
@@ -27,7 +27,7 @@ BLOCK: Final = 1 << 20
 #: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
 WORTH_KEEPING: Final = 8 << 10
 #: Seconds that a thread may go on with one socket: others wait for it.
-STINT: Final = 0.05
+STINT: Final = 0.02
 
 
 class Intake:
@@ -43,7 +43,7 @@ class Intake:
         Looks at how they begin.
     limit : tuple of (int, str), or None
         The bytes that the whole file may have, and who says so.
-    bandwidth : Bandwidth
+    lane : Lane
         What is received is counted against it.
 
     Attributes
@@ -66,7 +66,7 @@ class Intake:
         request: Request,
         check: ContentCheck,
         limit: tuple[int, str] | None,
-        bandwidth: Bandwidth,
+        lane: Lane,
     ) -> None:
         self._body = body
         self._request = request
@@ -74,7 +74,7 @@ class Intake:
         self._limit: int | None
         self._why: str
         self.limit_to(limit)
-        self._bandwidth = bandwidth
+        self._lane = lane
         self._seen = self.position = body.offset
         self.stop: int | None = None
         self.received = 0
@@ -87,7 +87,7 @@ class Intake:
 
     def beside(self, body: Body) -> Intake:
         """Return another for a range of the same file, whose beginning this one has looked at."""
-        return Intake(body, self._request, ContentCheck(self._request.path, judge=False), None, self._bandwidth)
+        return Intake(body, self._request, ContentCheck(self._request.path, judge=False), None, self._lane)
 
     async def _next(self) -> bytes | memoryview:
         block = await self._body.read()
@@ -97,7 +97,7 @@ class Intake:
             raise BodyTooLong(f"expected at most {self._limit:,} bytes ({self._why}), got more; the rest was not read")
         if block:
             self.check.feed(block)
-            await self._bandwidth.take(len(block))
+            await self._lane.take(len(block))
         else:
             self.check.finish()
         return block
@@ -129,6 +129,9 @@ class Intake:
                 if size > BLOCK:
                     self._ahead = blocks
                     return None
+                if size == self._body.length:
+                    self.check.finish()
+                    break
         except TransferError as error:
             if size < WORTH_KEEPING or not leaves_part(error) or self.entity is None:
                 raise
@@ -172,7 +175,7 @@ class Intake:
 
         Not where somebody has to look at what comes, or to slow it down.
         """
-        tap = self._body.tap() if self.check.settled and not self._bandwidth.is_limited else None
+        tap = self._body.tap() if self.check.settled and not self._lane.is_limited else None
         if tap is None:
             return False
         try:
@@ -187,7 +190,7 @@ class Intake:
         with tap:
             await part.pour(self._pieces(block, tap))
         await self._describe(part)
-        await self._bandwidth.take(tap.taken)
+        await self._lane.take(tap.taken)
 
     def _pieces(self, block: bytes | memoryview, tap: Tap) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield a block, and what follows it, each with its place in the file; in the thread that writes them."""

@@ -14,12 +14,9 @@ takes. From there the limit grows by steps that double while they are borne and 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["CEILING", "START", "Bandwidth", "Flight", "HostLimit", "Lane"]
+__all__ = ["CEILING", "START", "Bandwidth", "Flight", "HostLimit"]
 
 #: Requests at once to one host: at the beginning, and at most.
 START: Final = 16
@@ -371,29 +368,3 @@ class Bandwidth:
         self._paid_until = max(self._paid_until, now) + count / self._rate
         if self._paid_until - now > self.BURST:
             await asyncio.sleep(self._paid_until - now)
-
-
-class Lane(Bandwidth):
-    """The bandwidth limit as one transfer meets it: its host's limit hears of every block.
-
-    Parameters
-    ----------
-    shared : Bandwidth
-        The limit of all transfers.
-    heard : callable
-        Called with the number of bytes of each block.
-    """
-
-    def __init__(self, shared: Bandwidth, heard: Callable[[int], None]) -> None:
-        self._shared = shared
-        self._heard = heard
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a limit."""
-        return self._shared.is_limited
-
-    async def take(self, count: int) -> None:
-        """Return when `count` more bytes are within the limit."""
-        self._heard(count)
-        await self._shared.take(count)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from framefetch.engine.limits import Bandwidth, Lane
+from framefetch.engine.lane import Lane
+from framefetch.engine.limits import Bandwidth
 from framefetch.engine.links import Links
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
-from framefetch.engine.schedule import HostSlots, Job, Schedule
+from framefetch.engine.schedule import Job, Schedule
 from framefetch.engine.transfer import Way, fetch, with_start
-from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch, Stalled, TooManyOpenFiles
+from framefetch.errors import DigestMismatch, FramefetchError, Stalled, TooManyOpenFiles
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
@@ -141,17 +141,12 @@ class _Run:
     async def _fetch_renewed(self, job: Job) -> SmallBody | Receipt:
         return await self._links.fetch(job, self._fetch)
 
-    def _heard(self, job: Job, count: int) -> None:
-        if self._schedule.heard(job, count, self._loop.time()):
-            self._wake()
-
     async def _fetch(self, job: Job) -> SmallBody | Receipt:
-        lane = Lane(self._bandwidth, partial(self._heard, job))
-        slots = HostSlots(self._schedule, job.origin, self._loop.time, lends=_is_trusted(job))
+        lane = Lane(job, self._schedule, self._bandwidth, self._loop.time, self._wake)
         try:
-            return await fetch(job.request, Way(job.url, _decodes(job), slots), self._tools, lane)
+            return await fetch(job.request, Way(job.url, lane, decode=_decodes(job)), self._tools)
         finally:
-            slots.close()
+            lane.close()
 
     # -- what became of it --------------------------------------------------------------------------------------
 
@@ -235,12 +230,6 @@ def _decodes(job: Job) -> bool:
     """Return whether a coding is undone: not where the name, or the table after a wrong digest, means coded bytes."""
     repeats = job.attempts.repeats or {}
     return not keeps_coded_bytes(job.request.path) and not repeats.get(DigestMismatch)
-
-
-def _is_trusted(job: Job) -> bool:
-    """Return whether ranges may be fetched side by side: not once the whole or a range of it was wrong."""
-    repeats = job.attempts.repeats or {}
-    return not any(repeats.get(kind) for kind in (DigestMismatch, ChangedMidway, RangeMismatch))
 
 
 def _next_mirror(job: Job) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from framefetch.errors import FramefetchError
+from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch
 
 if TYPE_CHECKING:
     from framefetch.options import RetryPolicy
@@ -21,6 +21,10 @@ __all__ = ["Attempts", "Decision", "RetryRule", "explained"]
 
 #: How many times the attempts of the policy a file may take that grows with each.
 PROGRESS_FACTOR = 4
+
+
+#: Failures after which a file is fetched in one piece.
+_WRONG = (DigestMismatch, ChangedMidway, RangeMismatch)
 
 
 @dataclass(slots=True)
@@ -58,6 +62,12 @@ class Attempts:
     first: FramefetchError | None = None
     hope: FramefetchError | None = None
     repeats: dict[type, int] | None = None
+
+    @property
+    def trusts_ranges(self) -> bool:
+        """Whether ranges may be fetched side by side: not once the whole or a range of it was wrong."""
+        repeats = self.repeats
+        return repeats is None or not any(repeats.get(kind) for kind in _WRONG)
 
     def note(self, error: FramefetchError) -> int:
         """Count a failure; return how often its class came before."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from framefetch.models import Request, Requests
     from framefetch.options import Limits
 
-__all__ = ["HostSlots", "Job", "Schedule"]
+__all__ = ["Job", "Schedule"]
 
 #: Rows that may wait for their next attempt before no new ones are begun; so memory does not follow the table.
 BACKLOG: Final = 4096
@@ -310,45 +310,3 @@ class Schedule:
 def _ask_again(host: _Host, now: float) -> float | None:
     """Return when to ask again about a position of which nobody could tell yet whether it is to be taken."""
     return None if host.undecided is None else now + UNDECIDED_SECONDS
-
-
-class HostSlots:
-    """The slots of one host, for the connections of one file.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        Where they are counted.
-    origin : str
-        The host.
-    clock : callable
-        Returns the time in seconds.
-    lends : bool
-        Whether any are given at all.
-    """
-
-    __slots__ = ("_clock", "_flights", "_lends", "_origin", "_schedule")
-
-    def __init__(self, schedule: Schedule, origin: str, clock: Callable[[], float], *, lends: bool) -> None:
-        self._schedule = schedule
-        self._origin = origin
-        self._clock = clock
-        self._lends = lends
-        self._flights: list[Flight] = []
-
-    def borrow(self) -> bool:
-        """Take one, if no row waits for it."""
-        flight = self._schedule.borrow(self._origin, self._clock()) if self._lends else None
-        if flight is None:
-            return False
-        self._flights.append(flight)
-        return True
-
-    def give_back(self) -> None:
-        """Give one back."""
-        self._schedule.give_back(self._origin, self._flights.pop(), self._clock())
-
-    def close(self) -> None:
-        """Give all back that are still borrowed."""
-        while self._flights:
-            self.give_back()

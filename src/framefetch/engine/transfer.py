@@ -20,8 +20,7 @@ from framefetch.store.files import SmallBody
 
 if TYPE_CHECKING:
     from framefetch.engine.base import Tools
-    from framefetch.engine.limits import Bandwidth
-    from framefetch.engine.parallel import Slots
+    from framefetch.engine.lane import Lane
     from framefetch.models import Receipt, Request
     from framefetch.sources.base import Body
     from framefetch.store.files import Part
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Way", "fetch", "with_start"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Way:
     """How a file is asked for this time.
 
@@ -37,18 +36,18 @@ class Way:
     ----------
     url : str
         The mirror to ask.
+    lane : Lane
+        What is received is counted against it, and it knows of connections beside the one.
     decode : bool
         Whether a content coding that nobody asked for is undone.
-    slots : Slots
-        Connections that may be used beside the one.
     """
 
     url: str
-    decode: bool
-    slots: Slots
+    lane: Lane
+    decode: bool = True
 
 
-async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) -> SmallBody | Receipt:
+async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt:
     """Make one attempt.
 
     Parameters
@@ -59,8 +58,6 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
         Which mirror to ask, and how.
     tools : Tools
         Sources, files and options.
-    bandwidth : Bandwidth
-        What is received is counted against it.
 
     Returns
     -------
@@ -73,11 +70,11 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
         Why it is not held.
     """
     source = tools.sources[way.url.partition(":")[0].lower()]
-    part = await tools.files.resume(request)
+    part = await tools.files.resume(request) if tools.files.keeps(request) else None
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
         async with source.open(way.url, tools.meter, decode=way.decode, ask=ask) as body:
-            intake = _intake(request, body, tools, bandwidth)
+            intake = _intake(request, body, tools, way.lane)
             if part is None and (body.length is None or body.length <= BLOCK):
                 whole = await intake.whole()
                 if intake.broken is not None:
@@ -102,12 +99,12 @@ async def fetch(request: Request, way: Way, tools: Tools, bandwidth: Bandwidth) 
         raise
 
 
-def _intake(request: Request, body: Body, tools: Tools, bandwidth: Bandwidth) -> Intake:
+def _intake(request: Request, body: Body, tools: Tools, lane: Lane) -> Intake:
     # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch. What is
     # gone on with had passed the look.
     judged = tools.options.transfer.check_content and not request.digests and not body.offset
     check = ContentCheck(request.path, judge=judged)
-    return Intake(body, request, check, _limit(request, body, tools), bandwidth)
+    return Intake(body, request, check, _limit(request, body, tools), lane)
 
 
 async def _keep_beginning(request: Request, beginning: bytes, intake: Intake, body: Body, tools: Tools) -> None:
@@ -126,7 +123,7 @@ def _parallel(intake: Intake, body: Body, part: Part, way: Way, tools: Tools) ->
         part,
         replace(body.entity, total=body.offset + body.length),
         ask=lambda ask: source.open(way.url, tools.meter, decode=way.decode, ask=ask),
-        slots=way.slots,
+        slots=way.lane,
         most=tools.options.transfer.segments,
     )
 

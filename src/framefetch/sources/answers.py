@@ -111,6 +111,7 @@ def body_length(values: list[str]) -> int | None:
     """
     if not values:
         return None
-    if len(values) > 1 or not re.fullmatch(r"[0-9]{1,18}", values[0]):
+    value = values[0]
+    if len(values) > 1 or len(value) > 18 or not (value.isascii() and value.isdecimal()):
         raise ProtocolError(f"expected one Content-Length in bytes, got {excerpt(', '.join(values), 80)}")
-    return int(values[0])
+    return int(value)

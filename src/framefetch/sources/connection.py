@@ -73,6 +73,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._lost = False
         self._paused = False
         self._tap: Tap | None = None
+        socket = transport.get_extra_info("socket")
+        self._handle: int = -1 if socket is None else socket.fileno()
+        self._is_readable = readable(self._handle)
         self._is_plain = CAN_TAP and transport.get_extra_info("sslcontext") is None
         peer = transport.get_extra_info("peername")
         #: The address at the other end.
@@ -140,6 +143,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Let a thread read the rest of the body, until the tap is closed; None where it must pass through the loop."""
         if not (self._is_plain and self._head and self._left) or self._dirty or self._lost or self._tap:
             return None
+        if self._transport.is_closing():
+            return None  # the number may be another socket's before long
         self._pause()
         self._set_aside()
         tapped, self._blocks = self._blocks, deque()
@@ -154,7 +159,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                     self._waiting_bytes -= len(block)
             self._take_received(tap)
 
-        self._tap = Tap(self._transport.get_extra_info("socket").fileno(), tapped, self._left, untap)
+        self._tap = Tap(self._handle, tapped, self._left, untap)
         return self._tap
 
     def _take_received(self, tap: Tap) -> None:
@@ -248,8 +253,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""
         if self._dirty or self._lost or now - self.idle_since > IDLE_SECONDS or self._transport.is_closing():
             return False
-        socket = self._transport.get_extra_info("socket")
-        return socket is not None and not readable(socket.fileno())
+        return self._handle >= 0 and not self._is_readable()
 
     # -- what the transport tells -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ class _PollFd(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
 
-def _by_c_library() -> Callable[[int], bool] | None:
+def _by_c_library() -> Callable[[int], Callable[[], bool]] | None:
     if os.name != "posix":
         return None
     try:
@@ -30,15 +30,16 @@ def _by_c_library() -> Callable[[int], bool] | None:
     call.argtypes = (ctypes.POINTER(_PollFd), ctypes.c_ulong, ctypes.c_int)
     call.restype = ctypes.c_int
 
-    def ask(handle: int) -> bool:
-        return bool(call(ctypes.byref(_PollFd(handle, select.POLLIN, 0)), 1, 0))
+    def question(handle: int) -> Callable[[], bool]:
+        asked = ctypes.byref(_PollFd(handle, select.POLLIN, 0))
+        return lambda: bool(call(asked, 1, 0))
 
-    return ask
-
-
-def _by_select(handle: int) -> bool:
-    return bool(select.select([handle], [], [], 0)[0])
+    return question
 
 
-#: Whether a read would not wait: bytes, an end or an error are there.
-readable: Callable[[int], bool] = _by_c_library() or _by_select
+def _by_select(handle: int) -> Callable[[], bool]:
+    return lambda: bool(select.select([handle], [], [], 0)[0])
+
+
+#: Makes for a socket the question whether a read would not wait: bytes, an end or an error are there.
+readable: Callable[[int], Callable[[], bool]] = _by_c_library() or _by_select

@@ -79,6 +79,8 @@ class FileStore:
         self.boot = boot_id()
         self._kept = KeptParts(self._parts, self.boot)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
+        #: Small bodies do not stand in line behind the stints of large ones.
+        self._saving = ThreadPoolExecutor(1, thread_name_prefix="framefetch-save")
 
     @property
     def notices(self) -> list[str]:
@@ -175,6 +177,10 @@ class FileStore:
         part = self._part(request, path, DigestingFile(path, algorithms_for(request.digests)))
         return part.keep_beginning(beginning, entity)
 
+    def keeps(self, request: Request) -> bool:
+        """Return whether an earlier attempt may have kept a part of a request."""
+        return self._kept.has(request)
+
     async def resume(self, request: Request) -> Part | None:
         """Open the part that an earlier attempt kept of a request; None where there is none that can be believed.
 
@@ -228,7 +234,8 @@ class FileStore:
         list
             For each body its receipt, or why it could not be kept.
         """
-        return await self.run(self._save, bodies)
+        loop = asyncio.get_running_loop()
+        return await to_the_end(loop.run_in_executor(self._saving, self._save, bodies))
 
     def _save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
         results: dict[int, Receipt | FramefetchError] = {}
@@ -342,6 +349,7 @@ class FileStore:
 
     def close(self) -> None:
         """End the threads."""
+        self._saving.shutdown(wait=True)
         self._executor.shutdown(wait=True)
 
 

@@ -244,6 +244,7 @@ class Parallel:
         """Ask for a range further on; the first body is told to stop there once it has come as asked."""
         first, end = self._first, self._first.stop or 0
         start = first.position + 2 * SMALLEST
+        start += (end - start) % BLOCK  # the first body is received in blocks that end there, so none of it in vain
         stop = min(end, start + SMALLEST)
         self._grows = False  # until it has come; whatever comes instead, the first body brings it all
         if start >= stop:

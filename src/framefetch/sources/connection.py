@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
 from framefetch.sources.answers import body_length
+from framefetch.sources.buffers import BLOCK
 from framefetch.sources.sockets import readable
 from framefetch.sources.tap import CAN_TAP, Tap
 from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
@@ -262,8 +263,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._block is None:
             if self._left is None or self._left < WORTH_A_BLOCK or self._head is None or self._complete:
                 return self._buffers.scratch
-            # Never longer than what is left: bytes beyond the body are seen for what they are.
-            self._block = self._buffers.take(self._left)
+            # Never longer than what is left: bytes beyond the body are seen for what they are. And so that whole blocks
+            # are left behind it: whoever is told to stop stops at the end of one.
+            self._block = self._buffers.take(self._left % BLOCK or BLOCK)
             self._bytes_out += len(cast("bytearray", self._block.obj))
             self._filled = 0
             self._blocks_out += 1

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
 from framefetch.sources.answers import body_length
 from framefetch.sources.buffers import BLOCK
 from framefetch.sources.sockets import readable
-from framefetch.sources.tap import CAN_TAP, Tap
+from framefetch.sources.tap import CAN_TAP, Tap, second_number
 from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
 from framefetch.urls import excerpt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp.connector import Connection
 
     from framefetch.sources.base import Meter
@@ -111,13 +114,12 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def read(self) -> bytes | memoryview:
         """Return what has come of the body; empty at its end. A memoryview must be given back."""
-        blocks = self._blocks
-        while not blocks:
+        while not self._blocks:
             if self._complete:
                 return b""
             self._resume()
             await self._wait()
-            blocks = self._blocks
+        blocks = self._blocks
         data = blocks.popleft()
         if isinstance(data, bytes) and blocks and isinstance(blocks[0], bytes):
             pieces = [data]
@@ -144,28 +146,24 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Let a thread read the rest of the body, until the tap is closed; None where it must pass through the loop."""
         if not (self._is_plain and self._head and self._left) or self._dirty or self._lost or self._tap:
             return None
-        if self._transport.is_closing():
-            return None  # the number may be another socket's before long
+        if self._transport.is_closing() or (handle := second_number(self._handle)) is None:
+            return None  # its number may be another socket's before long, or there are no more numbers
         self._pause()
         self._set_aside()
-        tapped, self._blocks = self._blocks, deque()
-
-        def untap(tap: Tap) -> None:
-            self._tap = None
-            meter.received += tap.taken
-            for block in tapped:
-                if isinstance(block, memoryview):
-                    self.give_back(block)
-                else:
-                    self._waiting_bytes -= len(block)
-            self._take_received(tap)
-
-        self._tap = Tap(self._handle, tapped, self._left, untap)
+        blocks, self._blocks = self._blocks, deque()
+        self._tap = Tap(handle, blocks, self._left, partial(self._untap, meter, blocks))
         return self._tap
 
-    def _take_received(self, tap: Tap) -> None:
-        """Go on where a thread has left off."""
+    def _untap(self, meter: Meter, blocks: Iterable[bytes | memoryview], tap: Tap) -> None:
+        """Go on where a thread has left off; nothing is received until somebody asks for it."""
         assert self._left is not None
+        meter.received += tap.taken
+        for block in blocks:
+            if isinstance(block, memoryview):
+                self.give_back(block)
+            else:
+                self._waiting_bytes -= len(block)
+        self._tap = None
         self._left -= tap.received
         self._complete = not self._left
         if self._watch is not None:
@@ -355,15 +353,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._left is None:
             self._add(data)
         elif len(data) > self._left or self._complete:
-            raise ProtocolError(f"the server sent more than the {self._announced()} it had announced")
+            raise ProtocolError(f"the server sent more than the {self._announced():,} bytes it had announced")
         else:
             self._left -= len(data)
             self._complete = not self._left
             self._add(data)
 
-    def _announced(self) -> str:
-        value = None if self._head is None else self._head.get("content-length")
-        return f"{int(value):,} bytes" if value else "body"
+    def _announced(self) -> int:
+        return 0 if self._head is None else int(self._head.get("content-length") or 0)
 
     def _add(self, block: bytes) -> None:
         self._blocks.append(block)
@@ -395,7 +392,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._chunked is not None:
             self.fail(self._chunked.end())
         elif self._left is not None:
-            total = int(self._head.get("content-length") or 0)
+            total = self._announced()
             self.fail(
                 IncompleteBody(f"expected {total:,} bytes, got {total - self._left:,}; the connection ended{why}")
             )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Self
 
-__all__ = ["CAN_TAP", "Tap"]
+__all__ = ["CAN_TAP", "Tap", "second_number"]
 
 #: Whether sockets can be read by number, without the object that the loop has of them.
 CAN_TAP: Final = hasattr(os, "readv")
@@ -35,6 +35,14 @@ class _Room(threading.local):
 _ROOM = _Room()
 
 
+def second_number(handle: int) -> int | None:
+    """Return another number for an open socket; None where there is none left, or the socket is gone."""
+    try:
+        return os.dup(handle)
+    except OSError:
+        return None
+
+
 class Tap:
     """What is still to come of a body of known length; a context that is entered and left in the loop's thread.
 
@@ -43,7 +51,7 @@ class Tap:
     Parameters
     ----------
     handle : int
-        The socket, which must not block; another number is made for it, so that nobody can close it under a read.
+        A number of its own for the socket, which must not block: so nobody can close it under a read.
     ahead : iterable of bytes or memoryview
         What the loop has received already.
     left : int
@@ -67,7 +75,7 @@ class Tap:
         self._ahead = deque(memoryview(block) for block in ahead)
         self._left = left
         self._closed = closed
-        self._handle = os.dup(handle)
+        self._handle = handle
         self.taken = self.received = 0
         self.error: OSError | None = None
 

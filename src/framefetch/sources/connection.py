@@ -142,7 +142,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             return None
         self._pause()
         self._set_aside()
-        tapped, self._blocks = self._blocks, deque()
 
         def untap(tap: Tap) -> None:
             self._tap = None
@@ -154,7 +153,11 @@ class HttpConnection(asyncio.BufferedProtocol):
                     self._waiting_bytes -= len(block)
             self._take_received(tap)
 
-        self._tap = Tap(self._transport.get_extra_info("socket").fileno(), tapped, self._left, untap)
+        try:
+            self._tap = Tap(self._transport.get_extra_info("socket").fileno(), self._blocks, self._left, untap)
+        except OSError:
+            return None  # no descriptor is left for it
+        tapped, self._blocks = self._blocks, deque()
         return self._tap
 
     def _take_received(self, tap: Tap) -> None:

@@ -15,9 +15,9 @@ from framefetch.engine.descriptors import fitted, free_descriptors, raise_limit
     [
         (None, 256, 1000, 256, False),  # a system that does not say
         (1000, 256, 1000, 256, False),
-        (56, 256, 1000, 20, True),
-        (56, 256, 20, 256, False),  # no more than twenty are made
-        (56, 8, 1000, 8, False),
+        (76, 256, 1000, 20, True),
+        (76, 256, 20, 256, False),  # no more than twenty are made
+        (76, 8, 1000, 8, False),
         (3, 256, 1000, 1, True),
     ],
 )
@@ -40,7 +40,7 @@ def test_what_is_open_is_counted() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((256, 4096), 576), ((256, 400), 400), ((256, resource.RLIM_INFINITY), 576), ((1024, 4096), None)],
+    [((256, 4096), 832), ((256, 400), 400), ((256, resource.RLIM_INFINITY), 832), ((1024, 4096), None)],
 )
 def test_the_limit_is_raised_as_far_as_needed_and_allowed(monkeypatch, before, after) -> None:
     said = []

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fitted", "free_descriptors", "raise_limit"]
 
-#: A connection and the part it fills.
-EACH: Final = 2
+#: A connection, the part it fills, and the number by which a thread reads from the one for the other.
+EACH: Final = 3
 #: For lookups, sidecars and the database beside them.
 SPARE: Final = 16
 

@@ -12,7 +12,7 @@ from framefetch.engine.resume import leaves_part, worth_keeping
 from framefetch.errors import BodyTooLong, TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from framefetch.engine.limits import Bandwidth
     from framefetch.models import Entity, Request
@@ -184,13 +184,20 @@ class Intake:
         return True
 
     async def _stint(self, part: Part, block: bytes | memoryview, tap: Tap) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         with tap:
-            await part.pour(self._pieces(block, tap))
+            await part.pour(self._pieces(block, tap, task.cancelling))
         await self._describe(part)
         await self._bandwidth.take(tap.taken)
 
-    def _pieces(self, block: bytes | memoryview, tap: Tap) -> Iterator[tuple[int, bytes | memoryview]]:
-        """Yield a block, and what follows it, each with its place in the file; in the thread that writes them."""
+    def _pieces(
+        self, block: bytes | memoryview, tap: Tap, cancelled: Callable[[], int]
+    ) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield a block, and what follows it, each with its place in the file; in the thread that writes them.
+
+        A cancellation is told only when the thread has ended, so it must not go on then, nor begin in earnest.
+        """
         until = time.monotonic() + STINT
         self._flows = False
         piece: bytes | memoryview | None = block
@@ -199,8 +206,8 @@ class Intake:
                 position, room = self.position, self._room
                 self.position += len(piece)
                 yield position, piece if len(piece) <= room else memoryview(piece)[:room]
-            if time.monotonic() >= until and not tap.has_ahead:
-                self._flows = True
+            if (cancelled() or time.monotonic() >= until) and not tap.has_ahead:
+                self._flows = not cancelled()
                 return
             piece = tap.read(self._room)
             self.received += len(piece or b"")

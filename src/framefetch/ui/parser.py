@@ -108,13 +108,16 @@ def parse(about: str, commands: Sequence[Command], words: Sequence[str]) -> tupl
         one = listed.add_parser(
             command.name, help=summary, description=described, allow_abbrev=False, formatter_class=_Help
         )
-        one.set_defaults(of=command)
+        one.set_defaults(of=command, by=one)
         if command.name in words:
             _explain(one, command.arguments)
     if not words:
         parser.print_help(sys.stderr)
         raise SystemExit(EXIT_USAGE)
-    said = vars(parser.parse_args(words))
+    known, unknown = parser.parse_known_args(words)
+    said = vars(known)
+    if unknown:
+        said["by"].error(f"unrecognized arguments: {' '.join(unknown)}")
     chosen: Command = said["of"]
     return chosen, chosen.arguments(**{field.name: said[field.name] for field in fields(chosen.arguments)})
 

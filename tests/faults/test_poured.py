@@ -144,7 +144,7 @@ def test_one_that_falls_silent_is_ended_and_gone_on_with(
 def test_what_is_sent_behind_a_body_never_reaches_the_next_file(
     when: str, warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], note: Note
 ) -> None:
-    contents = [hdf5_file(2 * MIB + at, seed=at) for at in range(6)]
+    contents = [hdf5_file(2 * MIB + 1 + at, seed=at) for at in range(6)]  # the end goes with what follows
     table = pd.DataFrame({"url": [warehouse.add(f"/{at}.nwb", body) for at, body in enumerate(contents)]})
     second = Reply(200, WRONG, headers={"ETag": '"x"'})
     if when == "once it is idle":

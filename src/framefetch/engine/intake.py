@@ -201,7 +201,8 @@ class Intake:
 
         A cancellation is told only when the thread has ended, so it must not go on then, nor begin in earnest.
         """
-        until = time.monotonic() + STINT
+        # What comes before the sidecar says what it is of would be lost with the process.
+        until = time.monotonic() + (STINT if self._described or self.entity is None else 0.0)
         self._flows = False
         piece: bytes | memoryview | None = block
         while piece is not None:

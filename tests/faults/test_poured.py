@@ -102,7 +102,7 @@ def test_a_thread_reads_from_the_socket(
     assert Path(result.paths[0]).read_bytes() == BODY
     assert result.summary()["bytes"] == len(BODY)
     assert readers == {"framefetch-disk"}
-    assert all(tap.received for tap in taps)
+    assert all(tap.received for tap in taps[1:]), "the first stint ends with what the loop had received"
     assert 0 < sum(tap.received for tap in taps) < len(BODY)
 
 

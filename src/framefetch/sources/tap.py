@@ -21,8 +21,8 @@ __all__ = ["CAN_TAP", "Tap", "second_number"]
 
 #: Whether sockets can be read by number, without the object that the loop has of them.
 CAN_TAP: Final = hasattr(os, "readv")
-#: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written, but for each read
-#: the interpreter lock is asked for three times, which costs more.
+#: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written; but for each
+#: read the interpreter lock is asked for three times, which costs more.
 PIECE: Final = 1 << 20
 
 

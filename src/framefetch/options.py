@@ -84,7 +84,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _require(self.attempts >= 1, f"attempts must be at least 1, got {self.attempts}")
-        _require(min(self.base, self.cap, self.budget) >= 0, "waiting times cannot be negative")
+        waits = (self.base, self.cap, self.budget)
+        _require(all(wait >= 0 for wait in waits), f"waiting times must be 0 seconds or more, got {waits}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ class Timeouts:
     speed_window: float = 30.0
 
     def __post_init__(self) -> None:
-        _require(min(self.connect, self.stall, self.speed_window) > 0, "timeouts must be above 0 seconds")
-        _require(self.minimum_speed >= 0, f"minimum_speed cannot be negative, got {self.minimum_speed}")
+        limits = (self.connect, self.stall, self.speed_window)
+        _require(all(limit > 0 for limit in limits), f"timeouts must be above 0 seconds, got {limits}")
+        _require(self.minimum_speed >= 0, f"minimum_speed must be 0 or more, got {self.minimum_speed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,7 @@ class Options:
             self.verify in ("stat", "hash", "none"),
             f"verify is 'stat', 'hash' or 'none', got {self.verify!r}",
         )
+        _require(self.lock_timeout >= 0, f"lock_timeout must be 0 seconds or more, got {self.lock_timeout}")
         for name, value in self.headers.items():
             clean = name and not set(name) & set("\r\n\0: ") and not set(value) & set("\r\n\0")
             _require(bool(clean), f"header {name!r} has characters that a header cannot hold")

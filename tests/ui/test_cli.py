@@ -112,6 +112,8 @@ def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:
         (["--header", "no colon"], "expected 'Name: value'"),
         (["--header", "A: b\r\nc: d"], "characters that a header cannot hold"),
         (["--max-connections", "0"], "--max-connections"),
+        (["--stall-timeout", "nan"], "timeouts must be above 0 seconds, got"),
+        (["--lock-timeout", "nan"], "lock_timeout must be 0 seconds or more, got nan"),
         (["--nonsense"], "nonsense"),
     ],
 )

@@ -140,6 +140,19 @@ def test_one_that_falls_silent_is_ended_and_gone_on_with(
     note("69", "silence after 5 of 8 MiB", "downloaded", 2)
 
 
+def test_the_unread_body_of_a_redirect_does_not_stop_the_clock(
+    warehouse: WarehouseThread, open_cache: Open, note: Note
+) -> None:
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY)]})
+    warehouse.add("/there.nwb", BODY)
+    warehouse.script("/f.nwb", then=Reply(302, bytes(2 * MIB), headers={"Location": "/there.nwb"}))
+    warehouse.script("/there.nwb", Serve(stop=Stop(0, "hang", of="wire")), then=Serve())
+    result = open_cache(table, options=replace(ALONE, timeouts=Timeouts(connect=2, stall=0.2))).mirror(table)
+    assert Path(result.paths[0]).read_bytes() == BODY
+    assert warehouse.count("/there.nwb") == 2
+    note("69", "silence after a redirect with 2 MiB", "downloaded", 2)
+
+
 @pytest.mark.parametrize("when", ["with its last bytes", "once it is idle"])
 def test_what_is_sent_behind_a_body_never_reaches_the_next_file(
     when: str, warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], note: Note

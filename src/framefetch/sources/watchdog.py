@@ -128,7 +128,8 @@ class Watch:
         """Watch an exchange that waits for its head."""
         self._target = target
         self.phase = "head"
-        self.last = self.clock(self._dog.now())
+        self.paused_at = None  # whatever was not read of an answer before this one, as of a redirect
+        self.last = self._dog.now() - self.paused
         self._dog.add(self)
 
     def enter(self, phase: Literal["head", "body"]) -> None:

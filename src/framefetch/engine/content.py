@@ -95,8 +95,8 @@ class ContentCheck:
     """
 
     def __init__(self, path: str, *, judge: bool = True) -> None:
-        self._suffix = _suffix(path)
-        self._signatures = _SIGNATURES.get(self._suffix) if judge else None
+        self._suffix = _suffix(path) if judge else ""
+        self._signatures = _SIGNATURES.get(self._suffix)
         self._seen = 0
         self._tail = b""
         self._found = self._signatures is None

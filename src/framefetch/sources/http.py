@@ -327,7 +327,8 @@ class _Exchange:
             self._at_end, self.framed, self.length = True, True, 0
         else:
             self.framed = length is not None
-            coding = coding_of(head.all("content-encoding")) if self._decode else None
+            coded = self._decode and "content-encoding" in head.fields
+            coding = coding_of(head.all("content-encoding")) if coded else None
             if coding is not None:
                 self._decoder = Decoder(coding)
                 return

@@ -7,13 +7,15 @@ import os
 import sqlite3
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from framefetch.errors import ManifestError, StorageError
-from framefetch.models import Entity, Entry, Verified
+from framefetch.models import Digest, Entity, Entry, Request, Verified
 from framefetch.store.files import FileStore
 from framefetch.store.folder import CacheFolder
 from framefetch.store.held import HeldCheck
-from framefetch.store.journal import Journal, leftovers, read_journal
+from framefetch.store.journal import Journal, _line, _path_in, leftovers, read_journal
 from tests.store.builders import descriptors, digest, hold, parts, query, request, small, tree
 
 BODY = b"the bytes of a file"
@@ -432,3 +434,14 @@ def test_the_part_of_a_file_that_is_being_fetched_again_waits(open_folder, left)
             with open(path, "wb") as file:
                 file.write(left)
     assert len(parts(open_folder())) == 2
+
+
+@given(path=st.text(min_size=1), key=st.text(), etag=st.none() | st.text())
+def test_a_line_is_json_and_its_path_is_found_without_taking_it_apart(path, key, etag) -> None:
+    request = Request(0, "v0", key, ("http://h/",), path)
+    digests = (Digest("md5", "0" * 32), Digest("sha256", "1" * 64))
+    line = _line(request, digests, Verified.DIGEST, etag)
+    assert json.loads(line) == ["v0", key, path, [str(digest) for digest in digests], "digest", etag]
+    assert line == json.dumps(json.loads(line)) + "\n"
+    assert _path_in(line) == path
+    assert {_path_in(line[:end]) for end in range(len(line))} <= {path, None}

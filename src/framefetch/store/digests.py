@@ -58,14 +58,12 @@ class Hasher:
 
     def digests(self) -> tuple[Digest, ...]:
         """Return the digests of all bytes so far."""
-        return tuple(Digest(name, hasher.hexdigest()) for name, hasher in self._hashers)
+        return tuple([Digest(name, hasher.hexdigest()) for name, hasher in self._hashers])
 
 
 def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
     """Return md5, which is always recorded, and what the table states."""
-    if not stated:
-        return ("md5",)
-    return tuple(dict.fromkeys(("md5", *(digest.algorithm for digest in stated))))
+    return ("md5", *[digest.algorithm for digest in stated if digest.algorithm != "md5"])
 
 
 def hash_file(path: str, algorithms: Iterable[str], stopped: Callable[[], bool] | None = None) -> tuple[Digest, ...]:

@@ -263,7 +263,7 @@ class CommitWriter:
         if not self._unsynced or not (at_once or time.monotonic() - self._synced_at >= SYNC_SECONDS):
             return
         names = [path for paths in self._unsynced.values() for path in paths]
-        paths = [os.path.join(self._root, name) for name in names]
+        paths = [f"{self._root}/{name}" for name in names]
         synced = sync_files(self._root, [*paths, f"{self._path}-wal"])
         windows = [(window,) for window in self._unsynced]
         if synced.done:

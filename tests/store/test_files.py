@@ -19,7 +19,7 @@ from framefetch.models import Entity, Receipt, Verified
 from framefetch.store import files as files_module
 from framefetch.store.folder import CacheFolder
 from framefetch.store.journal import read_journal
-from framefetch.store.places import inode_of, translate_oserror
+from framefetch.store.places import Content, Places, inode_of, translate_oserror
 from tests.store.builders import descriptors, digest, hold, parts, request, small, stream, tree
 
 BODY = b"the bytes of a file"
@@ -541,3 +541,23 @@ def test_what_waits_in_parts_needs_no_room_again(folder) -> None:
     asyncio.run(leave())
     assert folder.files.waiting([request(), request("v0/2", index=1)]) >= 200_000
     assert folder.files.waiting([request("v0/2", index=1)]) == 0
+
+
+@pytest.mark.parametrize(("same", "is_ours"), [("both", True), ("time", True), ("number", True), ("neither", False)])
+def test_a_published_file_is_ours_by_its_number_or_by_its_time(tmp_path, same, is_ours) -> None:
+    places = Places(str(tmp_path))
+    part, other = tmp_path / "part", tmp_path / "other"
+    part.write_bytes(b"abc")
+    other.write_bytes(b"xyz")
+    os.utime(part, ns=(1, 1))
+    os.utime(other, ns=(1, 1) if same == "time" else (2, 2))
+    written = os.lstat(other if same in ("time", "neither") else part)
+    if same == "number":
+        os.utime(part, ns=(3, 3))  # as a network file system does when a file is closed
+    content = Content(3, (), Verified.LENGTH)
+    if is_ours:
+        assert places.move_in(str(part), "v0/a", content, written).size == 3
+    else:
+        with pytest.raises(StorageError, match="replaced by another process") as caught:
+            places.move_in(str(part), "v0/a", content, written)
+        assert caught.value.retryable

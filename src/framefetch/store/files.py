@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from framefetch.store.journal import Journal
     from framefetch.store.sidecar import Sidecar
 
-__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "verdict"]
+__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "to_the_end", "verdict"]
 
 T = TypeVar("T")
 
@@ -235,11 +235,12 @@ class FileStore:
             For each body its receipt, or why it could not be kept.
         """
         loop = asyncio.get_running_loop()
-        return await to_the_end(loop.run_in_executor(self._saving, self._save, bodies))
+        return await to_the_end(loop.run_in_executor(self._saving, self.save_here, bodies))
 
-    def _save(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
+    def save_here(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
+        """Save as `save` does, in the thread that calls."""
         results: dict[int, Receipt | FramefetchError] = {}
-        ready: dict[int, tuple[str, Content]] = {}
+        ready: dict[int, tuple[str, Content, os.stat_result]] = {}
         for at, small in enumerate(bodies):
             try:
                 ready[at] = self._write_small(small)
@@ -249,25 +250,25 @@ class FileStore:
             self._journal.intend(
                 [
                     (bodies[at].request, content.digests, content.verified, content.etag)
-                    for at, (_, content) in ready.items()
+                    for at, (_, content, _) in ready.items()
                 ]
             )
         except OSError as error:
             failure = translate_oserror(error, "writing the journal")
-            for at, (part, _) in ready.items():
+            for at, (part, *_) in ready.items():
                 remove(part)
                 results[at] = failure
             ready = {}
-        for at, (part, content) in ready.items():
+        for at, (part, content, written) in ready.items():
             path = bodies[at].request.path
             try:
-                results[at] = self._places.move_in(part, path, content)
+                results[at] = self._places.move_in(part, path, content, written)
             except (OSError, FramefetchError) as error:
                 remove(part)
                 results[at] = _ours(error, f"publishing {path}")
         return [results[at] for at in range(len(bodies))]
 
-    def _write_small(self, small: SmallBody) -> tuple[str, Content]:
+    def _write_small(self, small: SmallBody) -> tuple[str, Content, os.stat_result]:
         hasher = Hasher(algorithms_for(small.request.digests))
         hasher.update(small.body)
         digests = hasher.digests()
@@ -279,12 +280,13 @@ class FileStore:
                 view = memoryview(small.body)
                 while view:
                     view = view[os.write(handle, view) :]
+                written = os.fstat(handle)
             finally:
                 os.close(handle)  # a full disk or quota may show itself only here
         except BaseException:
             remove(part)
             raise
-        return part, Content(len(small.body), digests, verified, small.etag)
+        return part, Content(len(small.body), digests, verified, small.etag), written
 
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part of this store; blocking."""

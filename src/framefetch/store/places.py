@@ -128,8 +128,19 @@ class Places:
             raise TargetBlocked(f"{path} is not a file any more")
         return Receipt(found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode_of(found), digests, verified, etag)
 
-    def move_in(self, part: str, path: str, content: Content) -> Receipt:
+    def move_in(self, part: str, path: str, content: Content, written: os.stat_result | None = None) -> Receipt:
         """Give a finished part its final name; blocking.
+
+        Parameters
+        ----------
+        part : str
+            Absolute path of the part.
+        path : str
+            Where it belongs, relative to the cache.
+        content : Content
+            What its bytes are.
+        written : stat_result, optional
+            What the system says of it, from who has just written it.
 
         Raises
         ------
@@ -137,7 +148,7 @@ class Places:
             Where something stands in the way, or the disk refuses.
         """
         try:
-            written = os.lstat(part)
+            written = written or os.lstat(part)
         except FileNotFoundError as error:
             raise _taken_away(path) from error
         if written.st_size != content.size:
@@ -154,8 +165,10 @@ class Places:
         except FileNotFoundError as error:
             raise _taken_away(path) from error
         receipt = self.receipt(path, content.digests, content.verified, content.etag)
-        if (receipt.size, receipt.mtime_ns) != (written.st_size, written.st_mtime_ns):
-            # These digests belong to bytes that are not there any more.
+        same = receipt.mtime_ns == written.st_mtime_ns or receipt.inode == inode_of(written)
+        if receipt.size != written.st_size or not same:
+            # These digests belong to bytes that are not there any more. A network file system may set the time anew
+            # when a file is closed, and there are some that number a file by its name: one of the two must agree.
             failure = StorageError(f"{path} was replaced by another process the moment it was published")
             failure.retryable = True
             raise failure

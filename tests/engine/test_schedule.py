@@ -327,3 +327,49 @@ def test_running_out_of_descriptors_lowers_what_is_asked_at_once_and_is_held_aga
     assert isinstance(schedule.take(1.0), float | None), "fifteen are enough"
     assert schedule.ended(jobs.pop(), None, 2.0) is False
     assert isinstance(schedule.take(2.0), Job), "the host is asked as before"
+
+
+def test_rows_follow_in_a_slot_in_order_and_can_be_put_back() -> None:
+    schedule = Schedule(Listed([0] * 8), Limits(4, 4))
+    first = schedule.take(0.0)
+    follows = [schedule.follow(first.origin, 0.0, lambda _: True) for _ in range(3)]
+    assert [job.request.index for job in follows] == [1, 2, 3]
+    schedule.put_back(first.origin, follows[1:])
+    assert schedule.follow(first.origin, 0.0, lambda request: request.index != 2) is None
+    assert schedule.room(first.origin, 1, 0.0) == 3, "one slot is for the row that does not suit"
+    assert [schedule.take(0.0).request.index for _ in range(3)] == [2, 3, 4]
+    assert schedule.room(first.origin, 1, 0.0) == 1
+    flight = first.flight
+    for now in (1.0, 2.0):
+        flight = schedule.carried(first.origin, flight, 100, now)
+    assert schedule.active == 4
+    schedule.give_back(first.origin, flight, 3.0)
+    assert schedule.active == 3
+    assert schedule.take(3.0).request.index == 5
+
+
+def test_nothing_follows_where_a_host_is_held_or_in_trouble() -> None:
+    schedule = Schedule(Listed([0] * 8), Limits(4, 4))
+    first, second = schedule.take(0.0), schedule.take(0.0)
+    schedule.hold(first.origin, 5.0)
+    assert schedule.follow(first.origin, 4.9, lambda _: True) is None
+    assert schedule.room(first.origin, 2, 4.9) == 0
+    assert schedule.room(first.origin, 2, 5.0) == 4
+    schedule.ended(second, ConnectFailed("no"), 5.0)
+    assert schedule.follow(first.origin, 5.0, lambda _: True) is None
+    assert schedule.room(first.origin, 1, 5.0) == 0
+    schedule.ended(first, None, 5.0)
+    assert schedule.follow(first.origin, 5.0, lambda _: True) is not None
+
+
+def test_a_slot_that_goes_on_leaves_room_for_retries_and_for_other_hosts() -> None:
+    schedule = Schedule(Listed([0] * 8 + [1] * 8 + [2] * 8), Limits(2, 4))
+    first, second = schedule.take(0.0), schedule.take(0.0)
+    assert {schedule.room(job.origin, 1, 0.0) for job in (first, second)} == {0}
+    schedule = Schedule(Listed([0] * 8), Limits(2, 2))
+    first, second = schedule.take(0.0), schedule.take(0.0)
+    assert schedule.room(first.origin, 2, 0.0) == 2
+    schedule.ended(second, IncompleteBody("cut"), 0.0)
+    schedule.again(second, 1.0)
+    assert schedule.room(first.origin, 1, 0.9) == 2
+    assert schedule.room(first.origin, 1, 1.0) == 1

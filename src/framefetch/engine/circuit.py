@@ -20,6 +20,7 @@ from framefetch.errors import (
     TlsFailed,
     TooSlow,
 )
+from framefetch.sources.answers import OVERLOAD
 
 if TYPE_CHECKING:
     from framefetch.engine.limits import Flight
@@ -27,14 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Circuit", "is_no_answer", "is_refusal"]
 
-#: Too many requests; away or overloaded, said by the host or by the proxy before it.
-_OVERLOAD = frozenset({429, 502, 503, 504, *range(520, 531)})
-
 
 def is_refusal(error: FramefetchError) -> bool:
     """Return whether an error may mean that fewer requests at once would succeed."""
     if isinstance(error, StatusError):
-        return error.status in _OVERLOAD
+        return error.status in OVERLOAD
     return isinstance(error, ConnectFailed | ConnectionLost | NameNotResolved | TlsFailed | Stalled | TooSlow)
 
 

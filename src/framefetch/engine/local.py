@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from framefetch.engine.dispatch import Dispatch
 from framefetch.engine.lane import Lane
 from framefetch.engine.limits import Bandwidth
 from framefetch.engine.links import Links
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from framefetch.engine.base import Sink, Tools
     from framefetch.models import Requests
+    from framefetch.sources.loan import Loan
 
 __all__ = ["LocalEngine"]
 
@@ -51,22 +53,25 @@ class _Run:
         self._schedule = Schedule(requests, tools.options.limits, self._rule, tools.take)
         self._bandwidth = Bandwidth(tools.options.limits.bandwidth)
         self._saver = Saver(tools.files, self._saved)
+        self._dispatch = Dispatch(self._schedule, tools, self._saved, self._wake)
         self._links = Links(tools.options.refresh_url, requests)
         self._got = self._fetch if tools.options.refresh_url is None else self._fetch_renewed
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
         self._condemned = 0
+        self._fatal: FramefetchError | None = None
 
     async def finish(self) -> None:
         """Run to the end, or to a fatal error."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._saver.run())
+                group.create_task(self._dispatch.run())
                 for _ in range(self._workers):
                     group.create_task(self._work())
                 if not self._workers:
-                    self._saver.end()
+                    self._end()
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
         finally:
@@ -78,7 +83,7 @@ class _Run:
     async def _work(self) -> None:
         while (job := await self._next()) is not None:
             if job.cause is None:
-                await self._attempt(job)
+                await self._deal_with(job)
                 continue
             self._condemn(job, job.cause)
             self._condemned += 1
@@ -93,10 +98,14 @@ class _Run:
                     self._wake()  # there is more where this came from
                 return found
             if self._schedule.done and not self._saver.pending:
-                self._saver.end()
+                self._end()
                 self._wake()
                 return None
             await self._rest(found)
+
+    def _end(self) -> None:
+        self._saver.end()
+        self._dispatch.end()
 
     async def _rest(self, until: float | None) -> None:
         """Wait until something has changed, or a time has come."""
@@ -121,13 +130,24 @@ class _Run:
                 change.set_result(None)
                 return
 
-    async def _attempt(self, job: Job) -> None:
+    async def _deal_with(self, job: Job) -> None:
+        """Let the courier ask for a file, and for others with the same connection; else make an attempt at it."""
+        trip = await self._dispatch.send(job)
+        if trip is None:
+            await self._attempt(job)
+        elif trip.errand is not None:
+            trip.errand.job.began = trip.loan.asked_at or self._loop.time()
+            await self._attempt(trip.errand.job, trip.loan if trip.loan.asked else None)
+
+    async def _attempt(self, job: Job, begun: Loan | None = None) -> None:
         job.attempts.made += 1
         try:
-            got = await self._got(job)
+            got = await (self._got(job) if begun is None else self._fetch(job, begun))
         except FramefetchError as error:
             crowded = self._schedule.ended(job, error, self._loop.time())
+            origin = job.origin
             self._failed(job, error, excused=crowded or (isinstance(error, Stalled) and error.early))
+            self._dispatch.look(origin)
         except BaseException:
             self._schedule.release(job, self._loop.time())
             raise
@@ -141,10 +161,10 @@ class _Run:
     async def _fetch_renewed(self, job: Job) -> SmallBody | Receipt:
         return await self._links.fetch(job, self._fetch)
 
-    async def _fetch(self, job: Job) -> SmallBody | Receipt:
+    async def _fetch(self, job: Job, begun: Loan | None = None) -> SmallBody | Receipt:
         lane = Lane(job, self._schedule, self._bandwidth, self._loop.time, self._wake)
         try:
-            return await fetch(job.request, Way(job.url, lane, decode=_decodes(job)), self._tools)
+            return await fetch(job.request, Way(job.url, lane, decode=_decodes(job), begun=begun), self._tools)
         finally:
             lane.close()
 
@@ -152,12 +172,12 @@ class _Run:
 
     def _saved(self, batch: Sequence[tuple[Job, SmallBody]], results: Sequence[Receipt | FramefetchError]) -> None:
         done = []
-        fatal: FramefetchError | None = None
+        before = self._fatal
         for (job, small), result in zip(batch, results, strict=True):
             if isinstance(result, Receipt):
                 done.append(self._outcome(job, result))
                 continue
-            if fatal is not None and result.fatal:
+            if self._fatal is not None and result.fatal:
                 continue  # one row tells what ended the run; this one was not finished
             try:
                 self._failed(
@@ -166,11 +186,11 @@ class _Run:
                     excused=isinstance(result, TooManyOpenFiles),
                 )
             except FramefetchError as error:
-                fatal = fatal or error
+                self._fatal = self._fatal or error
         self._sink(done)
         self._wake()
-        if fatal is not None:
-            raise fatal
+        if self._fatal is not None and before is None:
+            raise self._fatal
 
     def _condemn(self, job: Job, cause: FramefetchError) -> None:
         """Try a mirror on another host; else the file fails as all of this host do."""

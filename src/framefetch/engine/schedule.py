@@ -20,7 +20,7 @@ from framefetch.options import RetryPolicy
 from framefetch.urls import origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from framefetch.errors import FramefetchError
     from framefetch.models import Request, Requests
@@ -66,14 +66,19 @@ class _Host:
     not_before: float = 0.0
     take: Callable[[int], bool | None] | None = None
     exhausted: bool = False
-    ahead: int | None = None
+    #: Positions that were granted, and are the next; and whether the first of them is not for a slot that goes on.
+    ahead: deque[int] = field(default_factory=deque)
+    apart: bool = False
     undecided: int | None = None
     listed: bool = True
     retries: list[tuple[float, int, Job]] = field(default_factory=list)
 
     def next(self) -> int | None:
         """Return the next position; None where there is none, or where it is `undecided` whether it is to be taken."""
-        position, self.ahead = self.ahead, None
+        self.apart = False
+        if self.ahead:
+            return self.ahead.popleft()
+        position: int | None = None
         while position is None and not self.exhausted:
             position, self.undecided = self.undecided, None
             if position is None and (position := next(self.positions, None)) is None:
@@ -93,15 +98,16 @@ class _Host:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left for it."""
-        return self.exhausted and self.ahead is None and not self.retries
+        return self.exhausted and not self.ahead and not self.retries
 
     @property
     def lends(self) -> bool:
         """Whether a file under way may have one more connection: no row waits for one, now or later."""
         if self.retries or self.circuit.troubled or self.limit.active >= self.limit.most:
             return False
-        self.ahead = self.next()
-        return self.exhausted and self.ahead is None
+        if not self.ahead and (position := self.next()) is not None:
+            self.ahead.append(position)
+        return self.exhausted and not self.ahead
 
 
 class Schedule:
@@ -286,6 +292,60 @@ class Schedule:
         """Ask nothing of a host before a time: all its rows wait, other hosts run on."""
         host = self._hosts[origin]
         host.not_before = max(host.not_before, until)
+
+    # -- one slot for file after file -----------------------------------------------------------------------------
+
+    def follow(self, origin: str, now: float, suits: Callable[[Request], bool]) -> Job | None:
+        """Return the next new row of a host for a slot that was given already; None where there is none, or unsuited.
+
+        One that does not suit stays the next.
+        """
+        host = self._hosts[origin]
+        if self._rests(host, now) or len(host.retries) >= BACKLOG or (position := host.next()) is None:
+            return None
+        request = self._requests[position]
+        if not suits(request):
+            host.ahead.appendleft(position)
+            host.apart = True
+            return None
+        return Job(request, origin)
+
+    def put_back(self, origin: str, jobs: Iterable[Job]) -> None:
+        """Let rows that were to follow, in this order, be the next again: nothing was asked."""
+        host = self._hosts[origin]
+        host.ahead.extendleft(job.request.index for job in reversed(list(jobs)))
+        self._list(host)
+
+    def carried(self, origin: str, flight: Flight, count: int, now: float) -> Flight:
+        """Note that a file of so many bytes has come in a slot, which the next one has by now."""
+        host = self._hosts[origin]
+        limit = host.limit
+        limit.received(flight, count, now)
+        limit.finished(flight, now)
+        host.circuit.answered(limit.starts)
+        following = limit.started(now)
+        if host.has_room:
+            self._list(host)
+        return following
+
+    def room(self, origin: str, held: int, now: float) -> int:
+        """Return how many slots those may have who hold so many: what others need is not theirs."""
+        host = self._hosts[origin]
+        if self._rests(host, now):
+            return 0
+        room = host.limit.limit - (host.limit.active - held)
+        if host.apart or (host.retries and host.retries[0][0] <= now):
+            room -= 1
+        others = sum(other is not host for other in self._rotation)
+        if others and self._active >= self._most - self._reserve:
+            room = min(room, self._most // (others + 1))
+        return room
+
+    @staticmethod
+    def _rests(host: _Host, now: float) -> bool:
+        """Return whether a host is to be left alone, or asked by one at a time."""
+        circuit = host.circuit
+        return circuit.troubled or circuit.cause is not None or now < max(host.not_before, circuit.until)
 
     # -- more connections for a file under way --------------------------------------------------------------------
 

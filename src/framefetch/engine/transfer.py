@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from framefetch.engine.lane import Lane
     from framefetch.models import Receipt, Request
     from framefetch.sources.base import Body
+    from framefetch.sources.loan import Loan
     from framefetch.store.files import Part
 
 __all__ = ["Way", "fetch", "with_start"]
@@ -40,11 +41,14 @@ class Way:
         What is received is counted against it, and it knows of connections beside the one.
     decode : bool
         Whether a content coding that nobody asked for is undone.
+    begun : Loan or None
+        The connection on which it was asked for already.
     """
 
     url: str
     lane: Lane
     decode: bool = True
+    begun: Loan | None = None
 
 
 async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt:
@@ -70,10 +74,11 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
         Why it is not held.
     """
     source = tools.sources[way.url.partition(":")[0].lower()]
-    part = await tools.files.resume(request) if tools.files.keeps(request) else None
+    keeps = way.begun is None and tools.files.keeps(request)
+    part = await tools.files.resume(request) if keeps else None
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
-        async with source.open(way.url, tools.meter, decode=way.decode, ask=ask) as body:
+        async with source.open(way.url, tools.meter, decode=way.decode, ask=ask, begun=way.begun) as body:
             intake = _intake(request, body, tools, way.lane)
             if part is None and (body.length is None or body.length <= BLOCK):
                 whole = await intake.whole()

@@ -12,13 +12,24 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from framefetch.errors import PolicyRefused, ProtocolError, RedirectError, StatusError
+from framefetch.errors import ConnectionLost, IncompleteBody, PolicyRefused, ProtocolError, RedirectError, StatusError
 from framefetch.urls import excerpt, redact
 
 if TYPE_CHECKING:
     from framefetch.sources.wire import Head
 
-__all__ = ["REDIRECTS", "body_length", "redirect_target", "refuse_status", "retry_after"]
+__all__ = [
+    "OVERLOAD",
+    "REDIRECTS",
+    "body_length",
+    "broken_off",
+    "framing",
+    "is_overload",
+    "plain_length",
+    "redirect_target",
+    "refuse_status",
+    "retry_after",
+]
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
@@ -115,3 +126,58 @@ def body_length(values: list[str]) -> int | None:
     if len(values) > 1 or len(value) > 18 or not (value.isascii() and value.isdecimal()):
         raise ProtocolError(f"expected one Content-Length in bytes, got {excerpt(', '.join(values), 80)}")
     return int(value)
+
+
+def framing(head: Head) -> tuple[int | None, bool]:
+    """Return the bytes of the body, None where its end must be seen, and whether it comes in chunks.
+
+    As RFC 9112 section 6.3 has it.
+
+    Raises
+    ------
+    ProtocolError
+        Where nobody can tell.
+    """
+    coding = head.all("transfer-encoding")
+    if coding and [part.strip().lower() for value in coding for part in value.split(",")] != ["chunked"]:
+        raise ProtocolError(f"expected Transfer-Encoding: chunked or none, got {excerpt(', '.join(coding), 80)}")
+    if coding and "content-length" in head.fields:
+        raise ProtocolError("got Content-Length and Transfer-Encoding together; which of them is right?")
+    length = None if coding else body_length(head.all("content-length"))
+    return (0, False) if head.status in (101, 204, 304) else (length, bool(coding))
+
+
+#: What makes an answer more than a head and so many bytes of a file.
+_NOT_PLAIN = frozenset(("transfer-encoding", "content-encoding", "set-cookie"))
+
+
+def plain_length(head: Head) -> int | None:
+    """Return the bytes of a body that is the whole file as it is; None for answers that need more care.
+
+    Raises
+    ------
+    ProtocolError
+        Where the announced length is none.
+    """
+    if head.status != 200 or not head.keep_alive or not _NOT_PLAIN.isdisjoint(head.fields):
+        return None
+    return body_length(head.all("content-length"))
+
+
+#: Too many requests; away or overloaded, said by the host or by the proxy before it.
+OVERLOAD = frozenset({429, 502, 503, 504, *range(520, 531)})
+
+
+def is_overload(head: Head) -> bool:
+    """Return whether a host says that it is asked too much, or to wait."""
+    return head.status in OVERLOAD or "retry-after" in head.fields
+
+
+def broken_off(head: Head | None, left: int | None, why: str) -> ConnectionLost | IncompleteBody:
+    """Return the error for a connection that ended before the answer did, when so many bytes of it were to come."""
+    if head is None:
+        return ConnectionLost(f"the server closed the connection without a whole answer{why}")
+    if left is None:
+        return IncompleteBody(f"the connection broke within a body of unstated length{why}")
+    total = int(head.get("content-length") or 0)
+    return IncompleteBody(f"expected {total:,} bytes, got {total - left:,}; the connection ended{why}")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from framefetch.models import Entity
+    from framefetch.sources.loan import Loan
     from framefetch.sources.tap import Tap
 
 __all__ = ["Ask", "Body", "Meter", "Source"]
@@ -123,13 +124,29 @@ class Source(Protocol):
         ...
 
     def open(
-        self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None
+        self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None, begun: Loan | None = None
     ) -> AbstractAsyncContextManager[Body]:
         """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`.
 
         `decode` says whether a content coding that nobody asked for is undone, or the coded bytes are the file. Where
-        `ask` names a range, the body is that range, or the whole file.
+        `ask` names a range, the body is that range, or the whole file. What was `begun` on a connection on loan is
+        gone on with.
         """
+        ...
+
+    def lend(self, url: str) -> Loan | None:
+        """Lend a connection to where a URL leads, on which a thread may ask for small files; None where there is none.
+
+        It must come back, by `take_back`, or where an exchange was begun on it by `open`.
+        """
+        ...
+
+    def request(self, url: str) -> bytes:
+        """Return what a thread has to send on such a connection to ask for a URL; any thread may call it."""
+        ...
+
+    def take_back(self, loan: Loan) -> None:
+        """Take back a connection."""
         ...
 
     async def close(self) -> None:

@@ -8,17 +8,18 @@ asked for, since when nothing came at all.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from framefetch.errors import ConnectionLost, IncompleteBody, ProtocolError, TransferError
-from framefetch.sources.answers import body_length
+from framefetch.errors import ConnectionLost, ProtocolError, TransferError
+from framefetch.sources.answers import broken_off, framing, plain_length
 from framefetch.sources.buffers import BLOCK
+from framefetch.sources.loan import CAN_LEND, Loan
 from framefetch.sources.sockets import readable
 from framefetch.sources.tap import CAN_TAP, Tap, second_number
-from framefetch.sources.wire import HEAD_BYTES, ChunkedDecoder, Head, parse_head
-from framefetch.urls import excerpt
+from framefetch.sources.wire import ChunkedDecoder, Head, split_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from framefetch.sources.base import Meter
     from framefetch.sources.buffers import Blocks
-    from framefetch.sources.watchdog import Watch
+    from framefetch.sources.watchdog import Manner, Watch
 
 __all__ = ["HttpConnection"]
 
@@ -91,8 +92,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- what the exchange does ---------------------------------------------------------------------------------
 
-    def send(self, request: bytes, watch: Watch) -> None:
-        """Begin an exchange."""
+    def send(self, request: bytes, watch: Watch, loan: Loan | None = None) -> None:
+        """Begin an exchange; with a loan, go on with the one that a thread has begun."""
         self._watch = watch
         self._head = None
         self._error = None
@@ -102,9 +103,37 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.used += 1
         watch.begin(self)
         if self._dirty or self._lost:
-            self.fail(ConnectionLost("the connection was closed before the request was sent"))
-        else:
+            self.fail(ConnectionLost("the connection was closed by then"))
+        elif loan is None:
             self._transport.write(request)
+        else:
+            self._transport.write(loan.unsent)
+            self._resume()
+            if loan.received:
+                self._take(bytes(loan.received))
+            watch.last = loan.heard - watch.paused  # the silence did not begin with us
+            if loan.error is not None:
+                self.connection_lost(loan.error)
+                self._transport.abort()
+
+    @property
+    def lendable(self) -> bool:
+        """Whether a thread may use it by itself: the last answer was one that a thread can take."""
+        head = self._head if CAN_LEND and self._is_plain else None
+        return head is not None and (plain_length(head) or BLOCK) < BLOCK
+
+    def lend(self, manner: Manner) -> Loan | None:
+        """Let a thread use an idle connection; None where there is no descriptor left for it."""
+        if (handle := second_number(self._handle)) is None:
+            return None
+        self._pause()
+        return Loan(handle, self._is_readable, manner)
+
+    def take_back(self, loan: Loan) -> None:
+        """Take back what was lent; it is idle, or an exchange was begun that `send` goes on with."""
+        os.close(loan.handle)
+        self._dirty = self._dirty or (loan.is_odd and not loan.asked)  # its end, or bytes that nobody asked for
+        self.used += loan.answered
 
     async def head(self) -> Head:
         """Return the head of the answer; interim answers are passed over."""
@@ -308,34 +337,16 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _take_head(self, data: bytes) -> bytes:
         """Take bytes of heads; return what follows the final one."""
-        data = self._head_data + data if self._head_data else data
-        while self._head is None:
-            end = data.find(b"\r\n\r\n")
-            if end < 0 or end > HEAD_BYTES:
-                if len(data) > HEAD_BYTES:
-                    raise ProtocolError(f"expected a head of at most {HEAD_BYTES:,} bytes, got more")
-                if data[:5] != b"HTTP/"[: len(data)]:
-                    raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(data)}")
-                self._head_data = data
-                return b""
-            head = parse_head(data[:end])
-            data = data[end + 4 :]
-            if not 100 <= head.status < 200 or head.status == 101:
-                self._begin_body(head)
-        self._head_data = b""
-        return data
+        head, rest = split_head(self._head_data + data if self._head_data else data)
+        self._head_data = rest if head is None else b""
+        if head is None:
+            return b""
+        self._begin_body(head)
+        return rest
 
     def _begin_body(self, head: Head) -> None:
-        """Decide where the body ends (RFC 9112 section 6.3)."""
-        coding = head.all("transfer-encoding")
-        if coding and [part.strip().lower() for value in coding for part in value.split(",")] != ["chunked"]:
-            raise ProtocolError(f"expected Transfer-Encoding: chunked or none, got {excerpt(', '.join(coding), 80)}")
-        if coding and "content-length" in head.fields:
-            raise ProtocolError("got Content-Length and Transfer-Encoding together; which of them is right?")
-        self._chunked = ChunkedDecoder() if coding else None
-        self._left = None if coding else body_length(head.all("content-length"))
-        if head.status in (101, 204, 304):
-            self._left, self._chunked = 0, None
+        self._left, chunked = framing(head)
+        self._chunked = ChunkedDecoder() if chunked else None
         self._head = head
         self._complete = self._left == 0
         if self._is_plain and self._left is not None and self._left > TAPPED:
@@ -353,14 +364,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._left is None:
             self._add(data)
         elif len(data) > self._left or self._complete:
-            raise ProtocolError(f"the server sent more than the {self._announced():,} bytes it had announced")
+            announced = int(self._head.get("content-length") or 0) if self._head else 0
+            raise ProtocolError(f"the server sent more than the {announced:,} bytes it had announced")
         else:
             self._left -= len(data)
             self._complete = not self._left
             self._add(data)
-
-    def _announced(self) -> int:
-        return 0 if self._head is None else int(self._head.get("content-length") or 0)
 
     def _add(self, block: bytes) -> None:
         self._blocks.append(block)
@@ -387,14 +396,4 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._wake()
             return
         why = "" if exc is None else f": {' '.join(str(exc).split()) or type(exc).__name__}"
-        if self._head is None:
-            self.fail(ConnectionLost(f"the server closed the connection without a whole answer{why}"))
-        elif self._chunked is not None:
-            self.fail(self._chunked.end())
-        elif self._left is not None:
-            total = self._announced()
-            self.fail(
-                IncompleteBody(f"expected {total:,} bytes, got {total - self._left:,}; the connection ended{why}")
-            )
-        else:
-            self.fail(IncompleteBody(f"the connection broke within a body of unstated length{why}"))
+        self.fail(broken_off(self._head, self._left, why) if self._chunked is None else self._chunked.end())

@@ -26,6 +26,11 @@ class Pool:
             connection.close()
         return None
 
+    def last(self, key: str) -> HttpConnection | None:
+        """Return the idle connection that was used last; it stays."""
+        idle = self._idle.get(key)
+        return idle[-1] if idle else None
+
     def put(self, key: str, connection: HttpConnection) -> None:
         """Keep a connection whose exchange has ended well; close any other."""
         if connection.reusable:

@@ -15,7 +15,7 @@ from typing import Final
 from framefetch.errors import IncompleteBody, ProtocolError
 from framefetch.urls import excerpt
 
-__all__ = ["HEAD_BYTES", "ChunkedDecoder", "Head", "parse_head"]
+__all__ = ["HEAD_BYTES", "ChunkedDecoder", "Head", "parse_head", "split_head"]
 
 #: Bytes of a whole head, and of one line of it; honest servers stay below a tenth of this.
 HEAD_BYTES: Final = 65_536
@@ -81,6 +81,33 @@ def parse_head(block: bytes) -> Head:
             values.append(value)
     connection = fields.get("connection")
     return Head(status, reason, fields, modern if connection is None else _keeps_alive(",".join(connection), modern))
+
+
+def split_head(data: bytes) -> tuple[Head | None, bytes]:
+    """Split the final head from what follows it; interim ones are passed over.
+
+    Returns
+    -------
+    tuple of (Head or None, bytes)
+        None where more is to come, with what must stand before it.
+
+    Raises
+    ------
+    ProtocolError
+        Where these can be no heads.
+    """
+    while True:
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > HEAD_BYTES:
+            if len(data) > HEAD_BYTES:
+                raise ProtocolError(f"expected a head of at most {HEAD_BYTES:,} bytes, got more")
+            if data[:5] != b"HTTP/"[: len(data)]:
+                raise ProtocolError(f"expected a status line of HTTP/1.1, got {excerpt(data)}")
+            return None, data
+        head = parse_head(data[:end])
+        data = data[end + 4 :]
+        if not 100 <= head.status < 200 or head.status == 101:
+            return head, data
 
 
 @lru_cache(maxsize=64)

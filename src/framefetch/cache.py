@@ -145,7 +145,7 @@ class MetadataCache:
         if self._options.verify == "stat":
             doubtful, used = array("q"), doubtful
             for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful):
-                held[found.file] = True
+                held[found.files] = True
         for finding in check.run(rows.requests, doubtful):
             held[finding.index] = True
         return Plan(rows, held, folder.free_space())

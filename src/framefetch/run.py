@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 TICK_SECONDS = 0.2
-#: Files found held between two looks at whether to stop.
-LOOKS = 256
 #: Seconds that a stopped engine may take to end its transfers.
 STOP_SECONDS = 2.0
 #: Seconds between two looks at what other processes fetch: what a killed one costs the others.
@@ -190,11 +188,10 @@ class Run:
         if self.options.verify != "stat":
             return used
         doubtful = array("q")
-        plain = glance(self.rows.requests, used, self.folder.manifest, self.folder.root, doubtful)
-        for count, found in enumerate(plain):
-            held[found.file] = True
+        for found in glance(self.rows.requests, used, self.folder.manifest, self.folder.root, doubtful):
+            held[found.files] = True
             self.ledger.record_plain(*found)
-            if count % LOOKS == 0 and self._stop.is_set():
+            if self._stop.is_set():
                 break
         return doubtful
 

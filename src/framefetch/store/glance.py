@@ -28,18 +28,18 @@ _LEVELS: Final = {level.value: level for level in Verified}
 
 
 class Glimpse(NamedTuple):
-    """A file that is held as it was recorded."""
+    """Files that are held as they were recorded, in columns: an object for each would cost as much as a stat."""
 
-    file: int
-    size: int
-    verified: Verified
-    md5: str
+    files: list[int]
+    sizes: list[int]
+    verified: list[Verified]
+    md5: list[str]
 
 
 def glance(
     requests: Requests, positions: Sequence[int], manifest: Manifest, root: str, doubtful: array[int]
 ) -> Iterator[Glimpse]:
-    """Yield the files that are plainly held; append the positions of all others to `doubtful`, in order.
+    """Yield the files that are plainly held, some thousand at a time; append all others to `doubtful`, in order.
 
     Parameters
     ----------
@@ -62,12 +62,17 @@ def glance(
         known: dict[str, Row | None] = {}
         for row in manifest.rows(requests.version, [requests.keys[position] for position in block]):
             known[row[0]] = None if row[0] in known else row  # a key in two places is for the long way
+        seen = Glimpse([], [], [], [])
         for stated in requests.stated_of(block):
             row_of_key = known.get(stated[1])
             if row_of_key is not None and _agrees(row_of_key, stated, root):
-                yield Glimpse(stated[0], row_of_key[2], _LEVELS[row_of_key[7]], row_of_key[6][4:36])
+                seen.files.append(stated[0])
+                seen.sizes.append(row_of_key[2])
+                seen.verified.append(_LEVELS[row_of_key[7]])
+                seen.md5.append(row_of_key[6][4:36])
             else:
                 doubtful.append(stated[0])
+        yield seen
 
 
 def _agrees(row: Row, stated: Stated, root: str) -> bool:
@@ -89,6 +94,6 @@ def _agrees(row: Row, stated: Stated, root: str) -> bool:
         found.st_size == size
         and found.st_mtime_ns == mtime_ns
         and found.st_ctime_ns == ctime_ns
-        and inode_of(found) == inode
+        and (found.st_ino == inode or inode_of(found) == inode)
         and stat.S_ISREG(found.st_mode)
     )

@@ -124,8 +124,8 @@ class Manifest:
         places = asking_for(places_of_keys(version, asked))
         return [entry for entry in self._select(_FOUND_IN, places=places, version=version) if entry.key in asked]
 
-    def rows(self, version: str, keys: Sequence[str]) -> Iterator[Row]:
-        """Yield the rows of these keys as they are stored, in no particular order.
+    def rows(self, version: str, keys: Sequence[str]) -> list[Row]:
+        """Return the rows of these keys as they are stored, in no particular order.
 
         Raises
         ------
@@ -134,9 +134,8 @@ class Manifest:
         """
         asked = set(keys)
         places = asking_for(places_of_keys(version, asked))
-        for row in self._fetch(_ROWS, places=places, version=version, boot=self._boot):
-            if row[0] in asked:
-                yield row
+        rows = self._fetch(_ROWS, places=places, version=version, boot=self._boot)
+        return [row for row in rows if row[0] in asked]
 
     def knows_version(self, version: str) -> bool:
         """Return whether there is, or ever was, an entry of a version; if not, none need be looked for."""

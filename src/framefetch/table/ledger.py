@@ -9,6 +9,8 @@ import numpy as np
 from framefetch.models import Status, Verified
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from framefetch.models import Outcome, Receipt
 
 __all__ = ["CODES", "LEVELS", "STATUSES", "Ledger"]
@@ -58,12 +60,15 @@ class Ledger:
             self.places[file] = place
         self._note(file, receipt)
 
-    def record_plain(self, file: int, size: int, verified: Verified, md5: str) -> None:
-        """Note a file that was held already, where it was planned."""
-        self.status[file] = CACHED
-        self.size[file] = size
-        self.md5[file] = md5
-        self.verified[file] = LEVEL_CODES[verified]
+    def record_plain(
+        self, files: Sequence[int], sizes: Sequence[int], verified: Iterable[Verified], md5: Sequence[str]
+    ) -> None:
+        """Note files that were held already, where they were planned."""
+        if files:
+            self.status[files] = CACHED
+            self.size[files] = sizes
+            self.md5[files] = np.array(md5, dtype=object)
+            self.verified[files] = [LEVEL_CODES[level] for level in verified]
 
     def holds(self, file: int) -> bool:
         """Return whether a file is held."""

@@ -161,8 +161,17 @@ def _import_beside(cache_dir: str) -> None:
     Half of that import is the system's certificates being read, for which the interpreter lock is given up. The thread
     is no daemon: an interpreter that ends under an import of compiled modules ends by a segmentation fault.
     """
-    if not os.path.exists(os.path.join(cache_dir, "manifest.sqlite")):
+    if not _may_hold_all(cache_dir):
         threading.Thread(target=import_module, args=("aiohttp",), name="framefetch-import").start()
+
+
+def _may_hold_all(cache_dir: str) -> bool:
+    """Return whether a cache was filled, and nothing lies there that says that somebody was not finished."""
+    try:
+        unfinished = os.listdir(os.path.join(cache_dir, ".framefetch", "parts"))
+    except OSError:
+        return False
+    return not unfinished and os.path.exists(os.path.join(cache_dir, "manifest.sqlite"))
 
 
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:

@@ -14,7 +14,7 @@ from framefetch.sources.answers import is_overload
 from framefetch.sources.base import Meter
 from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
-from framefetch.sources.loan import HEAD_BYTES, Answer, Ear, Loan
+from framefetch.sources.loan import USUAL_HEAD, Answer, Ear, Loan
 from framefetch.sources.sockets import readable
 from framefetch.sources.watchdog import Manner
 from framefetch.warehouse import Serve, WarehouseThread, hold
@@ -92,7 +92,7 @@ def test_an_answer_in_pieces_is_the_same(ends, size) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcd",
         b"HTTP/1.1 200 OK\r\nNo field\r\nContent-Length: 3\r\n\r\nabc",
         b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"x" * HEAD_BYTES,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * USUAL_HEAD,
     ],
 )
 def test_whatever_is_not_plain_is_left_with_all_that_came(ends, data) -> None:

@@ -120,7 +120,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def lendable(self) -> bool:
         """Whether a thread may use it by itself: the last answer was one that a thread can take."""
         head = self._head if CAN_LEND and self._is_plain else None
-        return head is not None and (plain_length(head) or BLOCK) < BLOCK
+        length = None if head is None else plain_length(head)
+        return length is not None and length <= BLOCK
 
     def lend(self, manner: Manner) -> Loan | None:
         """Let a thread use an idle connection; None where there is no descriptor left for it."""

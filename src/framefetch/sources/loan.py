@@ -27,8 +27,8 @@ __all__ = ["CAN_LEND", "Answer", "Ear", "Loan"]
 
 #: Whether a thread can listen to many sockets by their numbers.
 CAN_LEND: Final = hasattr(select, "epoll") and hasattr(os, "eventfd")
-#: Bytes of a head; honest servers stay below a tenth of this, and the loop is patient with the others.
-HEAD_BYTES: Final = 8192
+#: Bytes of a head that is still to end; the loop is patient with those that are longer.
+USUAL_HEAD: Final = 8192
 #: Bytes of one read.
 ROOM: Final = 1 << 18
 
@@ -178,7 +178,7 @@ class Loan:
     def _take_head(self, data: bytearray) -> bool:
         end = data.find(b"\r\n\r\n")
         if end < 0:
-            self.is_odd = len(data) > HEAD_BYTES
+            self.is_odd = len(data) > USUAL_HEAD
             return False
         try:
             self.head = parse_head(bytes(data[:end]))

@@ -60,6 +60,8 @@ class Watched(Protocol):
 class Manner:
     """How bodies of one host usually come.
 
+    Threads write to it too, without a lock: a count that is lost changes nothing.
+
     Attributes
     ----------
     longest : float

@@ -25,14 +25,19 @@ HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 10240\r\nETag: "a"\r\n\r\n'
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Loan, socket.socket]]:
+def manner() -> Manner:
+    return Manner()
+
+
+@pytest.fixture
+def ends(manner: Manner) -> Iterator[tuple[Loan, socket.socket]]:
     """Give a connection on loan, and the server's end of it."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
         theirs, _ = server.accept()
         ours.setblocking(False)
         handle = os.dup(ours.fileno())
         with theirs:
-            yield Loan(handle, readable(handle), Manner()), theirs
+            yield Loan(handle, readable(handle), manner), theirs
         os.close(handle)
 
 
@@ -64,12 +69,13 @@ def test_a_plain_answer_is_taken_whole_and_the_next_request_can_follow(ends) -> 
 
 
 @pytest.mark.parametrize("size", [1, 7, 53, 4000])
-def test_an_answer_in_pieces_is_the_same(ends, size) -> None:
+def test_an_answer_in_pieces_is_the_same(ends, manner, size) -> None:
     loan, end = ends
     loan.ask(ASK, 10_240, 10_240, now=0.5)
     data = HEAD + BODY
     answers = heard(loan, end, *(data[at : at + size] for at in range(0, len(data), size)))
     assert answers == [None] * (len(answers) - 1) + [Answer(BODY, '"a"')]
+    assert (manner.ended, manner.longest) == (1, 0), "it may have been the thread that was late"
 
 
 @pytest.mark.parametrize(

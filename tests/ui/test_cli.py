@@ -322,3 +322,19 @@ def test_an_early_end_waits_for_the_import_beside_it(table, tmp_path, monkeypatc
     done = framefetch("mirror", path, tmp_path / "c", "--version", "../x")
     assert done.returncode == 2
     assert (slow / "imported").exists(), "the interpreter ended under an import"
+
+
+def test_what_connects_is_imported_at_once_where_something_will_be_fetched(table, tmp_path, monkeypatch) -> None:
+    """Where all is held the import would be for nothing; after a run that was cut short it is not."""
+    _, path, _ = table
+    cache = tmp_path / "c"
+    assert framefetch("mirror", path, cache).returncode == 0
+    spied = tmp_path / "packages" / "aiohttp"
+    spied.mkdir(parents=True)
+    (spied / "__init__.py").write_text("import pathlib\npathlib.Path(__file__).with_name('imported').touch()\n")
+    monkeypatch.setenv("PYTHONPATH", str(spied.parent))
+    assert framefetch("mirror", path, cache).returncode == 0
+    assert not (spied / "imported").exists()
+    (cache / ".framefetch" / "parts" / "0123abcd-1").touch()  # of a process that is gone
+    assert framefetch("mirror", path, cache).returncode == 0
+    assert (spied / "imported").exists()

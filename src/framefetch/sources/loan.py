@@ -60,7 +60,7 @@ class Loan:
     is_readable : callable
         Whether a read would return at once.
     manner : Manner
-        Hears how bodies come.
+        Hears of bodies that have come. Not how long they were silent: the thread may have been busy with others.
 
     Attributes
     ----------
@@ -153,8 +153,6 @@ class Loan:
             self.received += room[:count]
             self.is_odd = True
             return None
-        if self.head is not None:
-            self._manner.longest = max(self._manner.longest, now - self.heard)
         self.heard = now
         if self.received:
             self.received += room[:count]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.engine.limits import START
 from framefetch.warehouse import Raw, Reply, RequestRecord, Serve, Stop, WarehouseThread, hdf5_file
 from tests.conftest import EAGER
@@ -97,10 +97,13 @@ def test_case_58_a_storm_that_passes(warehouse: WarehouseThread, tmp_path: Path,
         return Reply(503) if next(arrivals) in storm else Serve()
 
     warehouse.script_all(answer)
-    frame = mirror(urls, tmp_path, Options(retry=RetryPolicy(base=0.1)))
+    # On a busy machine fewer may be under way when the storm comes; then there are more probes, and none is the last.
+    retry = RetryPolicy(base=0.1, cap=0.4, attempts=len(storm))
+    frame = mirror(urls, tmp_path, Options(retry=retry, limits=Limits(per_host=START)))
     assert frame["status"].tolist() == ["downloaded"] * 300
     assert warehouse.count() == 300 + len(storm)
-    probes = [record.received_at for record in warehouse.log[storm.start + 2 * START : storm.stop + 1]]
+    probes = [record.received_at for record in warehouse.log[storm.start + START : storm.stop + 1]]
+    assert len(probes) == 5
     gaps = [later - earlier for earlier, later in itertools.pairwise(probes)]
     assert len({round(gap, 3) for gap in gaps}) == len(gaps), "drawn, not in step"
     note("58", "503 for a while in the middle of 300 rows", "downloaded", warehouse.count())

@@ -325,13 +325,26 @@ def test_where_no_more_sockets_can_be_listened_to_the_loop_goes_on(
     assert len(calls) >= fails_at
 
 
-def test_a_courier_that_is_never_sent_leaves_nothing(shelf, tmp_path) -> None:
+def test_a_run_that_is_cancelled_before_it_begins_leaves_no_descriptor() -> None:
     async def cut() -> None:
-        async with MetadataCache(table(shelf), tmp_path, options=EAGER) as cache:
-            work = asyncio.ensure_future(cache.fetch_all(table(shelf)))
-            await asyncio.to_thread(shelf.wait_for)
-            work.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await work
+        one = Courier(None, Options(), print, print)  # nothing is brought, so it asks nobody
+        run = asyncio.create_task(one.run())
+        await asyncio.sleep(0)
+        assert one.is_ready()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert not one.is_ready()
 
     asyncio.run(cut())
+
+
+def test_no_thread_is_begun_where_nothing_can_be_lent(shelf, tmp_path, monkeypatch, carried) -> None:
+    made: list[Ear] = []
+    monkeypatch.setattr(courier, "Ear", lambda: made.append(Ear()) or made[-1])
+    with MetadataCache(table(shelf), tmp_path, options=EAGER) as cache:
+        cache.mirror(table(shelf).head(1))
+        assert made == []
+        cache.mirror(table(shelf))
+    assert len(made) == 1
+    assert carried

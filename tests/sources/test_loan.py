@@ -37,7 +37,7 @@ def ends(manner: Manner) -> Iterator[tuple[Loan, socket.socket]]:
         ours.setblocking(False)
         handle = os.dup(ours.fileno())
         with theirs:
-            yield Loan(handle, readable(handle), manner), theirs
+            yield Loan(handle, manner), theirs
         os.close(handle)
 
 

@@ -3,9 +3,9 @@
 The loop plans and records, in lots; what lies between is done by one thread on connections on loan (see
 `framefetch.sources.loan`), because a task, several waits and three changes of thread are more work than a file of some
 kilobytes. An *errand* is a file to ask for; errands wait in a queue for each host, which the loop keeps filled from the
-schedule. A connection that has brought a file is sent on the next errand at once, and
-comes home when there is none, when the host may have fewer, or when something about an answer is out of the ordinary:
-then the loop goes on with it as with any other.
+schedule. A connection that has brought a file is sent on the next errand at once, and comes home when there is none,
+when the host may have fewer, or when something about an answer is out of the ordinary: then the loop goes on with it as
+with any other.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Courier:
     files : FileStore
         Where files go.
     options : Options
-        How long silence may last, how large a file may be, whether its content is looked at.
+        How long silence may last, and whether content is looked at.
     delivered : callable
         Called in the loop with parcels, each with its result, in the order in which they came.
     came_home : callable
@@ -226,7 +226,7 @@ class Courier:
 
     def _tell(self) -> None:
         """Tell of all that has come, also behind an error that ends the run."""
-        failure: BaseException | None = None
+        failure: FramefetchError | None = None
         while self._outbox:
             parcels, trips = self._outbox.popleft()
             try:

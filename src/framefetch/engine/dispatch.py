@@ -97,10 +97,11 @@ class Dispatch:
         if host is None:
             source = self._tools.sources[job.origin.partition(":")[0]]
             host = self._hosts[job.origin] = Host(job.origin, source, FIRST)
-        if host.refuses or not self._courier.is_ready():
-            return None
-        loan = host.source.lend(job.url)
+        loan = None if host.refuses else host.source.lend(job.url)
         if loan is None:
+            return None
+        if not self._courier.is_ready():
+            host.source.take_back(loan)
             return None
         assert job.flight is not None
         trip = Trip(loan, host, job.flight, self._errand(job), self._loop.create_future())

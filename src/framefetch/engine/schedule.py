@@ -336,7 +336,7 @@ class Schedule:
         room = host.limit.limit - (host.limit.active - held)
         if host.apart or (host.retries and host.retries[0][0] <= now):
             room -= 1
-        others = sum(other is not host for other in self._rotation)
+        others = len(self._rotation) - (1 if host.listed else 0)
         if others and self._active >= self._most - self._reserve:
             room = min(room, self._most // (others + 1))
         return room

@@ -7,9 +7,10 @@ connections get small ones, and none gets a second before its first has come bac
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
-__all__ = ["BLOCK", "Blocks"]
+__all__ = ["BLOCK", "ROOM", "Blocks"]
 
 #: Bytes of a block: what one hop to a thread digests and writes.
 BLOCK: Final = 1 << 20
@@ -19,6 +20,16 @@ SMALL_BLOCK: Final = 1 << 18
 MANY: Final = 64 << 20
 #: Bytes that one read may bring where no block is being filled.
 SCRATCH: Final = 1 << 18
+
+
+class _Room(threading.local):
+    """Memory of a thread of its own, for what it reads and deals with before it reads again."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BLOCK))
+
+
+ROOM: Final = _Room()
 
 
 class Blocks:

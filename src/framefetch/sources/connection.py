@@ -128,7 +128,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if (handle := second_number(self._handle)) is None:
             return None
         self._pause()
-        return Loan(handle, self._is_readable, manner)
+        return Loan(handle, manner)
 
     def take_back(self, loan: Loan) -> None:
         """Take back what was lent; it is idle, or an exchange was begun that `send` goes on with."""

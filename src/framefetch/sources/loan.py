@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.errors import ProtocolError
 from framefetch.sources.answers import plain_length
+from framefetch.sources.buffers import ROOM
+from framefetch.sources.sockets import readable
 from framefetch.sources.wire import Head, parse_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from framefetch.sources.watchdog import Manner
 
@@ -29,18 +30,6 @@ __all__ = ["CAN_LEND", "Answer", "Ear", "Loan"]
 CAN_LEND: Final = hasattr(select, "epoll") and hasattr(os, "eventfd")
 #: Bytes of a head that is still to end; the loop is patient with those that are longer.
 USUAL_HEAD: Final = 8192
-#: Bytes of one read.
-ROOM: Final = 1 << 18
-
-
-class _Room(threading.local):
-    """Memory of a thread to read into."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(ROOM))
-
-
-_ROOM = _Room()
 
 
 class Answer(NamedTuple):
@@ -57,8 +46,6 @@ class Loan:
     ----------
     handle : int
         A number of its own for the socket, which must not block: so nobody can close it under a read.
-    is_readable : callable
-        Whether a read would return at once.
     manner : Manner
         Hears of bodies that have come. Not how long they were silent: the thread may have been busy with others.
 
@@ -101,10 +88,10 @@ class Loan:
         "unsent",
     )
 
-    def __init__(self, handle: int, is_readable: Callable[[], bool], manner: Manner) -> None:
+    def __init__(self, handle: int, manner: Manner) -> None:
         self.handle = handle
         self._manner = manner
-        self._is_readable = is_readable
+        self._is_readable = readable(handle)
         self._start = self._end = self._least = self._most = 0
         self.answered = 0
         self.asked = self.is_odd = False
@@ -140,7 +127,7 @@ class Loan:
 
     def hear(self, now: float) -> Answer | None:
         """Read what has come; return the answer when it is whole, None where more is to come or it `is_odd`."""
-        room = _ROOM.view
+        room = ROOM.view
         try:
             count = os.readv(self.handle, [room])
         except (BlockingIOError, InterruptedError):

@@ -9,9 +9,10 @@ or its time is up. While it reads, the loop does not.
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
+
+from framefetch.sources.buffers import BLOCK, ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,17 +24,7 @@ __all__ = ["CAN_TAP", "Tap", "second_number"]
 CAN_TAP: Final = hasattr(os, "readv")
 #: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written; but for each
 #: read the interpreter lock is asked for three times, which costs more.
-PIECE: Final = 1 << 20
-
-
-class _Room(threading.local):
-    """Memory of a thread to read into."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(PIECE))
-
-
-_ROOM = _Room()
+PIECE: Final = BLOCK
 
 
 def second_number(handle: int) -> int | None:
@@ -109,7 +100,7 @@ class Tap:
     def _receive(self, size: int) -> memoryview | None:
         if not size or self.error is not None:
             return None
-        room = _ROOM.view[:size]
+        room = ROOM.view[:size]
         try:
             count = os.readv(self._handle, [room])
         except (BlockingIOError, InterruptedError):

@@ -63,7 +63,7 @@ class Hasher:
 
 def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
     """Return md5, which is always recorded, and what the table states."""
-    return ("md5", *[digest.algorithm for digest in stated if digest.algorithm != "md5"])
+    return tuple(dict.fromkeys(["md5", *[digest.algorithm for digest in stated]]))
 
 
 def hash_file(path: str, algorithms: Iterable[str], stopped: Callable[[], bool] | None = None) -> tuple[Digest, ...]:

@@ -25,7 +25,8 @@ LAW: dict[str, set[str]] = {
     "engine": VALUES | {"sources", "store.files"},
     "portal": set(),
     "claims": {"models"},
-    "run": VALUES | {"table", "sources", "store", "engine", "claims"},
+    "lookup": VALUES | {"table", "store"},
+    "run": VALUES | {"table", "sources", "store", "engine", "claims", "lookup"},
     "works": VALUES | {"table", "sources", "store", "engine", "portal", "run", "claims"},
     "cache": VALUES | {"table", "sources", "store", "engine", "works"},
     "warehouse": set(),
@@ -36,7 +37,7 @@ LAW: dict[str, set[str]] = {
 #: Third parties have one owner each.
 OWNERS = {
     "pandas": {"table", "cache", "ui"},  # cache and ui hand frames on; only table looks into them
-    "numpy": {"table", "cache", "run"},
+    "numpy": {"table", "cache", "lookup", "run"},
     "aiohttp": {"sources", "warehouse"},
     "yarl": {"sources"},
     "sqlite3": {"store"},

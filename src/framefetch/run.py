@@ -18,10 +18,9 @@ from framefetch.engine.base import Engine, Tools
 from framefetch.engine.descriptors import fitted
 from framefetch.errors import BytesLost, FramefetchError
 from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
+from framefetch.lookup import LookUp
 from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
-from framefetch.store.glance import glance
-from framefetch.store.held import HeldCheck
 from framefetch.store.neighbours import Neighbours
 from framefetch.store.sharing import SameContent
 from framefetch.table.ledger import CODES, Ledger
@@ -69,14 +68,17 @@ class Run:
         self.ledger = Ledger(len(rows.requests))
         self.meter = Meter()
         self.warnings: list[str] = []
-        self._fixed_paths = fixed_paths
         self._stop = asyncio.Event()
+        self._look_up = LookUp(rows, folder, options, self.ledger, fixed_paths=fixed_paths, stopped=self._stop.is_set)
         self._events = Dispatcher(options.observers)
         self._loop = asyncio.get_running_loop()
         self._claims: Claims | None = None
         self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
         self._inheriting: asyncio.Task[None] | None = None
         self._seconds = 0.0
+        self._prepared = False
+        #: What is finished before it is known how much there is to do, and so before the run was announced.
+        self._untold: list[Outcome] | None = []
 
     def stop(self) -> None:
         """End the run soon: what is finished is committed, the rest is cancelled."""
@@ -111,7 +113,7 @@ class Run:
         return self._result()
 
     def _result(self) -> FetchResult:
-        self.warnings += [*self.folder.files.notices, *self._neighbours.warnings]
+        self.warnings += [*self._look_up.warnings, *self.folder.files.notices, *self._neighbours.warnings]
         self.folder.files.notices.clear()
         figures = RunFigures(self.meter.received, self.meter.requests, self._seconds, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
@@ -120,36 +122,60 @@ class Run:
 
     async def _fetch(self, open_sources: OpenSources, engine: Engine, claims: Claims) -> None:
         used = self.rows.used()
-        missing = await self._in_thread(self._look_up, used)
-        copies = self.rows.requests.copy_of
-        to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
-        self._announce(len(used), to_fetch)
+        await self._in_thread(self._neighbours.mark)
+        first, others = await self._in_thread(self._look_up.divide, used)
+        missing = await self._in_thread(self._look_up.look, first)
+        looking = self._loop.create_task(self._look_on(others, missing, len(used)))
         ticking = self._loop.create_task(self._tick())
         try:
-            if len(missing):
-                await self._in_thread(self._prepare)
-            if len(to_fetch):
-                provided = await self._in_thread(self._provide, to_fetch)
-                self._found(provided)
-                to_fetch = np.setdiff1d(to_fetch, provided, assume_unique=True)
-                await self._in_thread(self._require_room, to_fetch)
-            if len(to_fetch):
-                sources = await open_sources()
-                options = self._fitted(len(to_fetch))
-                tools = Tools(sources, self.folder.files, options, self.meter, self._neighbours.take)
-                while len(to_fetch) and not self._stop.is_set():
-                    to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
-            await self._in_thread(self._copy, [file for file in missing if file in copies])
+            if not len(others):
+                await looking
+            await self._fetch_missing(missing, open_sources, engine)
+            more = await looking
+            await self._fetch_missing(more, open_sources, engine)
+            copies = self.rows.requests.copy_of
+            await self._in_thread(self._copy, [file for file in (*missing, *more) if file in copies])
             if self.options.share_content:
                 await self._in_thread(self._share)
         finally:
             ticking.cancel()
+            self._look_up.end()
             try:
-                if self._inheriting is not None:
-                    await asyncio.wait([self._inheriting])
+                await asyncio.wait([looking, *([self._inheriting] if self._inheriting else [])])
                 await self._settle(claims)
             finally:
                 self._neighbours.end()
+
+    async def _look_on(self, others: array[int], missing: Sequence[int], used: int) -> list[int]:
+        """Look for the other files, which takes longer, and announce the run; return those that are not held."""
+        try:
+            more = await self._in_thread(self._look_up.look, others) if len(others) else []
+        except BaseException:
+            self._stop.set()  # what is under way ends; why is told by whoever waits for this
+            raise
+        copies = self.rows.requests.copy_of
+        to_fetch = np.array([file for file in (*missing, *more) if file not in copies], dtype=np.int64)
+        self._announce(used, to_fetch)
+        return more
+
+    async def _fetch_missing(self, missing: Sequence[int], open_sources: OpenSources, engine: Engine) -> None:
+        """Fetch those of some files that are not held and that no other one is a copy of."""
+        copies = self.rows.requests.copy_of
+        to_fetch = np.array([file for file in missing if file not in copies], dtype=np.int64)
+        if len(missing) and not self._prepared:
+            await self._in_thread(self._prepare)
+            self._prepared = True
+        if len(to_fetch):
+            provided = await self._in_thread(self._provide, to_fetch)
+            self._found(provided)
+            to_fetch = np.setdiff1d(to_fetch, provided, assume_unique=True)
+            await self._in_thread(self._require_room, to_fetch)
+        if len(to_fetch):
+            sources = await open_sources()
+            options = self._fitted(len(to_fetch))
+            tools = Tools(sources, self.folder.files, options, self.meter, self._neighbours.take)
+            while len(to_fetch) and not self._stop.is_set():
+                to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
 
     async def _settle(self, claims: Claims) -> None:
         """Wait until everything is recorded."""
@@ -159,46 +185,20 @@ class Run:
             if not claims and self.folder.manifest.durable:
                 self.folder.journal.settle()
 
-    def _look_up(self, used: array[int]) -> list[int]:
-        """Record what is held; return the files that are not."""
-        self._neighbours.mark()
-        check = HeldCheck(self.folder.files, self.folder.manifest, self.options.verify, fixed_paths=self._fixed_paths)
-        held = np.zeros(len(self.rows.requests), dtype=bool)
-        refreshed = []
-        for finding in check.run(self.rows.requests, self._glance(used, held)):
-            if self._stop.is_set():
-                return []
-            held[finding.index] = True
-            planned = self.rows.requests.path(finding.index)
-            self.ledger.record_held(finding.index, finding.receipt, None if finding.path == planned else finding.path)
-            if finding.entry is not None:
-                refreshed.append(finding.entry)
-        if refreshed and self.folder.writable:
-            self.folder.manifest.commit(refreshed)
-        for path in check.report.ours:
-            self.folder.files.own(path)
-        for file, error in check.report.blocked.items():
-            self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
-            held[file] = True
-        self.warnings += check.report.warnings
-        return [file for file in used if not held[file]]
-
-    def _glance(self, used: array[int], held: np.ndarray[Any, np.dtype[np.bool_]]) -> array[int]:
-        """Record what is plainly held; return the files that must be looked at more closely."""
-        if self.options.verify != "stat":
-            return used
-        doubtful = array("q")
-        for found in glance(self.rows.requests, used, self.folder.manifest, self.folder.root, doubtful):
-            held[found.files] = True
-            self.ledger.record_plain(*found)
-            if self._stop.is_set():
-                break
-        return doubtful
-
     def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
         known, unknown = self.rows.requests.total_bytes(to_fetch)
         expected = None if unknown else known
         self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
+        untold, self._untold = self._untold, None
+        for outcome in untold or ():
+            self._tell_of(outcome)
+
+    def _tell_of(self, outcome: Outcome) -> None:
+        """Tell whoever watches of a file that is finished; before the run was announced, as soon as it is."""
+        if self._untold is not None:
+            self._untold.append(outcome)
+        else:
+            self._events.emit(FileFinished(outcome))
 
     def _prepare(self) -> None:
         """Refuse a batch that cannot be written, before the first request."""
@@ -262,27 +262,22 @@ class Run:
             if files:
                 await self._drive(engine, self.rows.requests.select(np.array(files, dtype=np.int64)), tools)
                 waiting += self._neighbours.put_aside()
-            left = await self._in_thread(self._look_again, waiting)
+            left = await self._in_thread(self._look_up.look_again, waiting)
             self._found(set(waiting).difference(left))
             abandoned = await self._in_thread(self._neighbours.abandoned, left)
-            files = await self._in_thread(self._look_up, array("q", abandoned)) if abandoned else []
+            files = await self._in_thread(self._look_up.look, array("q", abandoned)) if abandoned else []
             self._found(set(abandoned).difference(files))
             waiting = [file for file in left if file not in set(abandoned)]
             if waiting and not abandoned:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
 
-    def _look_again(self, waiting: Sequence[int]) -> list[int]:
-        """Record what others have recorded meanwhile; return the rest."""
-        held = np.zeros(len(self.rows.requests), dtype=bool)
-        return list(self._glance(array("q", waiting), held))
-
     def _found(self, files: Iterable[int]) -> None:
         """Tell of files that were recorded by others, or are settled otherwise, since this run began."""
         for file in files:
             self._neighbours.give_back(file)
             if self._events:
-                self._events.emit(FileFinished(Outcome(self.rows.requests[file], Status.CACHED)))
+                self._tell_of(Outcome(self.rows.requests[file], Status.CACHED))
 
     async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
         left = []
@@ -359,7 +354,7 @@ class Run:
             if self._claims is not None:
                 self._claims.release(self._identity(outcome.request.index), outcome)
             if self._events:
-                self._events.emit(FileFinished(outcome))
+                self._tell_of(outcome)
 
     def _identity(self, file: int) -> Identity:
         requests = self.rows.requests
@@ -370,7 +365,7 @@ class Run:
             self._neighbours.beat()
             if self._neighbours.bereaved and (self._inheriting is None or self._inheriting.done()):
                 self._inheriting = self._loop.create_task(self._inherit())
-            if self._events:
+            if self._events and self._untold is None:
                 self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
             await asyncio.sleep(TICK_SECONDS)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from framefetch.models import Digest, Verified
-from framefetch.store.glance import glance
+from framefetch.store.glance import SAMPLE, glance, missing_places
 from framefetch.store.held import HeldCheck
 from framefetch.table.requests import TableRequests
 from tests.store.builders import digest, hold, request
@@ -118,3 +118,26 @@ def test_many_blocks_keep_their_order(folder, monkeypatch: pytest.MonkeyPatch) -
     for one in wanted[::2]:
         hold(folder, one, BODY)
     assert look(folder, plan(*wanted)) == ([0, 2, 4, 6, 8], [1, 3, 5, 7, 9])
+
+
+def placed(root: Path, *there: str) -> None:
+    for path in there:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def test_missing_places_are_found_in_every_folder(tmp_path) -> None:
+    placed(tmp_path, "v0/a", "v0/x/a", "v0/x/y/a", "v0/other")
+    (tmp_path / "v0/link").symlink_to("nowhere")
+    paths = ["v0/a", "v0/b", "v0/x/a", "v0/x/b", "v0/x/y/a", "v0/z/a", "v0/link", "v0/A"]
+    wanted = plan(*(request(path) for path in paths))
+    assert missing_places(wanted, range(len(paths)), str(tmp_path)) == [1, 3, 5, 7]
+    assert missing_places(wanted, [6, 5, 0], str(tmp_path)) == [5]
+    assert missing_places(wanted, [0, 2, 6], str(tmp_path)) == []
+
+
+def test_one_that_is_missing_at_the_end_of_many_is_found(tmp_path) -> None:
+    many = 20 * SAMPLE
+    placed(tmp_path, *(f"v0/{at}" for at in range(many) if at not in (many - 3, 77)))
+    wanted = plan(*(request(f"v0/{at}") for at in range(many)))
+    assert missing_places(wanted, range(many), str(tmp_path)) == [77, many - 3]

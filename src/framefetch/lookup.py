@@ -1,0 +1,138 @@
+"""What of a plan is held: what is plain by columns, the rest up the ladder; and first of all what is missing for sure.
+
+Where much is held and something is missing, most of the look is at files that need nothing, while the network waits. So
+the files are divided: those at whose place nothing stands are looked for first, and are fetched while the look at all
+the others goes on.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from framefetch.models import Outcome, Status
+from framefetch.store.glance import glance, missing_places
+from framefetch.store.held import HeldCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from framefetch.options import Options
+    from framefetch.store.folder import CacheFolder
+    from framefetch.table.ledger import Ledger
+    from framefetch.table.plan import PlannedRows
+
+__all__ = ["LookUp"]
+
+#: Files that are looked at within some hundredths of a second: dividing them would win nothing.
+FEW: Final = 4096
+
+
+class LookUp:
+    """The look at what is held of one plan; everything here is blocking.
+
+    Parameters
+    ----------
+    rows : PlannedRows
+        The plan.
+    folder : CacheFolder
+        Where files are held.
+    options : Options
+        How closely to look.
+    ledger : Ledger
+        Where is noted what is held, and what cannot be.
+    fixed_paths : bool
+        Whether a file must be where the plan says.
+    stopped : callable
+        Whether to look no further.
+
+    Attributes
+    ----------
+    warnings : list of str
+        For the caller.
+    """
+
+    def __init__(
+        self,
+        rows: PlannedRows,
+        folder: CacheFolder,
+        options: Options,
+        ledger: Ledger,
+        *,
+        fixed_paths: bool,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._rows = rows
+        self._folder = folder
+        self._level = options.verify
+        self._ledger = ledger
+        self._fixed_paths = fixed_paths
+        self._stopped = stopped
+        self._ended = False
+        self.warnings: list[str] = []
+
+    def end(self) -> None:
+        """Let a look that is under way end soon: nobody waits for what it finds."""
+        self._ended = True
+
+    def divide(self, used: array[int]) -> tuple[array[int], array[int]]:
+        """Return the files that had better be looked for first, and the others; in the order of the plan both."""
+        version = self._rows.requests.version
+        if len(used) <= FEW or not self._folder.manifest.knows_version(version):
+            return used, array("q")
+        missing = missing_places(self._rows.requests, used, self._folder.root)
+        if not missing:
+            return used, array("q")
+        of_all = np.frombuffer(used, dtype=np.int64)
+        others = of_all[~np.isin(of_all, missing)]
+        return array("q", missing), array("q", others.tobytes())
+
+    def look(self, used: array[int]) -> list[int]:
+        """Record what is held; return the files that are not.
+
+        Raises
+        ------
+        ManifestError
+            Where it cannot be read.
+        """
+        check = HeldCheck(self._folder.files, self._folder.manifest, self._level, fixed_paths=self._fixed_paths)
+        requests = self._rows.requests
+        held = np.zeros(len(requests), dtype=bool)
+        refreshed = []
+        for finding in check.run(requests, self._glance(used, held)):
+            if self._ended or self._stopped():
+                return []
+            held[finding.index] = True
+            planned = requests.path(finding.index)
+            self._ledger.record_held(finding.index, finding.receipt, None if finding.path == planned else finding.path)
+            if finding.entry is not None:
+                refreshed.append(finding.entry)
+        if refreshed and self._folder.writable:
+            self._folder.manifest.commit(refreshed)
+        for path in check.report.ours:
+            self._folder.files.own(path)
+        for file, error in check.report.blocked.items():
+            self._ledger.record(Outcome(requests[file], Status.FAILED, error=error))
+            held[file] = True
+        self.warnings += check.report.warnings
+        return [file for file in used if not held[file]]
+
+    def look_again(self, waiting: Sequence[int]) -> list[int]:
+        """Record what others have recorded meanwhile; return the rest."""
+        held = np.zeros(len(self._rows.requests), dtype=bool)
+        return list(self._glance(array("q", waiting), held))
+
+    def _glance(self, used: array[int], held: np.ndarray[Any, np.dtype[np.bool_]]) -> array[int]:
+        """Record what is plainly held; return the files that must be looked at more closely."""
+        if self._level != "stat":
+            return used
+        doubtful = array("q")
+        for found in glance(self._rows.requests, used, self._folder.manifest, self._folder.root, doubtful):
+            held[found.files] = True
+            self._ledger.record_plain(*found)
+            if self._ended or self._stopped():
+                break
+        return doubtful

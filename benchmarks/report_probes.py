@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.adaptive import enough, shares
 from benchmarks.growth import growth_of
+from benchmarks.rates import rates_of
 from benchmarks.report import align
 from benchmarks.timing import Spread
 from benchmarks.workloads import ADAPTIVE_SHARE, MIB
@@ -104,6 +105,23 @@ def _restart_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: b
     ]
 
 
+def _rates_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    rows = [("", "", "files/s", "(range)", "framefetch is", "(range)", "with start-up")]
+    verdicts = []
+    for name, peer in dict.fromkeys((run["files"], run["peer"]) for run in runs):
+        rates = Spread.of(run["count"] / run["seconds"] for run in runs if (run["files"], run["peer"]) == (name, peer))
+        times, whole = (rates_of(runs, name, peer, what) for what in ("seconds", "process_seconds"))
+        found, said = [f"{rates.median:,.0f}", f"({rates.low:,.0f}-{rates.high:,.0f})"], ["", "", ""]
+        must = next((must for which, who, must in work["targets"] if (which, who) == (name, peer)), None)
+        if must is not None and times:
+            spread = Spread.of(times)
+            said = [f"{spread.median:.1f} times", f"({spread.low:.1f}-{spread.high:.1f})", _spread(whole, ".1f")]
+            verdict = _verdict(spread.median >= must, judge)
+            verdicts.append(f"  target: {name}: {must:g} times the rate of {peer}: {spread.median:.1f}: {verdict}")
+        rows.append((name, peer, *found, *said))
+    return [*align(rows), *verdicts]
+
+
 def _adaptive_lines(work: dict[str, Any], _: list[dict[str, Any]], *, judge: bool) -> list[str]:
     rows = [("", "best fixed", "its s", "default s", "share of its speed", "verdict")]
     for one in work["compared"]:
@@ -129,5 +147,6 @@ _SHOWN = {
     "growth": _growth_lines,
     "commit": _growth_lines,
     "restart": _restart_lines,
+    "rates": _rates_lines,
     "adaptive": _adaptive_lines,
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.files import Inputs
 from benchmarks.growth import named_table, run_commit, run_growth
 from benchmarks.peers import Order, framefetch_command
+from benchmarks.rates import run_rates
 from benchmarks.restart import run_restart
 from benchmarks.server import NAMES_LOCATIONS, serve
 from benchmarks.timing import ProcessFailed, program, run_process, take_turns
@@ -36,6 +37,7 @@ def run_probe(probe: Probe, rounds: int, scratch: str) -> dict[str, Any]:
         "growth": run_growth,
         "commit": run_commit,
         "restart": run_restart,
+        "rates": run_rates,
     }
     run = ways[probe.name]
     with tempfile.TemporaryDirectory(prefix=f"{probe.name}-", dir=scratch) as folder:

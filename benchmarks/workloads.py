@@ -94,6 +94,12 @@ PROBES = (
     Probe("", "growth", 1_000_000, "rows at most: what a row costs, planned, held and fetched, as they become more"),
     Probe("", "commit", 1_000_000, "entries in the manifest or a thousand: what a commit window costs"),
     Probe("", "restart", 100_000, "files held, and a mirror of more that was killed: when does the next one go on?"),
+    Probe(
+        "",
+        "rates",
+        5_000,
+        "small files, then 64 large ones, with 16 connections: how fast, start-up left out",
+    ),
     Probe("", "adaptive", 100, "per cent of each workload: the default against the best fixed number of connections"),
 )
 #: Where every fetch is asked to be light: CPU seconds against the better of these, start-up taken off.
@@ -129,6 +135,7 @@ _QUICK_PROBES = {
     "growth": 10_000,
     "commit": 20_000,
     "restart": 500,
+    "rates": 200,
     "adaptive": 2,
 }
 

@@ -21,6 +21,7 @@ from benchmarks.growth import growth_of, run_commit
 from benchmarks.judge import judged, net_cpu, ratio
 from benchmarks.peers import PEERS
 from benchmarks.publish import BEGIN, END, publish
+from benchmarks.rates import rates_of, run_rates
 from benchmarks.restart import run_restart
 from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
 from benchmarks.session import OtherManner, earlier_results
@@ -74,6 +75,17 @@ def test_a_killed_mirror_is_timed_until_the_next_one_fetches(tmp_path: Path) -> 
     found = run_restart(200, 2, str(tmp_path))
     assert [run["failure"] for run in found["runs"]] == [None, None]
     assert all(run["first_file_seconds"] > 0 for run in found["runs"])
+
+
+def test_rates_are_those_of_programs_that_fetched_everything(tmp_path: Path) -> None:
+    found = run_rates(80, 1, str(tmp_path))
+    assert [run["failure"] for run in found["runs"]] == [None] * len(found["runs"])
+    assert {("small", "framefetch", 80), ("small", "prototype", 80), ("large", "framefetch", 1)} <= {
+        (run["files"], run["peer"], run["count"]) for run in found["runs"]
+    }
+    assert all(0 < run["seconds"] < run["process_seconds"] for run in found["runs"])
+    assert rates_of(found["runs"], "small", "prototype")[0] > 0
+    assert os.listdir(tmp_path) == [], "nothing is left behind"
 
 
 @pytest.mark.parametrize("served", [LATE], indirect=True)

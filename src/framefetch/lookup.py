@@ -123,7 +123,8 @@ class LookUp:
     def look_again(self, waiting: Sequence[int]) -> list[int]:
         """Record what others have recorded meanwhile; return the rest."""
         held = np.zeros(len(self._rows.requests), dtype=bool)
-        return list(self._glance(array("q", waiting), held))
+        self._glance(array("q", waiting), held)
+        return [file for file in waiting if not held[file]]
 
     def _glance(self, used: array[int], held: np.ndarray[Any, np.dtype[np.bool_]]) -> array[int]:
         """Record what is plainly held; return the files that must be looked at more closely."""

@@ -1,8 +1,8 @@
 """The short way of "do we hold it?", for the many files where nothing has changed: columns against rows and one stat.
 
 A file is settled here only where every look agrees: one entry, at the planned path, trusted, of the size and digests
-the table states, and a stat that is as recorded. Whatever is not so plain is left to `framefetch.store.held`, which
-knows the whole ladder; so this module may pass a file on, and never decides against one.
+the table states, and a stat that is as recorded; or no entry at all, and nothing at the planned path. Whatever is not so
+plain is left to `framefetch.store.held`, which knows the whole ladder.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from os import lstat
+from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
@@ -42,7 +43,9 @@ class Glimpse(NamedTuple):
 def glance(
     requests: Requests, positions: Sequence[int], manifest: Manifest, root: str, doubtful: array[int]
 ) -> Iterator[Glimpse]:
-    """Yield the files that are plainly held, some thousand at a time; append all others to `doubtful`, in order.
+    """Yield the files that are plainly held, some thousand at a time; append to `doubtful` those that may be, in order.
+
+    The others are plainly missing.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def glance(
                 seen.sizes.append(row_of_key[2])
                 seen.verified.append(_LEVELS[row_of_key[7]])
                 seen.md5.append(row_of_key[6][4:36])
-            else:
+            elif row_of_key is not None or stated[1] in known or lexists(f"{root}/{stated[2]}"):
                 doubtful.append(stated[0])
         yield seen
 
@@ -117,7 +120,7 @@ def missing_places(requests: Requests, positions: Sequence[int], root: str) -> l
         Absolute path of the cache.
     """
     sample = {*positions[:: max(1, len(positions) // SAMPLE)], *positions[-SAMPLE:]}
-    if all(os.path.lexists(f"{root}/{requests.path(position)}") for position in sample):
+    if all(lexists(f"{root}/{requests.path(position)}") for position in sample):
         return []
     lists: dict[str, set[str]] = {}
     missing = []

@@ -1,6 +1,7 @@
 """What is missing for sure is fetched while the look at everything else goes on."""
 
 import asyncio
+import gc
 import hashlib
 import os
 import threading
@@ -175,8 +176,11 @@ def test_a_manifest_that_fails_in_the_second_look_ends_the_run_with_what_is_done
     assert sorted(asked(warehouse)) == names([at for at in GONE if at not in there], CHANGED)
 
 
-def test_a_fatal_error_of_a_transfer_does_not_wait_for_the_look(rows, spoilt, monkeypatch, second_look) -> None:
-    """As on a full disk; what the look still finds is nobody's business."""
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fatal_error_of_a_transfer_does_not_wait_for_the_look(
+    rows, spoilt, monkeypatch, second_look, caplog, fails
+) -> None:
+    """As on a full disk; what the look still finds is nobody's business, nor that it fails."""
     from framefetch.errors import DiskFull
     from framefetch.store.files import FileStore
 
@@ -189,10 +193,27 @@ def test_a_fatal_error_of_a_transfer_does_not_wait_for_the_look(rows, spoilt, mo
         return [failure for _ in bodies]
 
     monkeypatch.setattr(FileStore, "save_here", refuse)
-    second_look(lambda: ended.wait(30))
+
+    def wait() -> None:
+        assert ended.wait(30)
+        if fails:
+            raise ManifestError("cannot be read")
+
+    second_look(wait)
     with MetadataCache(rows, spoilt, options=EAGER) as cache, pytest.raises(DiskFull):
         cache.mirror(rows)
-    assert ended.is_set()
+    gc.collect()
+    assert [record.message for record in caplog.records] == [], "an exception that nobody has seen"
+
+
+def test_where_all_is_hashed_the_look_comes_first(rows, spoilt, warehouse, second_look) -> None:
+    looks: list[None] = []
+    second_look(lambda: looks.append(None))
+    options = replace(EAGER, verify="hash")
+    with MetadataCache(rows, spoilt, options=options) as cache, pytest.warns(UserWarning, match="checksum changed"):
+        assert cache.mirror(rows).ok.all()
+    assert looks == []
+    assert sorted(asked(warehouse)) == names(GONE, CHANGED)
 
 
 def test_a_stop_while_the_others_are_looked_at(rows, spoilt, warehouse, second_look) -> None:

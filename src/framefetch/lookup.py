@@ -79,9 +79,12 @@ class LookUp:
         self._ended = True
 
     def divide(self, used: array[int]) -> tuple[array[int], array[int]]:
-        """Return the files that had better be looked for first, and the others; in the order of the plan both."""
-        version = self._rows.requests.version
-        if len(used) <= FEW or not self._folder.manifest.knows_version(version):
+        """Return the files that had better be looked for first, and the others; in the order of the plan both.
+
+        Not where all is hashed: that can take hours, for which nobody would be told what is fetched meanwhile.
+        """
+        few = len(used) <= FEW or self._level != "stat"
+        if few or not self._folder.manifest.knows_version(self._rows.requests.version):
             return used, array("q")
         missing = missing_places(self._rows.requests, used, self._folder.root)
         if not missing:

@@ -113,8 +113,9 @@ class Run:
         return self._result()
 
     def _result(self) -> FetchResult:
-        self.warnings += [*self._look_up.warnings, *self.folder.files.notices, *self._neighbours.warnings]
-        self.folder.files.notices.clear()
+        for said in (self._look_up.warnings, self.folder.files.notices, self._neighbours.warnings):
+            self.warnings += said
+            said.clear()
         figures = RunFigures(self.meter.received, self.meter.requests, self._seconds, self._stop.is_set())
         return FetchResult(self.rows, self.ledger, self.folder.root, figures)
 
@@ -142,6 +143,7 @@ class Run:
             self._look_up.end()
             try:
                 await asyncio.wait([looking, *([self._inheriting] if self._inheriting else [])])
+                looking.exception()  # where that is not why we are here, nobody is told
                 await self._settle(claims)
             finally:
                 self._neighbours.end()

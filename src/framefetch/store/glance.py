@@ -1,8 +1,8 @@
 """The short way of "do we hold it?", for the many files where nothing has changed: columns against rows and one stat.
 
 A file is settled here only where every look agrees: one entry, at the planned path, trusted, of the size and digests
-the table states, and a stat that is as recorded; or no entry at all, and nothing at the planned path. Whatever is not so
-plain is left to `framefetch.store.held`, which knows the whole ladder.
+the table states, and a stat that is as recorded; or no entry at all, and nothing at the planned path. Whatever is not
+so plain is left to `framefetch.store.held`, which knows the whole ladder.
 """
 
 from __future__ import annotations

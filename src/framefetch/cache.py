@@ -144,7 +144,7 @@ class MetadataCache:
         doubtful = rows.used()
         if self._options.verify == "stat":
             doubtful, used = array("q"), doubtful
-            for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful):
+            for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful, array("q")):
                 held[found.files] = True
         for finding in check.run(rows.requests, doubtful):
             held[finding.index] = True

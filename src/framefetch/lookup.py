@@ -72,11 +72,16 @@ class LookUp:
         self._fixed_paths = fixed_paths
         self._stopped = stopped
         self._ended = False
+        self._unknown = np.zeros(len(rows.requests), dtype=bool)
         self.warnings: list[str] = []
 
     def end(self) -> None:
         """Let a look that is under way end soon: nobody waits for what it finds."""
         self._ended = True
+
+    def is_unknown(self, file: int) -> bool:
+        """Return whether no entry knew the key of a file when it was looked for."""
+        return bool(self._unknown[file])
 
     def divide(self, used: array[int]) -> tuple[array[int], array[int]]:
         """Return the files that had better be looked for first, and the others; in the order of the plan both.
@@ -133,10 +138,15 @@ class LookUp:
         """Record what is plainly held; return the files that must be looked at more closely."""
         if self._level != "stat":
             return used
-        doubtful = array("q")
-        for found in glance(self._rows.requests, used, self._folder.manifest, self._folder.root, doubtful):
+        requests, manifest = self._rows.requests, self._folder.manifest
+        if not manifest.knows_version(requests.version):
+            self._unknown[used] = True
+            return used
+        doubtful, missing = array("q"), array("q")
+        for found in glance(requests, used, manifest, self._folder.root, doubtful, missing):
             held[found.files] = True
             self._ledger.record_plain(*found)
             if self._ended or self._stopped():
                 break
+        self._unknown[missing] = True
         return doubtful

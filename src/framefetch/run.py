@@ -77,6 +77,7 @@ class Run:
         self._inheriting: asyncio.Task[None] | None = None
         self._seconds = 0.0
         self._prepared = False
+        self._looked_at = 0
         #: What is finished before it is known how much there is to do, and so before the run was announced.
         self._untold: list[Outcome] | None = []
 
@@ -123,7 +124,7 @@ class Run:
 
     async def _fetch(self, open_sources: OpenSources, engine: Engine, claims: Claims) -> None:
         used = self.rows.used()
-        await self._in_thread(self._neighbours.mark)
+        self._looked_at = await self._in_thread(self._neighbours.mark)
         first, others = await self._in_thread(self._look_up.divide, used)
         missing = await self._in_thread(self._look_up.look, first)
         looking = self._loop.create_task(self._look_on(others, missing, len(used)))
@@ -336,18 +337,24 @@ class Run:
         """Commit what was downloaded; it counts only then."""
         self._record([outcome for outcome in outcomes if outcome.receipt is None])
         done = [outcome for outcome in outcomes if outcome.receipt is not None]
-        if done:
-            now = time.time()
-            entries = [
-                Entry(outcome.request.version, outcome.request.key, outcome.request.path, outcome.receipt, now)
-                for outcome in done
-                if outcome.receipt is not None
-            ]
+        unknown = [outcome for outcome in done if self._look_up.is_unknown(outcome.request.index)]
+        self._commit(unknown, self._looked_at)
+        if len(unknown) < len(done):
+            self._commit([outcome for outcome in done if not self._look_up.is_unknown(outcome.request.index)], None)
 
-            def committed(_: Sequence[Entry]) -> None:
-                self._loop.call_soon_threadsafe(self._record, done)
+    def _commit(self, done: Sequence[Outcome], unknown_at: int | None) -> None:
+        now = time.time()
+        entries = [
+            Entry(outcome.request.version, outcome.request.key, outcome.request.path, outcome.receipt, now)
+            for outcome in done
+            if outcome.receipt is not None
+        ]
 
-            self.folder.manifest.commit(entries, committed)
+        def committed(_: Sequence[Entry]) -> None:
+            self._loop.call_soon_threadsafe(self._record, done)
+
+        if entries:
+            self.folder.manifest.commit(entries, committed, unknown_at)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

@@ -40,15 +40,17 @@ def plan(*wanted) -> TableRequests:
 
 def look(folder, requests) -> tuple[list[int], list[int]]:
     """Return what a glance calls held, and what it leaves."""
-    left = array("q")
-    seen = glance(requests, range(len(requests)), folder.manifest, folder.root, left)
-    return [file for some in seen for file in some.files], list(left)
+    left, missing = array("q"), array("q")
+    seen = glance(requests, range(len(requests)), folder.manifest, folder.root, left, missing)
+    held = [file for some in seen for file in some.files]
+    assert sorted([*held, *left, *missing]) == list(range(len(requests)))
+    return held, list(left)
 
 
 def test_what_is_as_recorded_is_settled_with_its_figures(folder) -> None:
     hold(folder, request(), BODY)
     left = array("q")
-    (found,) = glance(plan(request()), [0], folder.manifest, folder.root, left)
+    (found,) = glance(plan(request()), [0], folder.manifest, folder.root, left, left)
     assert found == ([0], [len(BODY)], [Verified.LENGTH], [digest(BODY).hex])
     assert not left
 

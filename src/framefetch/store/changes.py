@@ -22,11 +22,11 @@ from framefetch.store.tables import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from framefetch.models import Entry
 
-__all__ = ["Change", "apply", "forget_paths", "to_row"]
+__all__ = ["Change", "Identity", "apply", "forget_paths", "to_row"]
 
 Row: TypeAlias = tuple[Any, ...]
 #: Version, key and path.
@@ -70,10 +70,14 @@ def to_row(entry: Entry, window: int) -> Row:
     )  # fmt: skip
 
 
-def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """Make changes, in the order in which they were asked for; in a transaction of the caller that may write."""
+def apply(connection: sqlite3.Connection, changes: Sequence[Change], new: Collection[Identity] = ()) -> None:
+    """Make changes, in the order in which they were asked for; in a transaction of the caller that may write.
+
+    Of those that are `new` the caller knows that there is no row: they are not looked for.
+    """
     places = _key_places({row[:3] for row, _ in changes})
-    recorded = {row[:3]: row for row in connection.execute(_RECORDED, {"places": asking_for(set(places.values()))})}
+    asked = {place for identity, place in places.items() if identity not in new}
+    recorded = {row[:3]: row for row in connection.execute(_RECORDED, {"places": asking_for(asked)})} if asked else {}
     net = _net_of(changes, recorded)
     if net.new:
         versions = {row[0] for row in net.new}

@@ -41,11 +41,14 @@ class Glimpse(NamedTuple):
 
 
 def glance(
-    requests: Requests, positions: Sequence[int], manifest: Manifest, root: str, doubtful: array[int]
+    requests: Requests,
+    positions: Sequence[int],
+    manifest: Manifest,
+    root: str,
+    doubtful: array[int],
+    missing: array[int],
 ) -> Iterator[Glimpse]:
-    """Yield the files that are plainly held, some thousand at a time; append to `doubtful` those that may be, in order.
-
-    The others are plainly missing.
+    """Yield the files that are plainly held, some thousand at a time; sort out the others, each in order.
 
     Parameters
     ----------
@@ -59,6 +62,8 @@ def glance(
         Absolute path of the cache.
     doubtful : array of int
         Gets what is left to look at in full.
+    missing : array of int
+        Gets those that no entry knows and at whose place nothing stands.
     """
     if not manifest.knows_version(requests.version):
         doubtful.extend(positions)
@@ -78,6 +83,8 @@ def glance(
                 seen.md5.append(row_of_key[6][4:36])
             elif row_of_key is not None or stated[1] in known or lexists(f"{root}/{stated[2]}"):
                 doubtful.append(stated[0])
+            else:
+                missing.append(stated[0])
         yield seen
 
 

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -230,7 +231,9 @@ class Manifest:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def commit(self, entries: Sequence[Entry], committed: Committed | None = None) -> None:
+    def commit(
+        self, entries: Sequence[Entry], committed: Committed | None = None, unknown_at: int | None = None
+    ) -> None:
         """Hand entries to the writer; returns at once.
 
         Parameters
@@ -239,6 +242,9 @@ class Manifest:
             Rows to insert or replace.
         committed : callable, optional
             Called with them in the writer's thread, after the commit.
+        unknown_at : int, optional
+            A `last_window` up to which there was no entry of their keys, if somebody has looked: then, as long as
+            nobody else writes, they are not looked for again.
 
         Raises
         ------
@@ -246,7 +252,7 @@ class Manifest:
             Where an earlier commit failed and `flush` has not made up for it: the entries are taken all the same. Or
             where the manifest is open read-only or closed.
         """
-        self._open_writer().hand_in(Handed(entries, committed))
+        self._open_writer().hand_in(Handed(entries, committed, unknown_at=unknown_at))
 
     def forget(self, entries: Sequence[Entry]) -> None:
         """Hand entries to the writer that are to be no more, unless they change until then; raises as `commit` does."""
@@ -256,7 +262,7 @@ class Manifest:
         """After closing: let another manifest record what this one could not."""
         if self._writer is not None:
             for handed in self._writer.left:
-                successor._open_writer().hand_in(handed)
+                successor._open_writer().hand_in(replace(handed, unknown_at=None))  # its windows are others
             self._writer.left = []
 
     def flush(self) -> None:

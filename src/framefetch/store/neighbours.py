@@ -73,9 +73,16 @@ class Neighbours:
         self.bereaved = False
         self.warnings: list[str] = []
 
-    def mark(self) -> None:
-        """Remember how far the manifest is: what is recorded later was not there when this run looked; blocking."""
+    def mark(self) -> int:
+        """Remember how far the manifest is: what is recorded later was not there when this run looked; blocking.
+
+        Returns
+        -------
+        int
+            The number of the latest commit window.
+        """
         self._mark = self._folder.manifest.last_window()
+        return self._mark
 
     def begin(self, stopped: Callable[[], bool]) -> None:
         """Be ready to fetch: others know of us, and we can see what they fetch; blocking.

@@ -21,7 +21,8 @@ from typing import Final, TypeAlias
 
 from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
-from framefetch.store.changes import apply, forget_paths, to_row
+from framefetch.store.changes import Change, Identity, apply, forget_paths, to_row
+from framefetch.store.own import Own
 from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Synced, sync_files
@@ -48,11 +49,12 @@ logger = logging.getLogger("framefetch")
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """Entries to record, or to forget, and who is to be told."""
+    """Entries to record, or to forget, and who is to be told; and up to which window nobody had recorded their keys."""
 
     entries: Sequence[Entry]
     committed: Committed | None = None
     forget: bool = False
+    unknown_at: int | None = None
 
 
 class CommitWriter:
@@ -100,6 +102,7 @@ class CommitWriter:
         self._doubtful = False
         self._unsynced: dict[int, list[str]] = {}
         self._synced_at = time.monotonic()
+        self._own = Own()
         self._thread = threading.Thread(target=self._work, name="framefetch-manifest", daemon=True)
         self._thread.start()
 
@@ -236,12 +239,18 @@ class CommitWriter:
         try:
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
             assert window is not None
-            changes = [(to_row(entry, window), handed.forget) for handed in batch for entry in handed.entries]
-            apply(self._connection, changes)
+            changes: list[Change] = []
+            new: set[Identity] = set()
+            for handed in batch:
+                rows = [to_row(entry, window) for entry in handed.entries]
+                changes += [(row, handed.forget) for row in rows]
+                new.update(self._own.new_among([row[:3] for row in rows], handed.unknown_at, window))
+            apply(self._connection, changes, new)
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
             raise
+        self._own.committed(window)
         return window
 
     def _require_same_file(self) -> None:

@@ -112,7 +112,7 @@ def _rates_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: boo
         rates = Spread.of(run["count"] / run["seconds"] for run in runs if (run["files"], run["peer"]) == (name, peer))
         times, whole = (rates_of(runs, name, peer, what) for what in ("seconds", "process_seconds"))
         found, said = [f"{rates.median:,.0f}", f"({rates.low:,.0f}-{rates.high:,.0f})"], ["", "", ""]
-        must = next((must for which, who, must in work["targets"] if (which, who) == (name, peer)), None)
+        must = next((must for which, who, must in work["times_as_fast"] if (which, who) == (name, peer)), None)
         if must is not None and times:
             spread = Spread.of(times)
             said = [f"{spread.median:.1f} times", f"({spread.low:.1f}-{spread.high:.1f})", _spread(whole, ".1f")]

@@ -21,7 +21,7 @@ from benchmarks.growth import growth_of, run_commit
 from benchmarks.judge import judged, net_cpu, ratio
 from benchmarks.peers import PEERS
 from benchmarks.publish import BEGIN, END, publish
-from benchmarks.rates import rates_of, run_rates
+from benchmarks.rates import TARGETS, rates_of, run_rates
 from benchmarks.restart import run_restart
 from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
 from benchmarks.session import OtherManner, earlier_results
@@ -215,12 +215,39 @@ def test_verdicts_are_ratios_beside_their_targets() -> None:
     assert [one.word for one in judged(work)] == ["no figure"] * 3
 
 
+#: Of two rounds, in one of which the prototype did not run.
+RATES = {
+    "name": "rates",
+    "rows": 10,
+    "says": "files",
+    "times_as_fast": [[*who, times] for who, times in TARGETS.items()],
+    "runs": [
+        {
+            "files": "small",
+            "peer": peer,
+            "round": at,
+            "count": 10,
+            "failure": None,
+            "seconds": took,
+            "process_seconds": 9,
+        }
+        for peer, at, took in (
+            ("framefetch", 0, 1.0),
+            ("framefetch", 1, 2.0),
+            ("parfive", 0, 8.0),
+            ("parfive", 1, 20.0),
+            ("prototype", 0, 45.0),
+        )
+    ],
+}
+
+
 def test_results_are_written_between_the_markers_only(tmp_path: Path) -> None:
     readme, plot = tmp_path / "README.md", tmp_path / "plot.svg"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     machine = {"cores": 2, "processor": "P", "memory_bytes": 1 << 30, "system": "L", "load_before": [0.1]}
     machine |= {"output_on": "tmpfs", "python": "3", "packages": {}, "programs": {}}
-    found = {"machine": machine, "settings": {"rounds": 2, "quick": False}, "workloads": [results()]}
+    found = {"machine": machine, "settings": {"rounds": 2, "quick": False}, "workloads": [results(), RATES]}
     for _ in range(2):
         publish(found, str(readme), str(plot))
     text = readme.read_text()
@@ -228,11 +255,13 @@ def test_results_are_written_between_the_markers_only(tmp_path: Path) -> None:
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "| curl + md5sum | 1.15 | 1.10-1.20 | 0.57 | 1.1 / 1.3 | met, aim missed |" in text
+    assert "target: small: 8 times the rate of parfive: 9.0: met" in text
+    assert "target: small: 50 times the rate of prototype: 45.0: MISSED" in text
     marks = ET.fromstring(plot.read_text()).iter("{http://www.w3.org/2000/svg}title")
     assert [mark.text for mark in marks][1:] == ["curl 1.15", "pooch 3.50"]
     kept = tmp_path / "results.json"
     kept.write_text(json.dumps(found))
-    assert [work["name"] for work in earlier_results(found, str(kept))] == ["large"]
+    assert [work["name"] for work in earlier_results(found, str(kept))] == ["large", "rates"]
     assert earlier_results({**found, "machine": {**machine, "cores": 64}}, str(kept)) == []
     with pytest.raises(OtherManner, match="remove .*results.json to begin anew"):
         earlier_results({**found, "settings": {**found["settings"], "rounds": 99}}, str(kept))

@@ -21,7 +21,10 @@ logger = logging.getLogger("framefetch")
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins: so many rows and distinct files, so many held already, so many bytes to come (None: unknown)."""
+    """A run begins: so many rows and distinct files, so many held already, so many bytes to come (None: unknown).
+
+    Told when it is known; a file that was fetched before that is told of behind it.
+    """
 
     rows: int
     files: int

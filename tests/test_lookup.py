@@ -17,7 +17,8 @@ from framefetch import ManifestError, MetadataCache, Options, TableOptions
 from framefetch import lookup as module
 from framefetch.events import BytesReceived, FileFinished, RunFinished, RunStarted
 from framefetch.lookup import LookUp
-from framefetch.warehouse import Reply, Serve, Stop, WarehouseThread
+from framefetch.store.manifest import Manifest
+from framefetch.warehouse import Reply, Serve, Stop, WarehouseThread, hold
 from tests.conftest import EAGER
 
 FILES = 60
@@ -256,3 +257,33 @@ def test_where_all_is_there_or_nothing_is_known_no_folder_is_read(rows, tmp_path
     with MetadataCache(rows, tmp_path, options=EAGER) as cache:
         assert cache.mirror(rows).ok.all()
     assert len(read) == 1
+
+
+def test_in_a_manifest_that_was_made_anew_meanwhile_every_row_is_looked_for(
+    rows, warehouse, tmp_path, monkeypatch
+) -> None:
+    hints: list[tuple[Manifest, int | None]] = []
+    commit = Manifest.commit
+
+    def noted(self, entries, committed=None, unknown_at=None) -> None:
+        hints.append((self, unknown_at))
+        commit(self, entries, committed, unknown_at)
+
+    monkeypatch.setattr(Manifest, "commit", noted)
+    warehouse.script("/59.bin", hold())
+    with MetadataCache(rows, tmp_path, options=EAGER) as cache:
+        work = cache._start(rows, None)
+        warehouse.wait_for("/59.bin")
+        folder = cache._works.folder
+        old = folder.manifest
+        while len(list(old.entries())) < FILES - 1:
+            pass
+        folder.mend(old)
+        warehouse.release()
+        with pytest.warns(UserWarning, match="it was made anew with 59 entries"):
+            frame = work.wait().frame
+        assert frame["md5"].tolist() == [hashlib.md5(body).hexdigest() for body in BODIES]
+        assert [entry.path for entry in folder.manifest.entries()] == [f"v0{name}" for name in names([*range(FILES)])]
+        assert {unknown_at for manifest, unknown_at in hints if manifest is old} == {0}
+        assert [unknown_at for manifest, unknown_at in hints if manifest is folder.manifest][-1:] == [None]
+    assert len(warehouse.requests()) == FILES

@@ -138,15 +138,11 @@ class LookUp:
         """Record what is plainly held; return the files that must be looked at more closely."""
         if self._level != "stat":
             return used
-        requests, manifest = self._rows.requests, self._folder.manifest
-        if not manifest.knows_version(requests.version):
-            self._unknown[used] = True
-            return used
-        doubtful, missing = array("q"), array("q")
-        for found in glance(requests, used, manifest, self._folder.root, doubtful, missing):
+        doubtful, unknown = array("q"), array("q")
+        for found in glance(self._rows.requests, used, self._folder.manifest, self._folder.root, doubtful, unknown):
             held[found.files] = True
             self._ledger.record_plain(*found)
             if self._ended or self._stopped():
                 break
-        self._unknown[missing] = True
+        self._unknown[unknown] = True
         return doubtful

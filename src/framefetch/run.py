@@ -77,7 +77,8 @@ class Run:
         self._inheriting: asyncio.Task[None] | None = None
         self._seconds = 0.0
         self._prepared = False
-        self._looked_at = 0
+        #: In which manifest, and at which window of it, this run has looked for its files.
+        self._looked_in, self._looked_at = folder.manifest, 0
         #: What is finished before it is known how much there is to do, and so before the run was announced.
         self._untold: list[Outcome] | None = []
 
@@ -124,6 +125,7 @@ class Run:
 
     async def _fetch(self, open_sources: OpenSources, engine: Engine, claims: Claims) -> None:
         used = self.rows.used()
+        self._looked_in = self.folder.manifest
         self._looked_at = await self._in_thread(self._neighbours.mark)
         first, others = await self._in_thread(self._look_up.divide, used)
         missing = await self._in_thread(self._look_up.look, first)
@@ -338,11 +340,12 @@ class Run:
         self._record([outcome for outcome in outcomes if outcome.receipt is None])
         done = [outcome for outcome in outcomes if outcome.receipt is not None]
         unknown = [outcome for outcome in done if self._look_up.is_unknown(outcome.request.index)]
-        self._commit(unknown, self._looked_at)
+        self._commit(unknown, unknown=True)
         if len(unknown) < len(done):
-            self._commit([outcome for outcome in done if not self._look_up.is_unknown(outcome.request.index)], None)
+            known = [outcome for outcome in done if not self._look_up.is_unknown(outcome.request.index)]
+            self._commit(known, unknown=False)
 
-    def _commit(self, done: Sequence[Outcome], unknown_at: int | None) -> None:
+    def _commit(self, done: Sequence[Outcome], *, unknown: bool) -> None:
         now = time.time()
         entries = [
             Entry(outcome.request.version, outcome.request.key, outcome.request.path, outcome.receipt, now)
@@ -354,7 +357,9 @@ class Run:
             self._loop.call_soon_threadsafe(self._record, done)
 
         if entries:
-            self.folder.manifest.commit(entries, committed, unknown_at)
+            manifest = self.folder.manifest  # another call may have made it anew since, with windows of its own
+            sure = unknown and manifest is self._looked_in
+            manifest.commit(entries, committed, self._looked_at if sure else None)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

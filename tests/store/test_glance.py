@@ -40,10 +40,12 @@ def plan(*wanted) -> TableRequests:
 
 def look(folder, requests) -> tuple[list[int], list[int]]:
     """Return what a glance calls held, and what it leaves."""
-    left, missing = array("q"), array("q")
-    seen = glance(requests, range(len(requests)), folder.manifest, folder.root, left, missing)
+    left, unknown = array("q"), array("q")
+    seen = glance(requests, range(len(requests)), folder.manifest, folder.root, left, unknown)
     held = [file for some in seen for file in some.files]
-    assert sorted([*held, *left, *missing]) == list(range(len(requests)))
+    assert sorted({*held, *left, *unknown}) == list(range(len(requests)))
+    recorded = {entry.key for entry in folder.manifest.lookup(requests.version, requests.keys)}
+    assert list(unknown) == [file for file, key in enumerate(requests.keys) if key not in recorded]
     return held, list(left)
 
 

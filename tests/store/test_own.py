@@ -17,9 +17,9 @@ NEW = replace(RECEIPT, size=4)
 
 @pytest.fixture
 def manifest(tmp_path: Path):
-    with_log = Manifest(str(tmp_path))
-    yield with_log
-    with_log.close()
+    opened = Manifest(str(tmp_path))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -88,14 +88,23 @@ def test_what_was_forgotten_can_be_written_again(manifest) -> None:
     assert rows(manifest) == [("http://host/1", 4)]
 
 
-def test_who_takes_over_from_a_manifest_that_was_lost_looks(manifest, tmp_path, asked) -> None:
+def test_who_takes_over_from_a_manifest_that_was_lost_looks(manifest, tmp_path, monkeypatch) -> None:
+    """Its windows are others: that the numbers go on from where the look was says nothing."""
+    write(manifest, row(9))
+    anew = tmp_path / "anew"
+    anew.mkdir()
+    maker = Manifest(str(anew))
+    write(maker, row(1))
+    maker.close()
     mark = manifest.last_window()
-    manifest._writer.left = []
-    successor = Manifest(str(tmp_path))
-    write(successor, row(1))
+    successor = Manifest(str(anew))
+    assert successor.last_window() == mark
+
+    def gone() -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(manifest._writer, "_require_same_file", gone)
     manifest.commit([row(1, receipt=NEW)], unknown_at=mark)
-    writer = manifest._writer
-    writer._require_same_file = lambda: (_ for _ in ()).throw(OSError("gone"))
     manifest.close()
     manifest.hand_over(successor)
     successor.flush()

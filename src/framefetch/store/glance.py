@@ -46,9 +46,9 @@ def glance(
     manifest: Manifest,
     root: str,
     doubtful: array[int],
-    missing: array[int],
+    unknown: array[int],
 ) -> Iterator[Glimpse]:
-    """Yield the files that are plainly held, some thousand at a time; sort out the others, each in order.
+    """Yield the files that are plainly held, some thousand at a time; what is not `doubtful` either is plainly missing.
 
     Parameters
     ----------
@@ -62,11 +62,12 @@ def glance(
         Absolute path of the cache.
     doubtful : array of int
         Gets what is left to look at in full.
-    missing : array of int
-        Gets those that no entry knows and at whose place nothing stands.
+    unknown : array of int
+        Gets those whose keys no entry knows.
     """
     if not manifest.knows_version(requests.version):
         doubtful.extend(positions)
+        unknown.extend(positions)
         return
     for start in range(0, len(positions), LOOKUP_ROWS):
         block = positions[start : start + LOOKUP_ROWS]
@@ -75,16 +76,19 @@ def glance(
             known[row[0]] = None if row[0] in known else row  # a key in two places is for the long way
         seen = Glimpse([], [], [], [])
         for stated in requests.stated_of(block):
-            row_of_key = known.get(stated[1])
+            if stated[1] not in known:
+                unknown.append(stated[0])
+                if lexists(f"{root}/{stated[2]}"):
+                    doubtful.append(stated[0])
+                continue
+            row_of_key = known[stated[1]]
             if row_of_key is not None and _agrees(row_of_key, stated, root):
                 seen.files.append(stated[0])
                 seen.sizes.append(row_of_key[2])
                 seen.verified.append(_LEVELS[row_of_key[7]])
                 seen.md5.append(row_of_key[6][4:36])
-            elif row_of_key is not None or stated[1] in known or lexists(f"{root}/{stated[2]}"):
-                doubtful.append(stated[0])
             else:
-                missing.append(stated[0])
+                doubtful.append(stated[0])
         yield seen
 
 
@@ -115,7 +119,7 @@ def _agrees(row: Row, stated: Stated, root: str) -> bool:
 def missing_places(requests: Requests, positions: Sequence[int], root: str) -> list[int]:
     """Return the files at whose planned places nothing stands, in order, by the lists of their folders; a hint.
 
-    None where a sample, spread over all and denser at the end, finds all of them: then the lists are not worth it.
+    Nothing where a sample, spread over all and denser at the end, finds all of them: then the lists are not worth it.
 
     Parameters
     ----------

@@ -1,0 +1,60 @@
+/* MD5 (RFC 1321) of several streams of bytes at once.
+ *
+ * One MD5 is a chain of operations of which each waits for the one before, so a core that computes it does one thing
+ * at a time. Vectors have lanes: they compute eight in little more than the time of one. Long streams are left to one
+ * thread, which takes up to eight at once, each in a lane; one that comes meanwhile joins after the stride that is
+ * under way. Nothing ever waits for lanes to be filled. It is for x86 processors with AVX2, and uses AVX-512VL where
+ * that is there. Nothing here knows of Python.
+ */
+#ifndef FRAMEFETCH_MD5_H
+#define FRAMEFETCH_MD5_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MD5_BLOCK = 64 }; /* bytes that it takes at a time */
+
+/* Blocks that are still to be taken, and the state up to them. */
+typedef struct {
+    uint32_t state[4];
+    const uint8_t *bytes;
+    size_t blocks;
+} Stream;
+
+/* A message as it comes. While `is_handed` its thread is at the bytes that came last: they must stay. */
+typedef struct {
+    uint32_t state[4];
+    uint64_t length;
+    uint8_t rest[MD5_BLOCK]; /* what came behind the last whole block */
+    Stream job;
+    bool is_handed, is_done;
+    pthread_cond_t done;
+} Message;
+
+/* A whole message. */
+typedef struct {
+    const uint8_t *bytes;
+    size_t length;
+    uint32_t digest[4];
+    Stream stream;
+    bool is_padded;
+    uint8_t last[2 * MD5_BLOCK];
+} Whole;
+
+/* Find out what the processor can do; to be called before all else. False where it has no AVX2. */
+bool md5_prepare(void);
+
+void md5_open(Message *message);
+void md5_close(Message *message);
+/* Begin to take bytes, which must not change until `md5_settle`; whatever was begun before is settled first. */
+void md5_begin(Message *message, const uint8_t *bytes, size_t length);
+void md5_settle(Message *message);
+/* The digest of all that came, and a copy; the message must be settled. */
+void md5_digest(const Message *message, uint32_t digest[4]);
+void md5_copy(Message *to, const Message *from);
+
+void md5_all(Whole wholes[], size_t count);
+
+#endif

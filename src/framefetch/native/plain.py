@@ -1,0 +1,264 @@
+"""What `framefetch.native._native` does at one go, done here a call at a time: where that module cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import select
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+__all__ = [
+    "OPEN_NEW",
+    "Md5",
+    "Stat",
+    "ask_all",
+    "hear_any",
+    "md5_all",
+    "move_new",
+    "plain_answer",
+    "rename",
+    "stat_of",
+    "write_new",
+]
+
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+
+#: What the system says of a file: mode, size, times of the last change of its content and of itself, and inode.
+Stat = tuple[int, int, int, int, int]
+
+
+class Md5:
+    """MD5 of bytes as they pass."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, begun: hashlib._Hash | None = None, /) -> None:
+        self._hash = begun or hashlib.md5(usedforsecurity=False)
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take the next bytes."""
+        self._hash.update(data)
+
+    def write(self, target: int, data: bytes | bytearray | memoryview, /) -> int:
+        """Write the next bytes to a descriptor and take them, or neither; return 0, or the number of the error."""
+        try:
+            _write_all(target, memoryview(data))
+        except OSError as error:
+            return error.errno or errno.EIO
+        self.update(data)
+        return 0
+
+    def pour(
+        self, source: int, target: int, room: bytearray | memoryview, most: int, seconds: float, /
+    ) -> tuple[int, bool, int, int]:
+        """Read from one descriptor, write to another, and take what was written, until nothing is there.
+
+        Parameters
+        ----------
+        source, target : int
+            The descriptors; the first must not block.
+        room : bytearray or memoryview
+            Where to receive.
+        most : int
+            Bytes at most.
+        seconds : float
+            Time after which not to go on.
+
+        Returns
+        -------
+        tuple of (int, bool, int, int)
+            Bytes that were taken; whether no more were there; the numbers of the errors of reading, and of writing.
+        """
+        view = memoryview(room)
+        taken, until = 0, time.monotonic() + seconds
+        while taken < most:
+            try:
+                count = os.readv(source, [view[: most - taken]])
+            except InterruptedError:
+                continue
+            except BlockingIOError:
+                return taken, True, 0, 0
+            except OSError as broke:
+                return taken, True, broke.errno or errno.EIO, 0
+            if not count:
+                return taken, True, 0, 0  # an end too is for others to see, and to say what it means
+            if error := self.write(target, view[:count]):
+                return taken, False, 0, error
+            taken += count
+            if time.monotonic() >= until:
+                break
+        return taken, False, 0, 0
+
+    def read(self, source: int, offset: int, room: bytearray | memoryview, most: int, /) -> tuple[int, int]:
+        """Read a file from some place on and take that, as far as it goes.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Bytes that were taken, and the number of an error.
+        """
+        view, taken = memoryview(room), 0
+        while taken < most:
+            try:
+                count = os.preadv(source, [view[: most - taken]], offset + taken)
+            except OSError as error:
+                return taken, error.errno or errno.EIO
+            if not count:
+                break
+            self.update(view[:count])
+            taken += count
+        return taken, 0
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far, in hex."""
+        return self._hash.hexdigest()
+
+    def copy(self) -> Self:
+        """Return another that has taken the same bytes."""
+        return type(self)(self._hash.copy())
+
+
+def md5_all(bodies: list[bytes], /) -> list[str]:
+    """Return the MD5 of each body of a list, in hex."""
+    return [hashlib.md5(body, usedforsecurity=False).hexdigest() for body in bodies]
+
+
+def ask_all(sockets: list[int], requests: list[bytes], /) -> list[int]:
+    """Send something on each socket that does not block and is silent.
+
+    Returns
+    -------
+    list of int
+        For each how many bytes it took, or -1 where it is not silent, or broken.
+    """
+    return [_ask(number, request) for number, request in zip(sockets, requests, strict=True)]
+
+
+def hear_any(poll: select.epoll, seconds: float, room: bytearray | memoryview, /) -> list[tuple[int, bytes | int]]:
+    """Wait for what a poll object listens to, and read what has come, as long as there is room.
+
+    Parameters
+    ----------
+    poll : epoll
+        What it listens to is heard at most 64 at a time.
+    seconds : float
+        How long to wait; for ever where it is below zero.
+    room : bytearray or memoryview
+        Where to receive.
+
+    Returns
+    -------
+    list of tuple
+        Descriptors, each with its bytes, or the number of its error.
+    """
+    heard: list[tuple[int, bytes | int]] = []
+    left = len(room)
+    for number, _ in poll.poll(seconds, 64):
+        if not left:
+            break
+        try:
+            data = os.read(number, left)
+        except OSError as error:
+            heard.append((number, error.errno or errno.EIO))
+        else:
+            heard.append((number, data))
+            left -= len(data)
+    return heard
+
+
+def plain_answer(_: bytes, /) -> tuple[bytes, str | None] | None:
+    """Return body and entity tag of an answer of which nothing is in doubt, or None: who calls has rules of his own."""
+    return None
+
+
+def _ask(number: int, request: bytes) -> int:
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    if poll.poll(0):
+        return -1
+    try:
+        return os.write(number, request)
+    except (BlockingIOError, InterruptedError):
+        return 0
+    except OSError:
+        return -1
+
+
+def write_new(paths: list[str], bodies: list[bytes], /) -> list[Stat | int]:
+    """Write new files; one that fails is removed.
+
+    Returns
+    -------
+    list of Stat or int
+        For each what the system says of it, or the number of its error.
+    """
+    return [_or_error(_write_one, path, body) for path, body in zip(paths, bodies, strict=True)]
+
+
+def move_new(parts: list[str], targets: list[str], /) -> list[Stat | int]:
+    """Give files other names, never ones that are taken: these are told as `errno.EEXIST`.
+
+    Returns
+    -------
+    list of Stat or int
+        For each what the system says of what is there now, or the number of its error.
+    """
+    return [_or_error(_move_one, part, target) for part, target in zip(parts, targets, strict=True)]
+
+
+def rename(part: str, target: str) -> None:
+    """Give a file another name, whatever stands there."""
+    try:
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno != getattr(errno, "ESTALE", None):
+            raise
+        os.replace(part, target)  # a network file system remembered a folder that is another one by now; it looks again
+
+
+def stat_of(found: os.stat_result) -> Stat:
+    """Return what is looked at of what the system says."""
+    return found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _or_error(function: Callable[..., os.stat_result], *arguments: object) -> Stat | int:
+    try:
+        return stat_of(function(*arguments))
+    except OSError as error:
+        return error.errno or errno.EIO
+
+
+def _write_one(path: str, body: bytes) -> os.stat_result:
+    handle = os.open(path, OPEN_NEW, 0o666)
+    try:
+        try:
+            _write_all(handle, memoryview(body))
+            return os.fstat(handle)
+        finally:
+            os.close(handle)  # a full disk or quota may show itself only here
+    except BaseException:
+        with contextlib.suppress(OSError):  # why it failed is what is to be told
+            os.unlink(path)
+        raise
+
+
+def _write_all(handle: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _move_one(part: str, target: str) -> os.stat_result:
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        rename(part, target)
+        return os.lstat(target)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)

@@ -34,7 +34,7 @@ class Spring:
 
     def __init__(self, piece: bytes) -> None:
         self.taken = self.received = 0
-        self.has_ahead = False
+        self.has_ahead = self.is_dry = False
         self.error = None
         self._piece = piece
 
@@ -48,14 +48,36 @@ class Spring:
         self.taken += min(size, len(self._piece))
         return self._piece[:size] or None
 
+    def pour(self, into: Callable[[bytes], None], most: int, seconds: float) -> int:
+        piece = self._piece[:most]
+        into(piece)
+        self.taken += len(piece)
+        self.is_dry = not piece
+        return len(piece)
+
 
 class Basin:
     """A part that takes blocks in a thread, as parts do, and calls a function before each."""
 
-    def __init__(self, before: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, before: Callable[[int], None] = lambda count: None, *, flows: bool = False) -> None:
         self.blocks: list[tuple[int, bytes]] = []
         self._before = before
+        self._flows = flows
+        self.claims: list[int] = []
         self.threads: set[int] = set()
+
+    def flows_at(self, offset: int) -> bool:
+        return self._flows and offset == self.length
+
+    @property
+    def length(self) -> int:
+        return self.blocks[-1][0] + len(self.blocks[-1][1])
+
+    def flow(self, give: Callable[..., int], most: int, seconds: float) -> int:
+        self._before(len(self.blocks))
+        self.claims.append(most)
+        at = self.length
+        return give(lambda piece: self.blocks.append((at, bytes(piece))), most, seconds)
 
     async def pour(self, blocks: Iterable[tuple[int, Any]]) -> None:
         await to_the_end(asyncio.get_running_loop().run_in_executor(None, self._pour, blocks))
@@ -81,9 +103,10 @@ def intake_of(body: Body) -> Intake:
     return Intake(body, request("v0/1.bin"), ContentCheck("1.bin"), None, Bandwidth(None))
 
 
+@pytest.mark.parametrize("flows", [False, True])
 @pytest.mark.parametrize("stint", [0.0001, 60.0])
 async def test_a_stop_that_is_set_while_the_thread_reads_is_where_it_stops(
-    stint: float, monkeypatch: pytest.MonkeyPatch
+    stint: float, flows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intakes, "STINT", stint)
     spring = Spring(b"0123456789" * 10)
@@ -93,23 +116,62 @@ async def test_a_stop_that_is_set_while_the_thread_reads_is_where_it_stops(
         if count == 3:
             intake.stop = intake.position + 2 * MIB + 7
 
-    basin = Basin(before)
+    basin = Basin(before, flows=flows)
     await intake.into(basin)
+    assert bool(basin.claims) is flows
     at = 1000
     for offset, block in basin.blocks:
         assert offset == at
         at += len(block)
     assert at == intake.stop, "not a byte beyond"
-    assert b"".join(block for _, block in basin.blocks) == (b"first" + b"0123456789" * 300_000)[: at - 1000]
+    assert b"".join(block for _, block in basin.blocks) == (b"first" + b"0123456789" * (at // 10))[: at - 1000]
     assert intake.received == at - 1000
     assert threading.get_ident() not in basin.threads
 
 
-async def test_a_cancellation_does_not_wait_for_the_end_of_a_stint(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_is_never_set_within_what_flows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intakes, "STINT", 60.0)
+    intake = intake_of(body_of(lambda: Spring(bytes(MIB)), offset=1000))
+    seen: list[tuple[int, int]] = []
+
+    class Watched(Basin):
+        def flow(self, give: Callable[..., int], most: int, seconds: float) -> int:
+            seen.append((intake.position - self.length, most))
+            if len(seen) == 3:
+                assert not intake.stop_at(intake.position + 2 * MIB - 1)
+                assert intake.stop_at(intake.position + 2 * MIB)
+            return super().flow(give, most, seconds)
+
+    basin = Watched(flows=True)
+    await intake.into(basin)
+    assert basin.length == intake.position == intake.stop
+    assert [ahead for ahead, _ in seen] == [most for _, most in seen], "all that may flow is claimed before"
+    assert {most for _, most in seen[:3]} == {intakes.CLAIM}
+
+
+async def test_a_disk_that_refuses_what_flows_leaves_the_place_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intakes, "STINT", 60.0)
+    intake = intake_of(body_of(lambda: Spring(bytes(100))))
+
+    def refuse(count: int) -> None:
+        if count == 4:
+            raise OSError(28, "No space left on device")
+
+    basin = Basin(refuse, flows=True)
+    with pytest.raises(OSError, match="No space"):
+        await intake.into(basin)
+    assert intake.position == basin.length == 305
+    assert intake.received == 305
+
+
+@pytest.mark.parametrize("flows", [False, True])
+async def test_a_cancellation_does_not_wait_for_the_end_of_a_stint(
+    flows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intakes, "STINT", 60.0)
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     spring = Spring(bytes(100))
-    basin = Basin(lambda count: loop.call_soon_threadsafe(begun.set) if count == 10 else None)
+    basin = Basin(lambda count: loop.call_soon_threadsafe(begun.set) if count == 10 else None, flows=flows)
     call = asyncio.create_task(intake_of(body_of(lambda: spring)).into(basin))
     await begun.wait()
     call.cancel()

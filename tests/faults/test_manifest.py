@@ -366,6 +366,7 @@ def test_case_120_an_older_schema_goes_on(held: Held, cache_folder: Path, note: 
     note("120", "an older schema", "cached", 0)
 
 
+@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize("kind", ["nfs4", "lustre", "gpfs", "cifs", "fuse.sshfs"])
 def test_case_123_a_network_file_system(
     warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Callable[..., None], kind: str

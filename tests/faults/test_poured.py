@@ -34,10 +34,12 @@ Note = Callable[[str, str, str, int], None]
 Open = Callable[..., MetadataCache]
 
 
-@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+@pytest.fixture(params=["uvloop", "asyncio", "call by call"], autouse=True)
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "asyncio":
         monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
+    if request.param == "call by call":
+        request.getfixturevalue("plainly")
 
 
 @pytest.fixture
@@ -89,15 +91,15 @@ def test_a_thread_reads_from_the_socket(
     warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY)]})
-    readers, read = set(), Tap.read
+    readers, pour = set(), Tap.pour
 
-    def once_it_has_come(self: Tap, size: int) -> memoryview | None:
-        if not self.has_ahead and not self.received:
+    def once_it_has_come(self: Tap, *arguments: Any) -> int:
+        if not self.received:
             select.select([self._handle], [], [], 20)
         readers.add(threading.current_thread().name.rpartition("_")[0])
-        return read(self, size)
+        return pour(self, *arguments)
 
-    monkeypatch.setattr(Tap, "read", once_it_has_come)
+    monkeypatch.setattr(Tap, "pour", once_it_has_come)
     result = open_cache(table, options=ALONE).mirror(table)
     assert Path(result.paths[0]).read_bytes() == BODY
     assert result.summary()["bytes"] == len(BODY)
@@ -181,16 +183,16 @@ async def test_a_call_that_is_cancelled_while_a_thread_reads_leaves_nothing_open
     warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY), warehouse.add("/g.nwb", b"\x89HDF\r\n\x1a\n")]})
-    reading, go_on, read = threading.Event(), threading.Event(), Tap.read
+    reading, go_on, pour = threading.Event(), threading.Event(), Tap.pour
 
-    def slow(self: Tap, size: int) -> memoryview | None:
-        piece = read(self, size)
+    def slow(self: Tap, into: Callable[..., Any], most: int, seconds: float) -> int:
+        count = pour(self, into, min(most, MIB), seconds)
         if self.received > MIB:
             reading.set()
             assert go_on.wait(20)
-        return piece
+        return count
 
-    monkeypatch.setattr(Tap, "read", slow)
+    monkeypatch.setattr(Tap, "pour", slow)
     cache = open_cache(table, options=ALONE)
     call = asyncio.create_task(cache.fetch_all(table.head(1)))
     await asyncio.to_thread(reading.wait, 20)
@@ -211,16 +213,25 @@ def test_a_disk_that_runs_full_while_a_thread_reads(
     warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY)]})
-    write = DigestingFile.write
+    write, pour = DigestingFile.write, DigestingFile.pour
+
+    def require_room(self: DigestingFile, count: int) -> None:
+        if self.hasher.length + count > 5 * MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def full(self: DigestingFile, block: Any) -> int:
-        if self.hasher.length + len(block) > 5 * MIB:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        require_room(self, len(block))
         return write(self, block)
+
+    def flooded(self: DigestingFile, source: int, room: memoryview, most: int, seconds: float) -> Any:
+        told = pour(self, source, room, max(1, min(most, 5 * MIB - self.hasher.length)), seconds)
+        require_room(self, 1)
+        return told
 
     cache = open_cache(table, options=ALONE)
     with monkeypatch.context() as patched:
         patched.setattr(DigestingFile, "write", full)
+        patched.setattr(DigestingFile, "pour", flooded)
         with pytest.raises(DiskFull, match=r"writing v0/f.nwb: .*ENOSPC"):
             cache.mirror(table)
     assert not (Path(cache.cache_dir) / "v0" / "f.nwb").exists()

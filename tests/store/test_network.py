@@ -179,6 +179,7 @@ def test_a_server_without_locks_looks_busy_to_sqlite(on_nfs, tmp_path) -> None:
     assert "or the server gives none of the locks that nfs4 needs" in message
 
 
+@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize(("times", "held"), [(1, True), (2, False)])
 def test_a_stale_handle_is_looked_up_once_more(open_folder, tmp_path, monkeypatch, times, held) -> None:
     folder = open_folder()

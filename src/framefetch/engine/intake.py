@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ __all__ = ["BLOCK", "Intake"]
 BLOCK: Final = 1 << 20
 #: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
 WORTH_KEEPING: Final = 8 << 10
+#: Bytes that may flow into a part before anybody looks.
+CLAIM: Final = 4 << 20
 #: Seconds that a thread may go on with one socket: others wait for it.
 STINT: Final = 0.02
 
@@ -77,6 +80,7 @@ class Intake:
         self._lane = lane
         self._seen = self.position = body.offset
         self.stop: int | None = None
+        self._claiming = threading.Lock()
         self.received = 0
         self.waited = 0.0
         self._flows = False
@@ -190,12 +194,12 @@ class Intake:
         task = asyncio.current_task()
         assert task is not None
         with tap:
-            await part.pour(self._pieces(block, tap, task.cancelling))
+            await part.pour(self._pieces(part, block, tap, task.cancelling))
         await self._describe(part)
         await self._lane.take(tap.taken)
 
     def _pieces(
-        self, block: bytes | memoryview, tap: Tap, cancelled: Callable[[], int]
+        self, part: Part, block: bytes | memoryview, tap: Tap, cancelled: Callable[[], int]
     ) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield a block, and what follows it, each with its place in the file; in the thread that writes them.
 
@@ -213,14 +217,39 @@ class Intake:
             if (cancelled() or time.monotonic() >= until) and not tap.has_ahead:
                 self._flows = not cancelled()
                 return
+            if not tap.has_ahead and part.flows_at(self.position):
+                self._flow(part, tap, until)
+                piece = None if tap.is_dry else b""
+                continue
             piece = tap.read(self._room)
             self.received += len(piece or b"")
             self._seen += len(piece or b"")
+
+    def _flow(self, part: Part, tap: Tap, until: float) -> None:
+        """Let what comes go straight into the part for a while."""
+        with self._claiming:
+            most = min(CLAIM, self._room)
+            self.position += most
+        count = 0
+        try:
+            count = part.flow(tap.pour, most, until - time.monotonic())
+        finally:
+            self.position -= most - count
+        self.received += count
+        self._seen += count
 
     @property
     def _room(self) -> int:
         """Bytes up to where another body goes on; others may change that, and leave at least two blocks."""
         return sys.maxsize if self.stop is None else max(0, self.stop - self.position)
+
+    def stop_at(self, offset: int) -> bool:
+        """Let another body go on from some place; False where this one may be there before."""
+        with self._claiming:
+            if self.position + 2 * BLOCK > offset:  # a thread may just have asked how far it can go with its next block
+                return False
+            self.stop = offset
+            return True
 
     def waited_until(self, now: float) -> float:
         """Return the seconds waited for bytes, up to now."""

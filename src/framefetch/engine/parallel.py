@@ -252,10 +252,9 @@ class Parallel:
         try:
             async with AsyncExitStack() as stack:
                 body = await self._open(stack, start, stop)
-                if body.offset != start or first.position + 2 * BLOCK > start:
+                if body.offset != start or not first.stop_at(start):
                     return
                 self._split = self._grows = True
-                first.stop = start
                 self._plan.put_back(stop, end)
                 await self._receive(self._intake(body, stop))
         except TransferError:

@@ -57,6 +57,8 @@ class Tap:
         Bytes that were read.
     received : int
         Of these, how many came from the socket.
+    is_dry : bool
+        Whether the last `pour` ended because nothing was there.
     error : OSError or None
         Why it broke.
     """
@@ -69,6 +71,7 @@ class Tap:
         self._closed = closed
         self._handle = handle
         self.taken = self.received = 0
+        self.is_dry = False
         self.error: OSError | None = None
 
     def __enter__(self) -> Self:
@@ -90,6 +93,33 @@ class Tap:
             return None  # at an end the loop will see it too, and say what it means
         self.taken += len(block)
         return block
+
+    def pour(
+        self, into: Callable[[int, memoryview, int, float], tuple[int, bool, int]], most: int, seconds: float
+    ) -> int:
+        """Have somebody take what comes from the socket at one go; return how many bytes.
+
+        Parameters
+        ----------
+        into : callable
+            Called with the socket's number, room, and the next two; returns how many bytes it took, whether no more
+            were there, and the number of an error of the socket, or 0.
+        most : int
+            Bytes at most.
+        seconds : float
+            Time after which not to go on.
+        """
+        size = min(most, self._left)
+        if not size or self.error is not None:
+            self.is_dry = True
+            return 0
+        count, self.is_dry, broke = into(self._handle, ROOM.view, size, seconds)
+        if broke:
+            self.error = OSError(broke, os.strerror(broke))
+        self.taken += count
+        self.received += count
+        self._left -= count
+        return count
 
     def _next_ahead(self, size: int) -> memoryview:
         block = self._ahead.popleft()

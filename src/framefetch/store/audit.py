@@ -35,8 +35,8 @@ __all__ = [
     "unexplained",
 ]
 
-#: md5 takes a core for itself; more files at once than this a disk does not like.
-HASH_THREADS: Final = min(8, os.cpu_count() or 1)
+#: Files that are read at once. Eight are digested in about the time of one, but more than this a disk does not like.
+HASH_THREADS: Final = min(8, max(4, os.cpu_count() or 1))
 BLOCK_ROWS: Final = 1024
 #: Seconds by which a part is older than the newest file before nobody is expected to go on with it.
 STALE_SECONDS: Final = 86_400.0

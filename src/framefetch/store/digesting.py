@@ -8,7 +8,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.store.digests import Hasher
+from framefetch.native.plain import OPEN_NEW
+from framefetch.store.digests import SEEKING, Hasher
 from framefetch.store.extents import Extents
 
 if TYPE_CHECKING:
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPEN_NEW", "OPEN_OLD", "DigestingFile"]
 
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-OPEN_OLD = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _FLAGS
-_SEEKING = threading.Lock()
+OPEN_OLD = (OPEN_NEW & ~(os.O_CREAT | os.O_EXCL)) | getattr(os, "O_NONBLOCK", 0)
 
 
 class DigestingFile(io.FileIO):
@@ -46,16 +44,47 @@ class DigestingFile(io.FileIO):
 
     def write(self, block: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
         """Append and digest the whole block, however many calls that takes."""
-        view = memoryview(block)
         with self._digesting:
             start = self.hasher.length
-            while view:
-                view = view[super().write(view) or 0 :]
-            self.hasher.update(block)
+            self.hasher.write(self.fileno(), block)
         with self._guard:
             if self.extents is not None:  # another thread began to write elsewhere meanwhile
                 self.extents.add(start, self.hasher.length)
         return len(block)
+
+    def pour(self, source: int, room: memoryview, most: int, seconds: float) -> tuple[int, bool, int]:
+        """Append and digest what comes from a descriptor, as long as something is there; only where `hasher.pours`.
+
+        Parameters
+        ----------
+        source : int
+            The descriptor, which must not block.
+        room : memoryview
+            Where to receive.
+        most : int
+            Bytes at most.
+        seconds : float
+            Time after which not to go on.
+
+        Returns
+        -------
+        tuple of (int, bool, int)
+            Bytes that were appended; whether no more were there; the number of the error of reading, or 0.
+
+        Raises
+        ------
+        OSError
+            Where the disk refuses.
+        """
+        with self._digesting:
+            start = self.hasher.length
+            count, is_dry, broke, refused = self.hasher.pour(source, self.fileno(), room, most, seconds)
+        with self._guard:
+            if self.extents is not None:  # another thread began to write elsewhere meanwhile
+                self.extents.add(start, self.hasher.length)
+        if refused:
+            raise OSError(refused, os.strerror(refused))
+        return count, is_dry, broke
 
     def write_at(self, offset: int, block: bytes | memoryview) -> None:
         """Write a block somewhere, and digest what has no gap before it by now; any thread may."""
@@ -75,14 +104,16 @@ class DigestingFile(io.FileIO):
             if not self._digesting.acquire(blocking=False):
                 return
             try:
-                room = memoryview(bytearray(1 << 20))
                 while (left := self._contiguous() - self.hasher.length) > 0:
-                    count = _read_at(self, self.hasher.length, room[: min(left, len(room))])
-                    if not count:
+                    if not self.hasher.read(self.fileno(), self.hasher.length, left):
                         raise OSError(errno.EIO, "bytes that were written cannot be read back")
-                    self.hasher.update(room[:count])
             finally:
                 self._digesting.release()
+
+    def proof(self) -> tuple[int, str]:
+        """Return how many bytes are digested, and their digest; who digests on meanwhile is waited for."""
+        with self._digesting:
+            return self.hasher.proof()
 
     def noted(self) -> tuple[tuple[int, int], ...]:
         """Return what is there, where it came out of order; else nothing."""
@@ -98,15 +129,9 @@ class DigestingFile(io.FileIO):
 
         What is noted out of order is kept where all of the proofs hold.
         """
-        self.seek(0)
-        room = memoryview(bytearray(min(1 << 20, max(1, length))))
         good = self.hasher.copy()
         for end, digits in (*proofs, (length, "")):
-            while self.hasher.length < min(end, length):
-                count = self.readinto(room[: min(end, length) - self.hasher.length]) or 0
-                self.hasher.update(room[:count])
-                if not count:
-                    break
+            self.hasher.read(self.fileno(), self.hasher.length, max(0, min(end, length) - self.hasher.length))
             if self.hasher.length != end or (digits and self.hasher.proof() != (end, digits)):
                 break
             good = self.hasher.copy()
@@ -129,14 +154,6 @@ class DigestingFile(io.FileIO):
 def _write_at(file: io.FileIO, offset: int, block: memoryview) -> int:
     if hasattr(os, "pwrite"):
         return os.pwrite(file.fileno(), block, offset)
-    with _SEEKING:  # Windows
+    with SEEKING:  # Windows
         file.seek(offset)
         return io.FileIO.write(file, block) or 0
-
-
-def _read_at(file: io.FileIO, offset: int, room: memoryview) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(file.fileno(), [room], offset)
-    with _SEEKING:
-        file.seek(offset)
-        return file.readinto(room) or 0

@@ -5,16 +5,32 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, Final
 
 from framefetch.models import Digest
+from framefetch.native.at_once import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-__all__ = ["Hasher", "algorithms_for", "hash_file"]
+__all__ = ["SEEKING", "Hasher", "algorithms_for", "digests_of_all", "hash_file"]
 
 BLOCK = 1 << 20
+#: Bytes after which whoever digests a file can be stopped.
+STRETCH = 8 << 20
+#: Held where a place in a file can be read or written only by going there: on Windows.
+SEEKING = threading.Lock()
+
+
+class _Room(threading.local):
+    """Memory of a thread of its own, to read files into."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BLOCK))
+
+
+ROOM: Final = _Room()
 
 
 class Hasher:
@@ -30,7 +46,7 @@ class Hasher:
 
     def __init__(self, algorithms: Iterable[str]) -> None:
         self._hashers: list[tuple[str, Any]] = [
-            (name, hashlib.md5(usedforsecurity=False) if name == "md5" else hashlib.new(name)) for name in algorithms
+            (name, at_once.Md5() if name == "md5" else hashlib.new(name)) for name in algorithms
         ]
         self.length = 0
 
@@ -44,6 +60,53 @@ class Hasher:
         for _, hasher in self._hashers:
             hasher.update(block)
         self.length += len(block)
+
+    def read(self, source: int, offset: int, most: int) -> int:
+        """Take at most so many bytes of a file from some place on; return how many there were.
+
+        Raises
+        ------
+        OSError
+            Where they cannot be read.
+        """
+        count = 0
+        if self.pours and hasattr(os, "preadv"):
+            count, error = self._hashers[0][1].read(source, offset, ROOM.view, most)
+            self.length += count
+            if error:
+                raise OSError(error, os.strerror(error))
+        else:
+            while count < most and (read := _read_at(source, offset + count, ROOM.view[: most - count])):
+                self.update(ROOM.view[:read])
+                count += read
+        return count
+
+    @property
+    def pours(self) -> bool:
+        """Whether it can take what it reads and writes by itself: there is no other digest than MD5."""
+        return self.algorithms == ("md5",)
+
+    def write(self, target: int, block: bytes | bytearray | memoryview) -> None:
+        """Write the next bytes to a descriptor, all of them, and take them.
+
+        Raises
+        ------
+        OSError
+            Where they cannot be written; then they are not taken.
+        """
+        hashers = iter(self._hashers)
+        _, first = next(hashers)
+        if error := first.write(target, block):
+            raise OSError(error, os.strerror(error))
+        for _, hasher in hashers:
+            hasher.update(block)
+        self.length += len(block)
+
+    def pour(self, source: int, target: int, room: memoryview, most: int, seconds: float) -> tuple[int, bool, int, int]:
+        """Read from one descriptor, write to another, and take what was written: see `framefetch.native.plain`."""
+        poured: tuple[int, bool, int, int] = self._hashers[0][1].pour(source, target, room, most, seconds)
+        self.length += poured[0]
+        return poured
 
     def copy(self) -> Hasher:
         """Return another that has taken the same bytes."""
@@ -59,6 +122,27 @@ class Hasher:
     def digests(self) -> tuple[Digest, ...]:
         """Return the digests of all bytes so far."""
         return tuple([Digest(name, hasher.hexdigest()) for name, hasher in self._hashers])
+
+
+def digests_of_all(bodies: Iterable[tuple[bytes, Collection[Digest]]]) -> list[tuple[Digest, ...]]:
+    """Return the digests of whole bodies, each with those that the table states: MD5, and what else is stated."""
+    bodies = list(bodies)
+    found = []
+    for (body, stated), md5 in zip(bodies, at_once.md5_all([body for body, _ in bodies]), strict=True):
+        digests: tuple[Digest, ...] = ()
+        says_more = False
+        for one in stated:
+            if one.algorithm != "md5":
+                says_more = True
+            elif one.hex == md5:
+                digests = (one,)
+        digests = digests or (Digest("md5", md5),)
+        if says_more:
+            others = Hasher(algorithms_for(stated)[1:])
+            others.update(body)
+            digests += others.digests()
+        found.append(digests)
+    return found
 
 
 def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
@@ -85,10 +169,18 @@ def hash_file(path: str, algorithms: Iterable[str], stopped: Callable[[], bool] 
     """
     hasher = Hasher(algorithms)
     with open(path, "rb", buffering=0) as file:
-        block = bytearray(BLOCK)
-        view = memoryview(block)
-        while count := file.readinto(block):
-            hasher.update(view[:count])
+        while hasher.read(file.fileno(), hasher.length, STRETCH):
             if stopped is not None and stopped():
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
     return hasher.digests()
+
+
+def _read_at(source: int, offset: int, room: memoryview) -> int:
+    """Read bytes of a file from some place on, at most as many as there is room for; return how many."""
+    if hasattr(os, "preadv"):
+        return os.preadv(source, [room], offset)
+    with SEEKING:
+        os.lseek(source, offset, os.SEEK_SET)
+        data = os.read(source, len(room))
+    room[: len(data)] = data
+    return len(data)

@@ -24,16 +24,18 @@ from aiofiles.threadpool import wrap
 
 from framefetch.errors import FramefetchError, StorageError, UnsafePath
 from framefetch.models import Digest, Entity, Entry, Receipt, Request, Verified
+from framefetch.native.at_once import at_once
 from framefetch.store.digesting import OPEN_NEW, DigestingFile
-from framefetch.store.digests import Hasher, algorithms_for, hash_file
+from framefetch.store.digests import algorithms_for, digests_of_all, hash_file
 from framefetch.store.kept import KeptParts
 from framefetch.store.parts import Left, Part, to_the_end, verdict
 from framefetch.store.places import Content, Places, remove, translate_oserror
 from framefetch.store.schema import boot_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from framefetch.native.plain import Stat
     from framefetch.store.journal import Journal
     from framefetch.store.sidecar import Sidecar
 
@@ -240,12 +242,17 @@ class FileStore:
     def save_here(self, bodies: Sequence[SmallBody]) -> list[Receipt | FramefetchError]:
         """Save as `save` does, in the thread that calls."""
         results: dict[int, Receipt | FramefetchError] = {}
-        ready: dict[int, tuple[str, Content, os.stat_result]] = {}
-        for at, small in enumerate(bodies):
+        contents: dict[int, Content] = {}
+        stated = digests_of_all((small.body, small.request.digests) for small in bodies)
+        for at, (small, digests) in enumerate(zip(bodies, stated, strict=True)):
+            size = len(small.body)
             try:
-                ready[at] = self._write_small(small)
-            except (OSError, FramefetchError) as error:
-                results[at] = _ours(error, f"writing {small.request.path}")
+                verified = verdict(small.request, size, digests, length_known=small.length_known)
+            except FramefetchError as error:
+                results[at] = error
+            else:
+                contents[at] = Content(size, digests, verified, small.etag)
+        ready = self._write_small(bodies, contents, results)
         try:
             self._journal.intend(
                 [
@@ -259,34 +266,28 @@ class FileStore:
                 remove(part)
                 results[at] = failure
             ready = {}
-        for at, (part, content, written) in ready.items():
-            path = bodies[at].request.path
-            try:
-                results[at] = self._places.move_in(part, path, content, written)
-            except (OSError, FramefetchError) as error:
-                remove(part)
-                results[at] = _ours(error, f"publishing {path}")
+        moves = [(part, bodies[at].request.path, content, written) for at, (part, content, written) in ready.items()]
+        for at, move, result in zip(ready, moves, self._places.move_all_in(moves), strict=True):
+            results[at] = result if isinstance(result, Receipt) else _ours(result, f"publishing {move[1]}")
         return [results[at] for at in range(len(bodies))]
 
-    def _write_small(self, small: SmallBody) -> tuple[str, Content, os.stat_result]:
-        hasher = Hasher(algorithms_for(small.request.digests))
-        hasher.update(small.body)
-        digests = hasher.digests()
-        verified = verdict(small.request, len(small.body), digests, length_known=small.length_known)
-        part = self.new_path()
-        handle = os.open(part, OPEN_NEW, 0o666)
-        try:
-            try:
-                view = memoryview(small.body)
-                while view:
-                    view = view[os.write(handle, view) :]
-                written = os.fstat(handle)
-            finally:
-                os.close(handle)  # a full disk or quota may show itself only here
-        except BaseException:
-            remove(part)
-            raise
-        return part, Content(len(small.body), digests, verified, small.etag), written
+    def _write_small(
+        self,
+        bodies: Sequence[SmallBody],
+        contents: Mapping[int, Content],
+        results: dict[int, Receipt | FramefetchError],
+    ) -> dict[int, tuple[str, Content, Stat]]:
+        """Write those bodies into parts; put into the results why one could not be written."""
+        ready: dict[int, tuple[str, Content, Stat]] = {}
+        paths = [self.new_path() for _ in contents]
+        written = at_once.write_new(paths, [bodies[at].body for at in contents])
+        for (at, content), path, found in zip(contents.items(), paths, written, strict=True):
+            if isinstance(found, int):
+                error = OSError(found, os.strerror(found), path)
+                results[at] = translate_oserror(error, f"writing {bodies[at].request.path}")
+            else:
+                ready[at] = path, content, found
+        return ready
 
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part of this store; blocking."""

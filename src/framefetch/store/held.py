@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "HeldCheck", "HeldReport", "State", "judge", "unchanged"]
 
 LOOKUP_ROWS = 4096
-HASH_THREADS = 2
+HASH_THREADS = 4
 
 
 class State(Enum):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from framefetch.errors import DigestMismatch, ResourceChanged
 from framefetch.models import Digest, Entity, Receipt, Request, Verified
-from framefetch.store.digests import Hasher
 from framefetch.store.extents import Extents
 from framefetch.store.places import Content, remove, translate_oserror
 from framefetch.store.sidecar import Sidecar, write_sidecar
@@ -164,7 +163,7 @@ class Part:
         """
         try:
             await to_the_end(self._file.write(block))
-            if self._sidecar is not None and self.length - self._sidecar.proved >= PROVE_BYTES:
+            if self._proof_is_due:
                 await self._store.run(self._prove, self._store.boot)
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
@@ -187,11 +186,34 @@ class Part:
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
+    def flows_at(self, offset: int) -> bool:
+        """Return whether bytes can go in there straight from a socket: behind all others, and digested by MD5 alone."""
+        return self._raw.hasher.pours and offset == self.length and not self.scattered
+
+    def flow(self, give: Callable[..., int], most: int, seconds: float) -> int:
+        """Append what somebody gives, at one go; return how many bytes. Blocking, for who yields to `pour`.
+
+        Parameters
+        ----------
+        give : callable
+            Called with what takes the bytes of a descriptor, see `DigestingFile.pour`, and with the next two.
+        most, seconds : int, float
+            Bytes at most; the time after which not to go on.
+        """
+        count = give(self._raw.pour, most, seconds)
+        if self._proof_is_due:
+            self._prove(self._store.boot)
+        return count
+
+    @property
+    def _proof_is_due(self) -> bool:
+        return self._sidecar is not None and self.length - self._sidecar.proved >= PROVE_BYTES
+
     def _pour(self, blocks: Iterable[tuple[int, bytes | memoryview]]) -> None:
         for offset, block in blocks:
             if offset == self.length and not self.scattered:
                 self._raw.write(block)
-                if self._sidecar is not None and self.length - self._sidecar.proved >= PROVE_BYTES:
+                if self._proof_is_due:
                     self._prove(self._store.boot)
             else:
                 self._write_at(offset, block)
@@ -284,7 +306,7 @@ class Part:
 
     def _prove(self, boot: str) -> None:
         """Add a proof of what is there from the beginning on."""
-        proof = self._raw.hasher.proof()
+        proof = self._raw.proof()
 
         def add(sidecar: Sidecar) -> Sidecar:
             proofs = sidecar.proofs if sidecar.proved >= proof[0] else (*sidecar.proofs, proof)

@@ -10,10 +10,18 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from framefetch.errors import DiskFull, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
+from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
 from framefetch.models import Digest, Receipt, Verified
+from framefetch.native.at_once import at_once
+from framefetch.native.plain import rename, stat_of
 from framefetch.store.digests import hash_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from framefetch.native.plain import Stat
 
 __all__ = ["Content", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
 
@@ -123,12 +131,52 @@ class Places:
         OSError
             Where there is none.
         """
-        found = os.lstat(self.absolute(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise TargetBlocked(f"{path} is not a file any more")
-        return Receipt(found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode_of(found), digests, verified, etag)
+        return _receipt(path, Content(-1, digests, verified, etag), stat_of(os.lstat(self.absolute(path))))
 
-    def move_in(self, part: str, path: str, content: Content, written: os.stat_result | None = None) -> Receipt:
+    def move_all_in(self, parts: Sequence[tuple[str, str, Content, Stat]]) -> list[Receipt | OSError | FramefetchError]:
+        """Give finished parts their final names, at one go as far as nothing is in the way; blocking.
+
+        Parameters
+        ----------
+        parts : sequence of tuple
+            For each what `move_in` takes.
+
+        Returns
+        -------
+        list
+            For each its receipt, or why it could not be moved; then it is removed.
+        """
+        results: dict[int, Receipt | OSError | FramefetchError] = {}
+        ready: list[int] = []
+        for at, (part, path, content, written) in enumerate(parts):
+            try:
+                _require_whole(path, content, written)
+                self.ensure_folder(path.rpartition("/")[0])
+            except (OSError, FramefetchError) as error:
+                remove(part)  # at once: the folder of the next may need what this one took
+                results[at] = error
+            else:
+                ready.append(at)
+        moved = at_once.move_new([parts[at][0] for at in ready], [self.absolute(parts[at][1]) for at in ready])
+        for at, found in zip(ready, moved, strict=True):
+            try:
+                results[at] = self._moved(*parts[at], found)
+            except (OSError, FramefetchError) as error:
+                remove(parts[at][0])
+                results[at] = error
+        return [results[at] for at in range(len(parts))]
+
+    def _moved(self, part: str, path: str, content: Content, written: Stat, found: Stat | int) -> Receipt:
+        """Return the receipt of what was moved; what is in the way is dealt with."""
+        if not isinstance(found, int):
+            return _published(path, content, written, found)
+        if found == errno.EEXIST:
+            return self.move_in(part, path, content, written)
+        if found == errno.ENOENT:
+            raise _taken_away(path)
+        raise OSError(found, os.strerror(found), part, None, self.absolute(path))
+
+    def move_in(self, part: str, path: str, content: Content, written: Stat | None = None) -> Receipt:
         """Give a finished part its final name; blocking.
 
         Parameters
@@ -139,7 +187,7 @@ class Places:
             Where it belongs, relative to the cache.
         content : Content
             What its bytes are.
-        written : stat_result, optional
+        written : Stat, optional
             What the system says of it, from who has just written it.
 
         Raises
@@ -148,31 +196,20 @@ class Places:
             Where something stands in the way, or the disk refuses.
         """
         try:
-            written = written or os.lstat(part)
+            written = written or stat_of(os.lstat(part))
         except FileNotFoundError as error:
             raise _taken_away(path) from error
-        if written.st_size != content.size:
-            raise StorageError(
-                f"expected {content.size:,} bytes on the disk for {path}, it has {written.st_size:,}; is it full?"
-            )
+        _require_whole(path, content, written)
         target = self.absolute(path)
         self.ensure_folder(path.rpartition("/")[0])
         self._make_way(path, target, content)
         try:
-            _rename(part, target)
+            rename(part, target)
         except IsADirectoryError as error:
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
         except FileNotFoundError as error:
             raise _taken_away(path) from error
-        receipt = self.receipt(path, content.digests, content.verified, content.etag)
-        same = receipt.mtime_ns == written.st_mtime_ns or receipt.inode == inode_of(written)
-        if receipt.size != written.st_size or not same:
-            # These digests belong to bytes that are not there any more. A network file system may set the time anew
-            # when a file is closed, and there are some that number a file by its name: one of the two must agree.
-            failure = StorageError(f"{path} was replaced by another process the moment it was published")
-            failure.retryable = True
-            raise failure
-        return receipt
+        return _published(path, content, written, stat_of(os.lstat(target)))
 
     def _make_way(self, path: str, target: str, content: Content) -> None:
         """Set a file aside that stands at the target and is not ours; a link is replaced, a folder is left alone."""
@@ -241,13 +278,31 @@ class Places:
         self._folders.add(folder)
 
 
-def _rename(part: str, target: str) -> None:
-    try:
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno != getattr(errno, "ESTALE", None):
-            raise
-        os.replace(part, target)  # a network file system remembered a folder that is another one by now; it looks again
+def _require_whole(path: str, content: Content, written: Stat) -> None:
+    if written[1] != content.size:
+        raise StorageError(
+            f"expected {content.size:,} bytes on the disk for {path}, it has {written[1]:,}; is it full?"
+        )
+
+
+def _receipt(path: str, content: Content, found: Stat) -> Receipt:
+    mode, size, mtime_ns, ctime_ns, inode = found
+    if not stat.S_ISREG(mode):
+        raise TargetBlocked(f"{path} is not a file any more")
+    return Receipt(size, mtime_ns, ctime_ns, inode & _INODE_BITS, content.digests, content.verified, content.etag)
+
+
+def _published(path: str, content: Content, written: Stat, found: Stat) -> Receipt:
+    """Return the receipt for what stands at a path, if that is what was written."""
+    receipt = _receipt(path, content, found)
+    _, size, mtime_ns, _, inode = written
+    if receipt.size != size or (receipt.mtime_ns != mtime_ns and receipt.inode != inode & _INODE_BITS):
+        # These digests belong to bytes that are not there any more. A network file system may set the time anew
+        # when a file is closed, and there are some that number a file by its name: one of the two must agree.
+        failure = StorageError(f"{path} was replaced by another process the moment it was published")
+        failure.retryable = True
+        raise failure
+    return receipt
 
 
 def _taken_away(path: str) -> StorageError:

@@ -199,6 +199,7 @@ ON_FILE(SIZE, ftruncate64, (int fd, off64_t size), (fd, size), "size", fd, size,
         LEAVE(done); }
 ON_PATH(RENAME, "rename", rename, (const char *a, const char *b), (a, b), a, b)
 ON_PATH(RENAME, "rename", renameat, (int i, const char *a, int j, const char *b), (i, a, j, b), a, b)
+ON_PATH(RENAME, "rename", renameat2, (int i, const char *a, int j, const char *b, unsigned k), (i, a, j, b, k), a, b)
 ON_PATH(CREATE, "link", link, (const char *a, const char *b), (a, b), a, b)
 ON_PATH(CREATE, "link", linkat, (int i, const char *a, int j, const char *b, int k), (i, a, j, b, k), a, b)
 ON_PATH(UNLINK, "unlink", unlink, (const char *a), (a), a, NULL)

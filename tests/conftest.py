@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 
 from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch.native import plain
+from framefetch.sources import loan
+from framefetch.store import digests, files, places
 from framefetch.warehouse import WarehouseThread, hdf5_file
 from tests.faults.disk.bench import Bench
 from tests.nginx import Nginx
@@ -51,6 +54,13 @@ def shared_data() -> Path:
 def fixture_data() -> Path:
     """Return the small real files that the repository carries."""
     return Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything done a call at a time, as where there is no module in C; a test can stand between the calls."""
+    for module in (digests, files, loan, places):
+        monkeypatch.setattr(module, "at_once", plain)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from framefetch.engine.courier import Courier, Parcel
 from framefetch.engine.dispatch import Dispatch
 from framefetch.errors import DiskFull
 from framefetch.sources.loan import Ear
-from framefetch.store.files import FileStore
+from framefetch.store import files
 from framefetch.warehouse import CONTINUE, Chunked, Reply, Serve, Stop, WarehouseThread, gzipped
 from tests.conftest import EAGER
 
@@ -27,10 +28,12 @@ BODIES = [bytes([at]) * (1000 + at) for at in range(FILES)]
 NAMES = [f"/{at:03}.bin" for at in range(FILES)]
 
 
-@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+@pytest.fixture(params=["uvloop", "asyncio", "call by call"], autouse=True)
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "asyncio":
         monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
+    if request.param == "call by call":
+        request.getfixturevalue("plainly")
 
 
 @pytest.fixture(autouse=True)
@@ -242,14 +245,14 @@ def test_a_stop_keeps_what_is_there_and_ends_the_thread(shelf, tmp_path, carried
 
 
 def test_a_full_disk_ends_the_run_with_one_error(shelf, tmp_path, monkeypatch, carried) -> None:
-    write = FileStore._write_small
+    write = files.at_once.write_new
 
-    def refuse(self, small):
-        if len(carried) > 20:
-            raise OSError(28, "No space left on device")
-        return write(self, small)
+    def refuse(paths, bodies):
+        return [28] * len(paths) if len(carried) > 20 else write(paths, bodies)
 
-    monkeypatch.setattr(FileStore, "_write_small", refuse)
+    changed = SimpleNamespace(**{name: getattr(files.at_once, name) for name in dir(files.at_once)})
+    changed.write_new = refuse
+    monkeypatch.setattr(files, "at_once", changed)
     with (
         MetadataCache(table(shelf), tmp_path, options=replace(EAGER, limits=Limits(per_host=2))) as cache,
         pytest.raises(DiskFull) as caught,

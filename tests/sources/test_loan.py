@@ -12,9 +12,10 @@ import pytest
 from framefetch import Timeouts
 from framefetch.sources.answers import is_overload
 from framefetch.sources.base import Meter
+from framefetch.sources.buffers import ROOM
 from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
-from framefetch.sources.loan import USUAL_HEAD, Answer, Ear, Loan
+from framefetch.sources.loan import EARS, USUAL_HEAD, Answer, Ear, Loan, ask_all
 from framefetch.sources.sockets import readable
 from framefetch.sources.watchdog import Manner
 from framefetch.warehouse import Serve, WarehouseThread, hold
@@ -41,6 +42,18 @@ def ends(manner: Manner) -> Iterator[tuple[Loan, socket.socket]]:
         os.close(handle)
 
 
+def ask(loan: Loan, request: bytes, least: int, most: int) -> bool:
+    return ask_all([(loan, request, least, most)], 0.5) == [True]
+
+
+def hear(loan: Loan, now: float) -> Answer | None:
+    """Let a connection take what has come, as a thread does."""
+    try:
+        return loan.take(os.read(loan.handle, 1 << 20), now)
+    except OSError as error:
+        return loan.take(error.errno, now)
+
+
 def sent(loan: Loan, end: socket.socket, data: bytes) -> None:
     """Send bytes, and return when the loan's end has them."""
     end.sendall(data)
@@ -55,14 +68,14 @@ def heard(loan: Loan, end: socket.socket, *pieces: bytes) -> list[Answer | None]
     answers = []
     for piece in pieces:
         sent(loan, end, piece)
-        answers.append(loan.hear(1.0))
+        answers.append(hear(loan, 1.0))
     return answers
 
 
 def test_a_plain_answer_is_taken_whole_and_the_next_request_can_follow(ends) -> None:
     loan, end = ends
     for number in (1, 2):
-        assert loan.ask(ASK, 0, 1 << 20, now=0.5)
+        assert ask(loan, ASK, 0, 1 << 20)
         assert end.recv(100) == ASK
         assert heard(loan, end, HEAD + BODY) == [Answer(BODY, '"a"')]
         assert (loan.answered, loan.asked, loan.is_odd, bytes(loan.received)) == (number, False, False, b"")
@@ -71,7 +84,7 @@ def test_a_plain_answer_is_taken_whole_and_the_next_request_can_follow(ends) -> 
 @pytest.mark.parametrize("size", [1, 7, 53, 4000])
 def test_an_answer_in_pieces_is_the_same(ends, manner, size) -> None:
     loan, end = ends
-    loan.ask(ASK, 10_240, 10_240, now=0.5)
+    ask(loan, ASK, 10_240, 10_240)
     data = HEAD + BODY
     answers = heard(loan, end, *(data[at : at + size] for at in range(0, len(data), size)))
     assert answers == [None] * (len(answers) - 1) + [Answer(BODY, '"a"')]
@@ -103,9 +116,9 @@ def test_an_answer_in_pieces_is_the_same(ends, manner, size) -> None:
 )
 def test_whatever_is_not_plain_is_left_with_all_that_came(ends, data) -> None:
     loan, end = ends
-    loan.ask(ASK, 3, 100, now=0.5)
+    ask(loan, ASK, 3, 100)
     sent(loan, end, data)
-    while loan.hear(1.0) is None and not loan.is_odd:
+    while hear(loan, 1.0) is None and not loan.is_odd:
         pass
     assert loan.is_odd
     assert loan.asked
@@ -116,7 +129,7 @@ def test_whatever_is_not_plain_is_left_with_all_that_came(ends, data) -> None:
 
 def test_a_host_that_is_asked_too_much_is_seen_at_once(ends) -> None:
     loan, end = ends
-    loan.ask(ASK, 0, 100, now=0.5)
+    ask(loan, ASK, 0, 100)
     heard(loan, end, b"HTTP/1.1 403 Forbidden\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\n")
     assert loan.head is not None
     assert is_overload(loan.head)
@@ -133,21 +146,21 @@ def test_nothing_is_asked_on_a_connection_that_speaks_first(ends, how) -> None:
         end.close()
     while not readable(loan.handle)():
         pass
-    assert not loan.ask(ASK, 0, 1 << 20, now=0.5)
+    assert not ask(loan, ASK, 0, 1 << 20)
     assert not loan.asked
-    assert loan.hear(1.0) is None
+    assert hear(loan, 1.0) is None
     assert loan.is_odd
 
 
 def test_the_reason_of_a_break_is_kept(ends) -> None:
     loan, end = ends
-    loan.ask(ASK, 0, 1 << 20, now=0.5)
+    ask(loan, ASK, 0, 1 << 20)
     heard(loan, end, HEAD + BODY[:100])
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end.close()
     while not readable(loan.handle)():
         pass
-    assert loan.hear(2.0) is None
+    assert hear(loan, 2.0) is None
     assert isinstance(loan.error, ConnectionResetError)
     assert (loan.is_odd, bytes(loan.received), loan.heard) == (True, HEAD + BODY[:100], 1.0)
 
@@ -155,7 +168,7 @@ def test_the_reason_of_a_break_is_kept(ends) -> None:
 def test_what_the_socket_does_not_take_of_a_request_is_kept(ends) -> None:
     loan, end = ends
     request = b"x" * (32 << 20)
-    assert loan.ask(request, 0, 1 << 20, now=0.5)
+    assert ask(loan, request, 0, 1 << 20)
     assert loan.is_odd
     assert loan.asked
     assert 0 < len(loan.unsent) < len(request)
@@ -170,9 +183,9 @@ def test_an_ear_hears_those_it_has_and_can_be_woken(ends) -> None:
     loan, end = ends
     ear = Ear()
     ear.add(loan)
-    loan.ask(ASK, 0, 1 << 20, now=0.5)
+    ask(loan, ASK, 0, 1 << 20)
     sent(loan, end, HEAD)
-    assert list(ear.listen(10)) == [loan]
+    assert list(ear.listen(10)) == [(loan, HEAD)]
     ear.drop(loan)
     ear.drop(loan)
     ringing = threading.Timer(0.01, ear.ring)
@@ -181,6 +194,31 @@ def test_an_ear_hears_those_it_has_and_can_be_woken(ends) -> None:
     ringing.join()
     assert list(ear.listen(0)) == []
     ear.close()
+
+
+def test_an_ear_knows_whether_it_has_heard_all() -> None:
+    ear, pairs, loans = Ear(), [], []
+    for _ in range(EARS + 1):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        pairs += [ours, theirs]
+        loans.append(Loan(ours.fileno(), Manner()))
+        ear.add(loans[-1])
+        theirs.sendall(b"a")
+    first = list(ear.listen(0))
+    assert (len(first), ear.has_more) == (EARS, True)
+    second = list(ear.listen(0))
+    assert ({loan for loan, _ in (*first, *second)}, ear.has_more) == (set(loans), False)
+    room = ROOM.view
+    try:
+        ROOM.view = room[:3]
+        pairs[1].sendall(b"abc")
+        assert (list(ear.listen(0)), ear.has_more) == ([(loans[0], b"abc")], True)
+    finally:
+        ROOM.view = room
+    ear.close()
+    for end in pairs:
+        end.close()
 
 
 def test_behind_a_connection_that_has_ended_the_one_that_has_not_is_lent() -> None:
@@ -202,8 +240,8 @@ def test_behind_a_connection_that_has_ended_the_one_that_has_not_is_lent() -> No
         loan = source.lend(warehouse.url("/a"))
         assert loan is not None
         assert source.lend(warehouse.url("/a")) is None
-        assert loan.ask(source.request(warehouse.url("/a")), 0, 1 << 20, now=0.5)
-        while (answer := loan.hear(1.0)) is None:
+        assert ask(loan, source.request(warehouse.url("/a")), 0, 1 << 20)
+        while (answer := hear(loan, 1.0)) is None:
             assert not loan.is_odd
         assert answer.body == BODY
         source.take_back(loan)
@@ -232,8 +270,8 @@ def test_an_exchange_that_a_thread_began_is_gone_on_with() -> None:
             assert await body.read() == BODY
         loan = source.lend(url)
         assert loan is not None
-        assert loan.ask(source.request(url), 0, 100, now=0.5)
-        while loan.hear(1.0) is None and not loan.is_odd:
+        assert ask(loan, source.request(url), 0, 100)
+        while hear(loan, 1.0) is None and not loan.is_odd:
             pass
         async with source.open(url, meter, begun=loan) as body:
             assert body.length == len(BODY)

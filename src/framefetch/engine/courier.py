@@ -11,6 +11,7 @@ with any other.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from framefetch.engine.content import ContentCheck
 from framefetch.errors import ContentMismatch, FramefetchError
 from framefetch.sources.answers import is_overload
-from framefetch.sources.loan import CAN_LEND, Ear, Loan
+from framefetch.sources.loan import CAN_LEND, Ear, Loan, ask_all
 from framefetch.store.files import SmallBody, to_the_end
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class Courier:
         # The thread's own:
         self._ear: Ear | None = None
         self._out: dict[Loan, Trip] = {}
+        self._heard: deque[tuple[Loan, bytes | int]] = deque()
+        self._asking: list[tuple[Trip, bytes, Errand]] = []
         self._parcels: list[Parcel] = []
         self._bytes = 0
         self._homeward: list[Trip] = []
@@ -246,25 +249,31 @@ class Courier:
             while not self._ending:
                 self._look_round(ear)
         finally:
+            for loan, _ in self._heard:
+                loan.error = OSError(errno.ECONNABORTED, "what came of the answer was lost")
             for trip in (*self._out.values(), *self._inbox):
                 ear.drop(trip.loan)
                 self._homeward.append(trip)
             self._save()
 
     def _look_round(self, ear: Ear) -> None:
-        busy = False
-        for loan in ear.listen(self._next_look()):
-            busy = True
+        self._heard.extend(ear.listen(self._next_look()))
+        busy = bool(self._heard)
+        now = time.monotonic()
+        while self._heard:
+            loan, data = self._heard[0]
             if (trip := self._out.get(loan)) is not None:
-                self._hear(trip, ear)
-            if len(self._parcels) >= LOT or self._bytes >= LOT_BYTES:
-                self._save()
+                self._hear(trip, data, now, ear)
+            self._heard.popleft()
         while self._inbox:
             self._begin(self._inbox.popleft(), ear)
         while self._called:
             self._look(self._called.popleft(), ear)
-        self._give_up_the_slow(ear)
-        if self._homeward or (self._parcels and not busy):
+        self._ask(ear)
+        if not ear.has_more:  # else some may only seem to be slow
+            self._give_up_the_slow(ear)
+        is_lot = len(self._parcels) >= LOT or self._bytes >= LOT_BYTES
+        if is_lot or self._homeward or (self._parcels and not busy):
             self._save()
 
     def _next_look(self) -> float:
@@ -283,10 +292,10 @@ class Courier:
         except OSError:  # the system listens to so many for each user, or has no memory for it
             self._bring_home(trip, ear)
         else:
-            self._go(trip, trip.errand, ear)
+            self._go(trip, trip.errand)
 
-    def _go(self, trip: Trip, errand: Errand | None, ear: Ear) -> None:
-        """Send a connection on an errand; where it cannot go it comes home, with the errand."""
+    def _go(self, trip: Trip, errand: Errand | None) -> None:
+        """Send a connection on an errand, with the next `_ask`."""
         trip.errand = errand
         if errand is None:
             self._out[trip.loan] = trip
@@ -297,10 +306,17 @@ class Courier:
             return
         self._out.pop(trip.loan, None)
         self._out[trip.loan] = trip  # behind all others: they stand in the order in which they were sent
-        loan = trip.loan
-        request = trip.host.source.request(errand.job.url)
-        if not loan.ask(request, errand.least, errand.most, time.monotonic()) or loan.is_odd:
-            self._bring_home(trip, ear)
+        self._asking.append((trip, trip.host.source.request(errand.job.url), errand))
+
+    def _ask(self, ear: Ear) -> None:
+        """Ask for all that is to be asked for; a connection that cannot go comes home, with its errand."""
+        asking, self._asking = self._asking, []
+        if not asking:
+            return
+        asks = [(trip.loan, request, errand.least, errand.most) for trip, request, errand in asking]
+        for (trip, *_), went in zip(asking, ask_all(asks, time.monotonic()), strict=True):
+            if not went or trip.loan.is_odd:
+                self._bring_home(trip, ear)
 
     def _next(self, trip: Trip, ear: Ear) -> None:
         """Let a connection that is free go on, or home."""
@@ -314,9 +330,9 @@ class Courier:
             if host.over:
                 self._bring_home(trip, ear)
             else:
-                self._go(trip, None, ear)
+                self._go(trip, None)
         else:
-            self._go(trip, errand, ear)
+            self._go(trip, errand)
 
     def _look(self, host: Host, ear: Ear) -> None:
         """Let those that rest go on, or home."""
@@ -325,11 +341,10 @@ class Courier:
             if trip.loan in self._out and trip.errand is None:
                 self._next(trip, ear)
 
-    def _hear(self, trip: Trip, ear: Ear) -> None:
+    def _hear(self, trip: Trip, data: bytes | int, now: float, ear: Ear) -> None:
         loan, errand = trip.loan, trip.errand
-        now = time.monotonic()
         began = loan.asked_at
-        answer = loan.hear(now)
+        answer = loan.take(data, now)
         if answer is None or errand is None:
             if loan.is_odd:
                 trip.host.refuses = trip.host.refuses or (loan.head is not None and is_overload(loan.head))

@@ -9,27 +9,31 @@ with all that it has received, so that the loop goes on with it as if the reques
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.errors import ProtocolError
+from framefetch.native.at_once import at_once
 from framefetch.sources.answers import plain_length
 from framefetch.sources.buffers import ROOM
-from framefetch.sources.sockets import readable
 from framefetch.sources.wire import Head, parse_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from framefetch.sources.watchdog import Manner
 
-__all__ = ["CAN_LEND", "Answer", "Ear", "Loan"]
+__all__ = ["CAN_LEND", "Answer", "Ear", "Loan", "ask_all"]
 
 #: Whether a thread can listen to many sockets by their numbers.
 CAN_LEND: Final = hasattr(select, "epoll") and hasattr(os, "eventfd")
+#: Connections that are heard at a time.
+EARS: Final = 64
 #: Bytes of a head that is still to end; the loop is patient with those that are longer.
 USUAL_HEAD: Final = 8192
+_NOTHING_YET: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
 class Answer(NamedTuple):
@@ -59,7 +63,7 @@ class Loan:
         When it was sent, and when something came of the answer last; by the monotonic clock.
     unsent : bytes
         What the socket did not take of the request.
-    received : bytearray
+    received : bytes
         What has come of the answer.
     is_odd : bool
         Whether the loop has to go on with it.
@@ -71,7 +75,6 @@ class Loan:
 
     __slots__ = (
         "_end",
-        "_is_readable",
         "_least",
         "_manner",
         "_most",
@@ -91,60 +94,51 @@ class Loan:
     def __init__(self, handle: int, manner: Manner) -> None:
         self.handle = handle
         self._manner = manner
-        self._is_readable = readable(handle)
         self._start = self._end = self._least = self._most = 0
         self.answered = 0
         self.asked = self.is_odd = False
         self.asked_at = self.heard = 0.0
-        self.received = bytearray()
+        self.received = b""
         self.unsent = b""
         self.head: Head | None = None
         self.error: OSError | None = None
 
-    def ask(self, request: bytes, least: int, most: int, now: float) -> bool:
-        """Send a request for a file of so many bytes.
+    def sent(self, request: bytes, count: int, least: int, most: int, now: float) -> bool:
+        """Note how many bytes of a request for a file of so many bytes were sent, or -1.
 
         Returns
         -------
         bool
             False where it was not sent, as the connection has ended or speaks without being asked.
         """
-        if self._is_readable():
-            return False
-        try:
-            sent = os.write(self.handle, request)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
+        if count < 0:
             return False
         self.asked = True
         self._least, self._most = least, most
         self.asked_at = self.heard = now
-        if sent < len(request):
-            self.unsent = request[sent:]
+        if count < len(request):
+            self.unsent = request[count:]
             self.is_odd = True
         return True
 
-    def hear(self, now: float) -> Answer | None:
-        """Read what has come; return the answer when it is whole, None where more is to come or it `is_odd`."""
-        room = ROOM.view
-        try:
-            count = os.readv(self.handle, [room])
-        except (BlockingIOError, InterruptedError):
+    def take(self, heard: bytes | int, now: float) -> Answer | None:
+        """Take what has come, or the number of an error; return the answer when it is whole.
+
+        Where it is not, more is to come, or it `is_odd`.
+        """
+        if isinstance(heard, int):
+            if heard not in _NOTHING_YET:
+                self.error, self.is_odd = OSError(heard, os.strerror(heard)), True
             return None
-        except OSError as error:
-            self.error, self.is_odd = error, True
-            return None
-        if not count or not self.asked:
+        if not heard or not self.asked:
             # An end, which the loop will see too; or bytes that nobody asked for, which are read as such.
-            self.received += room[:count]
+            self.received += heard
             self.is_odd = True
             return None
         self.heard = now
-        if self.received:
-            self.received += room[:count]
-        else:
-            self.received = bytearray(room[:count])
+        if not self.received and (plain := at_once.plain_answer(heard)) and self._least <= len(plain[0]) <= self._most:
+            return self._answered(*plain)
+        self.received = self.received + heard if self.received else heard
         data = self.received
         if self.head is None and not self._take_head(data):
             return None
@@ -154,19 +148,21 @@ class Loan:
             self.is_odd = True
             return None
         assert self.head is not None
-        answer = Answer(bytes(memoryview(data)[self._start :]), self.head.get("etag"))
-        self.asked, self.head, self.received = False, None, bytearray()
+        return self._answered(data[self._start :], self.head.get("etag"))
+
+    def _answered(self, body: bytes, etag: str | None) -> Answer:
+        self.asked, self.head, self.received = False, None, b""
         self.answered += 1
         self._manner.ended += 1
-        return answer
+        return Answer(body, etag)
 
-    def _take_head(self, data: bytearray) -> bool:
+    def _take_head(self, data: bytes) -> bool:
         end = data.find(b"\r\n\r\n")
         if end < 0:
             self.is_odd = len(data) > USUAL_HEAD
             return False
         try:
-            self.head = parse_head(bytes(data[:end]))
+            self.head = parse_head(data[:end])
             length = plain_length(self.head)
         except ProtocolError:
             length = None
@@ -178,6 +174,28 @@ class Loan:
         return True
 
 
+def ask_all(asks: Sequence[tuple[Loan, bytes, int, int]], now: float) -> list[bool]:
+    """Send requests at one go.
+
+    Parameters
+    ----------
+    asks : sequence of tuple
+        On which connection, what, and how many bytes the file may have at least and at most.
+    now : float
+        The time, by the monotonic clock.
+
+    Returns
+    -------
+    list of bool
+        False for each that was not sent, as the connection has ended or speaks without being asked.
+    """
+    counts = at_once.ask_all([loan.handle for loan, *_ in asks], [request for _, request, *_ in asks])
+    return [
+        loan.sent(request, count, least, most, now)
+        for (loan, request, least, most), count in zip(asks, counts, strict=True)
+    ]
+
+
 class Ear:
     """Listens to connections on loan, in one thread; others can wake it."""
 
@@ -186,6 +204,8 @@ class Ear:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._bell, select.EPOLLIN)
         self._loans: dict[int, Loan] = {}
+        #: Whether more may have come than could be heard the last time.
+        self.has_more = False
 
     def add(self, loan: Loan) -> None:
         """Listen to a connection."""
@@ -197,13 +217,18 @@ class Ear:
         if self._loans.pop(loan.handle, None) is not None:
             self._poll.unregister(loan.handle)
 
-    def listen(self, seconds: float) -> Iterator[Loan]:
-        """Wait for something to come, or for a ring; yield the connections that it comes from."""
-        for handle, _ in self._poll.poll(seconds):
-            if handle == self._bell:
-                os.eventfd_read(self._bell)
-            elif (loan := self._loans.get(handle)) is not None:
-                yield loan
+    def listen(self, seconds: float) -> Iterator[tuple[Loan, bytes | int]]:
+        """Wait for something to come, or for a ring; yield what has come, or an error, and on which connection.
+
+        See `Loan.take`. What there was no room for is there the next time.
+        """
+        told = at_once.hear_any(self._poll, seconds, ROOM.view)
+        took = sum(len(heard) for _, heard in told if isinstance(heard, bytes))
+        self.has_more = len(told) >= EARS or took >= len(ROOM.view)
+        for handle, heard in told:
+            loan = self._loans.get(handle)
+            if loan is not None:
+                yield loan, heard
 
     def ring(self) -> None:
         """End the wait; from any thread."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.memory import is_handed_back
 from benchmarks.server import find_nginx
+from framefetch.native import plain
+from framefetch.native.at_once import at_once
 
 IN_MEMORY = "/dev/shm"
 PACKAGES = ("framefetch", "aiohttp", "uvloop", "pandas", "numpy", "pyarrow", "parfive", "pooch", "obstore", "pypdl")
@@ -44,6 +46,7 @@ def describe_machine(scratch: str) -> dict[str, Any]:
         "memory_handed_back": is_handed_back(),
         "output_on": _file_system(scratch),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "in_c": at_once is not plain,
         "packages": {name: _package_version(name) for name in PACKAGES},
         "programs": {name: _program_version(name, flags) for name, flags in PROGRAMS.items()},
     }

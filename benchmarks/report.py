@@ -96,6 +96,7 @@ def show_machine(machine: dict[str, Any]) -> str:
     versions = {"python": machine["python"], **machine["packages"], **machine["programs"]}
     load = machine["load_before"][0]
     busy = f"\nwarning: a load of {load:.2f} before the start: others are at work here, even ratios suffer"
+    plain = "" if machine.get("in_c", True) else "\nwarning: framefetch runs without its module in C, see README.md"
     kept = ", free memory kept" if machine.get("memory_handed_back") else ""
     lines = "\n".join(
         [
@@ -104,7 +105,7 @@ def show_machine(machine: dict[str, Any]) -> str:
             ", ".join(f"{name} {number}" for name, number in versions.items() if number is not None),
         ]
     )
-    return lines + (busy if load > BUSY_LOAD else "")
+    return lines + plain + (busy if load > BUSY_LOAD else "")
 
 
 def align(rows: list[tuple[str, ...]]) -> list[str]:

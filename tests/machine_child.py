@@ -14,6 +14,9 @@ from typing import Any
 import pandas as pd
 
 from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch.native import plain
+from framefetch.sources import loan
+from framefetch.store import digests, files, places
 from framefetch.store.writer import CommitWriter
 
 EAGER = RetryPolicy(base=0.0, cap=0.0)
@@ -67,6 +70,8 @@ def mirror(
     if clock:
         right = time.time
         time.time = lambda: right() + clock
+    for module in (digests, files, loan, places):  # a call at a time, so that there is a step between any two
+        vars(module)["at_once"] = plain
     steps = _Steps(kill_at)
     for owner, name in (
         *((os, name) for name in ("replace", "rename", "link", "unlink", "write", "ftruncate", "mkdir")),

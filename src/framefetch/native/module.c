@@ -912,7 +912,7 @@ static PyModuleDef_Slot slots[] = {{Py_mod_exec, begin}, {0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = PyDoc_STR("What the store does without the interpreter."),
+    .m_doc = PyDoc_STR("What is done without the interpreter."),
     .m_methods = functions,
     .m_slots = slots,
 };

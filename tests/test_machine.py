@@ -204,6 +204,7 @@ class Store(RuleBasedStateMachine):
             self.finished.pop((version, at), None)
 
 
+@pytest.mark.timeout(1800)  # the long form takes ten minutes
 def test_histories(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short in every run; `--full` tries many more."""
     run_state_machine_as_test(

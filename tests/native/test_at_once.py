@@ -2,13 +2,17 @@
 
 import errno
 import hashlib
+import importlib.util
 import os
 import random
 import select
+import shutil
 import socket
 import stat
 import struct
+import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from framefetch.native import plain
 from framefetch.native.at_once import at_once
 from framefetch.sources.answers import plain_length
 from framefetch.sources.wire import parse_head
+from tests.conftest import needed
 
 #: Where the module in C must be: what CI runs on, and what is measured.
 IS_HOME = sys.platform == "linux" and os.uname().machine == "x86_64" and "avx2" in Path("/proc/cpuinfo").read_text()
@@ -76,6 +81,21 @@ def test_many_bodies_at_once_are_each_digested_as_alone(sizes: list[int], seed: 
     bodies = [random.Random(seed + at).randbytes(size) for at, size in enumerate(sizes)]
     for module in MODULES:
         assert module.md5_all(bodies) == [md5(body) for body in bodies]
+
+
+def test_the_kernel_for_processors_without_avx512_digests_the_same(tmp_path: Path) -> None:
+    needed(shutil.which("gcc") is not None and IS_HOME, "gcc, and a processor with AVX2")
+    folder, built = Path(plain.__file__).parent, tmp_path / "_native.abi3.so"
+    sources = [folder / "module.c", folder / "md5.c"]
+    headers = sysconfig.get_path("include")
+    words = ["gcc", "-O2", "-shared", "-fPIC", "-DMD5_AVX512=0", f"-I{headers}", *sources, "-o", built]
+    subprocess.run(words, check=True)
+    spec = importlib.util.spec_from_file_location("framefetch.native._native", built)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    draw = random.Random(1)
+    bodies = [draw.randbytes(draw.choice([0, 55, 64, 1000, 8192, 70_000])) for _ in range(200)]
+    assert module.md5_all(bodies) == [md5(body) for body in bodies]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 20])

@@ -286,7 +286,7 @@ def test_case_121_a_lock_that_is_given_back_in_time_costs_nothing(
 def test_case_121_a_lock_that_is_kept_stops_the_run_and_loses_no_file(
     warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
 ) -> None:
-    patient = replace(EAGER, lock_timeout=0.4, timeouts=Timeouts(stall=10.0))
+    patient = replace(EAGER, lock_timeout=1.0, timeouts=Timeouts(stall=10.0))
     table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", b"%d" % at * 9) for at in range(40)]})
     gate = Gate(warehouse, [f"/{at}.bin" for at in range(30, 40)])
     with MetadataCache(table, tmp_path / "cache", options=patient) as cache:
@@ -299,7 +299,7 @@ def test_case_121_a_lock_that_is_kept_stops_the_run_and_loses_no_file(
         gate.open()
         with pytest.raises(ManifestError, match="locked by another process for longer than the lock timeout"):
             job.wait()
-        assert time.monotonic() - began < 3, "the timeout has been waited once, not by everyone in turn"
+        assert time.monotonic() - began < 5, "the timeout has been waited once, not by everyone in turn"
     published = {path.name for path in (tmp_path / "cache" / "v0").iterdir()}
     assert len(published) >= 30
     holder.execute("ROLLBACK")

@@ -49,7 +49,7 @@ def test_whatever_a_power_cut_leaves(
 ) -> None:
     root = tmp_path / "cache"
     history = record(bench, stock, warehouse, root)
-    assert len(history.syncs) >= 5, "it syncs on its way"
+    assert len(history.syncs) > 3, "it syncs on its way, not only at the end of each run"
     assert any("manifest.sqlite-wal" in call.a for call in history.calls), "what SQLite does is seen"
     times = {file: (root / path.lstrip("/")).stat().st_mtime_ns for path, file in history.ends.items()}
     rebuilt = history.at(len(history.calls), lost)

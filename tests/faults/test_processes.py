@@ -155,8 +155,9 @@ def test_a_frozen_process_is_named(
     when: str, warehouse: WarehouseThread, mirror: Mirrors, tmp_path: Path, note: Callable[..., None]
 ) -> None:
     table, bodies = stock(warehouse, tmp_path, 20)
-    warehouse.script("/f7.nwb", Serve(stop=Stop(1000, "hold")), then=Serve())
-    first = mirror(table, "--quiet")
+    # Silent before the head: a body that falls silent is soon asked for again.
+    warehouse.script("/f7.nwb", Serve(stop=Stop(0, "hold", of="wire")), then=Serve())
+    first = mirror(table, "--quiet", "--stall-timeout", "120")
     warehouse.wait_for("/f7.nwb", 1, "held")
     wait_for_rows(tmp_path / "cache", 19)
     if when == "later":

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections import Counter
 
-from aiohttp.abc import AbstractResolver
+from aiohappyeyeballs import AddrInfoType
 
 NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 SERVER_FAILED = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -12,14 +12,14 @@ SERVER_FAILED = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name res
 HANG = "hang"
 
 
-class Resolver(AbstractResolver):
+class Resolver:
     """Answers each name with its answers in turn, the last one for ever: addresses, an error, or nothing."""
 
     def __init__(self, **answers: list) -> None:
         self._answers = {name.replace("_", "."): answers for name, answers in answers.items()}
         self.asked: Counter[str] = Counter()
 
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list:
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
         self.asked[host] += 1
         turns = self._answers[host]
         answer = turns[min(self.asked[host], len(turns)) - 1]
@@ -28,9 +28,8 @@ class Resolver(AbstractResolver):
         if isinstance(answer, OSError):
             raise type(answer)(*answer.args)
         return [
-            {"hostname": host, "host": found, "port": port, "family": family, "proto": 0, "flags": 0}
+            (socket.AF_INET6, socket.SOCK_STREAM, 0, "", (found, port, 0, 0))
+            if ":" in found
+            else (socket.AF_INET, socket.SOCK_STREAM, 0, "", (found, port))
             for found in answer.split()
         ]
-
-    async def close(self) -> None:
-        pass

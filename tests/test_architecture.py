@@ -39,8 +39,9 @@ LAW: dict[str, set[str]] = {
 OWNERS = {
     "pandas": {"table", "cache", "ui"},  # cache and ui hand frames on; only table looks into them
     "numpy": {"table", "cache", "lookup", "run"},
-    "aiohttp": {"sources", "warehouse"},
-    "yarl": {"sources"},
+    "aiohttp": {"sources.tunnel", "warehouse"},
+    "aiohappyeyeballs": {"sources"},
+    "yarl": {"sources.tunnel"},
     "sqlite3": {"store"},
     "aiofiles": {"store"},
     "filelock": {"store"},

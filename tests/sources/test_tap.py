@@ -460,7 +460,7 @@ async def tunnels() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("tunnelled", [False, True], ids=["direct", "tunnelled"])
 def test_tls_comes_through_the_loop(tunnelled: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", ssl.create_default_context(cafile=PEM))
+    monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(PEM)
     with WarehouseThread(ssl_context=context) as secure:

@@ -282,17 +282,29 @@ def test_amounts(text: str, amount: float) -> None:
     assert parse_amount(text, "--x") == amount
 
 
-def test_a_whole_csv_is_mirrored_without_pandas_and_held_files_without_aiohttp(table, tmp_path) -> None:
-    _, path, _ = table
+def test_a_whole_csv_is_mirrored_without_what_it_does_not_need(table, tmp_path) -> None:
+    """pandas is for what a CSV alone does not say, aiohttp for tunnels, tenacity for failures."""
+    warehouse, path, _ = table
     code = (
         "import sys, framefetch.ui.cli as cli\n"
         "try: cli.main()\n"
-        "finally: print([name for name in ('pandas', 'aiohttp') if name in sys.modules])"
+        "finally: print([name for name in ('pandas', 'aiohttp', 'tenacity') if name in sys.modules])"
     )
-    for expected in ("['aiohttp']\n", "[]\n"):
+
+    def imported() -> tuple[int, str]:
         words = [sys.executable, "-c", code, "mirror", path, tmp_path / "c", "--quiet"]
         done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=50)
-        assert (done.returncode, done.stdout) == (0, expected)
+        return done.returncode, done.stdout
+
+    assert imported() == (0, "[]\n")
+    assert warehouse.count() > 0
+    assert imported() == (0, "[]\n")
+    frame = pd.read_csv(path)
+    column = next(name for name in ("url", "wkf") if name in frame.columns)
+    frame.loc[len(frame), column] = warehouse.url("/busy")
+    frame.to_csv(path, index=False)
+    warehouse.script("/busy", Reply(503), then=Reply(200, b"\x89HDF\r\n\x1a\n"))
+    assert imported() == (0, "['tenacity']\n")
 
 
 def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
@@ -307,34 +319,3 @@ def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
     assert "1 failed, 1 invalid" in done.stderr
     assert "expected status 200, got 404" in done.stderr
     assert "'no address'" in done.stderr
-
-
-def test_an_early_end_waits_for_the_import_beside_it(table, tmp_path, monkeypatch) -> None:
-    _, path, _ = table
-    slow = tmp_path / "packages" / "aiohttp"
-    slow.mkdir(parents=True)
-    (slow / "__init__.py").write_text(
-        "import pathlib, threading\n"
-        "threading.main_thread().join()\n"
-        "pathlib.Path(__file__).with_name('imported').touch()\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(slow.parent))
-    done = framefetch("mirror", path, tmp_path / "c", "--version", "../x")
-    assert done.returncode == 2
-    assert (slow / "imported").exists(), "the interpreter ended under an import"
-
-
-def test_what_connects_is_imported_at_once_where_something_will_be_fetched(table, tmp_path, monkeypatch) -> None:
-    """Where all is held the import would be for nothing; after a run that was cut short it is not."""
-    _, path, _ = table
-    cache = tmp_path / "c"
-    assert framefetch("mirror", path, cache).returncode == 0
-    spied = tmp_path / "packages" / "aiohttp"
-    spied.mkdir(parents=True)
-    (spied / "__init__.py").write_text("import pathlib\npathlib.Path(__file__).with_name('imported').touch()\n")
-    monkeypatch.setenv("PYTHONPATH", str(spied.parent))
-    assert framefetch("mirror", path, cache).returncode == 0
-    assert not (spied / "imported").exists()
-    (cache / ".framefetch" / "parts" / "0123abcd-1").touch()  # of a process that is gone
-    assert framefetch("mirror", path, cache).returncode == 0
-    assert (spied / "imported").exists()

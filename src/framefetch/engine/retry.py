@@ -7,13 +7,14 @@ through untouched (a negated predicate would catch it: jd/tenacity#529).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from framefetch.errors import ChangedMidway, DigestMismatch, FramefetchError, RangeMismatch
 
 if TYPE_CHECKING:
+    from tenacity import RetryCallState, Retrying
+
     from framefetch.options import RetryPolicy
 
 __all__ = ["Attempts", "Decision", "RetryRule", "explained"]
@@ -100,12 +101,26 @@ class RetryRule:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._retrying = Retrying(
+
+    @cached_property
+    def _retrying(self) -> Retrying:
+        """The rule in tenacity's words; made when something has failed, because most runs end before that."""
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+        policy = self._policy
+        return Retrying(
             stop=stop_after_attempt(policy.attempts),
             # "Full jitter": evenly between zero and min(cap, base * 2**n), so that clients do not come in waves.
             wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
             retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
         )
+
+    def _state(self, failures: int) -> RetryCallState:
+        from tenacity import RetryCallState
+
+        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
+        state.attempt_number = failures
+        return state
 
     @property
     def attempts(self) -> int:
@@ -114,9 +129,7 @@ class RetryRule:
 
     def pause(self, failures: int) -> float:
         """Draw how long to wait after so many failures in a row."""
-        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
-        state.attempt_number = failures
-        return float(self._retrying.wait(state))
+        return float(self._retrying.wait(self._state(failures)))
 
     def count(self, attempts: Attempts, *, kept: int = 0, excused: bool) -> None:
         """Count a failed round.
@@ -147,8 +160,7 @@ class RetryRule:
         error : FramefetchError
             The failure.
         """
-        state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
-        state.attempt_number = attempts.rounds
+        state = self._state(attempts.rounds)
         state.set_exception((type(error), error, error.__traceback__))
         if not self._retrying.retry(state):
             return Decision(None)

@@ -1,8 +1,7 @@
 """One connection, one exchange after another.
 
-aiohttp makes the connection: names, addresses, TLS, proxies. The exchange on it is ours, because what a downloader
-must know a client library does not tell: whether a connection ended or broke, whether bytes came that nobody had
-asked for, since when nothing came at all.
+The exchange is ours, because what a downloader must know a client library does not tell: whether a connection ended or
+broke, whether bytes came that nobody had asked for, since when nothing came at all.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from framefetch.sources.tap import CAN_TAP, Tap, second_number
 from framefetch.sources.wire import ChunkedDecoder, Head, split_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from aiohttp.connector import Connection
+    from collections.abc import Callable, Iterable
 
     from framefetch.sources.base import Meter
     from framefetch.sources.buffers import Blocks
@@ -45,24 +42,23 @@ IDLE_SECONDS = 25.0
 
 
 class HttpConnection(asyncio.BufferedProtocol):
-    """A connection that has been made.
+    """A connection, once it has been made.
 
     Parameters
     ----------
-    lease : Connection
-        What aiohttp made; closing it closes the transport.
     buffers : Blocks
         Where large bodies are received.
+    close_too : callable, optional
+        Called when it is closed.
     """
 
-    def __init__(self, lease: Connection, buffers: Blocks) -> None:
+    def __init__(self, buffers: Blocks, close_too: Callable[[], None] | None = None) -> None:
         self._buffers = buffers
         self._block: memoryview | None = None
         self._filled = 0
         self._blocks_out = 0
         self._bytes_out = 0
-        self._lease = lease
-        self._transport = transport = cast("asyncio.Transport", lease.transport)
+        self._close_too = close_too
         self._loop = asyncio.get_running_loop()
         self._watch: Watch | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -74,10 +70,17 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._left: int | None = None
         self._chunked: ChunkedDecoder | None = None
         self._complete = True
-        self._dirty = lease.protocol is None or lease.protocol.should_close
+        self._dirty = False
         self._lost = False
         self._paused = False
         self._tap: Tap | None = None
+        self.used = 0
+        self.idle_since = 0.0
+        self.received_any = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)
         socket = transport.get_extra_info("socket")
         self._handle: int = -1 if socket is None else socket.fileno()
         self._is_readable = readable(self._handle)
@@ -85,10 +88,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         #: The address at the other end.
         self.peer: str = peer[0] if peer else "::"
-        self.used = 0
-        self.idle_since = 0.0
-        self.received_any = False
-        transport.set_protocol(self)
 
     # -- what the exchange does ---------------------------------------------------------------------------------
 
@@ -276,7 +275,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._buffers.lose(self._bytes_out)
         self._bytes_out = 0
         self._transport.abort()
-        self._lease.close()
+        if self._close_too is not None:
+            self._close_too()
 
     def is_fresh(self, now: float) -> bool:
         """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""

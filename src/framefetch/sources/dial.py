@@ -1,6 +1,8 @@
-"""How an origin is reached, and the making of connections: aiohttp's part, and its errors as ours.
+"""How an origin is reached, and the making of connections; the errors of that as ours.
 
-aiohttp knows names, happy eyeballs, TLS and proxies; every address it is about to try passes `Dialer._make_socket`.
+Names become addresses in `names`, the quickest address is found by aiohappyeyeballs (RFC 8305), TLS is the standard
+library's; what leads through a proxy's tunnel is aiohttp's, see `tunnel`. Every address that is about to be tried
+passes `_Sockets`, which may refuse it.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import asyncio
 import errno
 import socket
 import ssl
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+from aiohappyeyeballs import start_connection
 
 from framefetch.errors import (
     ConnectFailed,
@@ -28,18 +30,24 @@ from framefetch.errors import (
 )
 from framefetch.sources.connection import HttpConnection
 from framefetch.sources.names import Names, no_such_name
-from framefetch.urls import origin_of, redact_text
+from framefetch.sources.threads import aside
+from framefetch.urls import origin_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohappyeyeballs import AddrInfoType
+
     from framefetch.options import Timeouts
     from framefetch.sources.buffers import Blocks
     from framefetch.sources.environment import Proxy
     from framefetch.sources.names import Addresses
+    from framefetch.sources.tunnel import Tunnels
 
 __all__ = ["Dialer", "Route", "refuse_address"]
 
-#: Seconds between two looks for another address of a host that cannot be reached.
-FORGET_SECONDS: Final = 1.0
+#: Seconds after which the next address is tried beside one that has not answered (RFC 8305 section 8).
+NEXT_ADDRESS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Route:
     """How an origin is reached; found out once for each."""
 
     key: str
-    connect: URL
+    connect: str
     host: str
     proxy: Proxy | None
     mapped: bool
@@ -57,7 +65,17 @@ class Route:
     @property
     def absolute(self) -> bool:
         """Whether the proxy is told the whole URL (RFC 9112 section 3.2.2)."""
-        return self.proxy is not None and self.connect.scheme == "http"
+        return self.proxy is not None and self.connect.startswith("http://")
+
+    @property
+    def tunnelled(self) -> bool:
+        """Whether the proxy only passes on what is said (RFC 9110 section 9.3.6)."""
+        return self.proxy is not None and not self.absolute
+
+    @property
+    def door(self) -> str:
+        """The URL of whom the connection is made to first."""
+        return self.connect if self.proxy is None else self.proxy.url
 
     @property
     def via(self) -> str:
@@ -67,21 +85,24 @@ class Route:
     @property
     def where(self) -> str:
         """The way as messages show it."""
-        return f"{origin_of(str(self.connect))}{self.via}"
+        return f"{origin_of(self.connect)}{self.via}"
 
 
-@dataclass(slots=True)
-class _Call:
-    """One connection in the making, as seen from where sockets are made."""
+class _Sockets:
+    """Makes the socket for an address, or refuses the address: names, literals and second thoughts all end here."""
 
-    must_be_public: bool
-    bound: asyncio.Timeout
-    seconds: float
-    refused: str | None = None
-    tried: bool = False
+    def __init__(self, is_public: Callable[[str], bool] | None) -> None:
+        self._is_public = is_public
+        self.made = 0
+        self.refused: str | None = None
 
-
-_CALL: ContextVar[_Call] = ContextVar("call")
+    def __call__(self, info: AddrInfoType) -> socket.socket:
+        family, kind, proto, _, (address, *_) = info
+        if self._is_public is not None and not self._is_public(address):
+            self.refused = address
+            raise PermissionError(errno.EACCES, f"{address} is no public address")
+        self.made += 1
+        return socket.socket(family, kind, proto)
 
 
 class Dialer:
@@ -101,30 +122,11 @@ class Dialer:
         self._buffers = buffers
         self._is_public = addresses.is_public
         self._loop = asyncio.get_running_loop()
-        self._forgotten: dict[tuple[str, int], float] = {}
+        self._connect_seconds = timeouts.connect
         self._seconds = max(timeouts.connect, timeouts.stall)
-        # Not rounded up to whole seconds, as the library would above a threshold.
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, ceil_threshold=float("inf"))
-        self._names = Names(addresses.resolver, timeouts.connect)
-        self._connector = aiohttp.TCPConnector(
-            limit=0,
-            force_close=True,
-            ttl_dns_cache=addresses.ttl,
-            resolver=self._names,
-            socket_factory=self._make_socket,
-        )
-
-    def _make_socket(self, info: Any) -> socket.socket:
-        """Make the socket for one address, or refuse the address: names, literals and second thoughts all end here."""
-        family, kind, proto, _, (address, *_) = info
-        call = _CALL.get()
-        if call.must_be_public and not self._is_public(address):
-            call.refused = address
-            raise PermissionError(errno.EACCES, f"{address} is no public address")
-        if not call.tried:
-            call.tried = True
-            call.bound.reschedule(self._loop.time() + call.seconds)  # the lookup had a limit of its own
-        return socket.socket(family, kind, proto)
+        self._names = Names(addresses, timeouts.connect)
+        self._trust: asyncio.Task[ssl.SSLContext] | None = None
+        self._tunnels: Tunnels | None = None
 
     async def dial(self, route: Route, *, must_be_public: bool = False) -> HttpConnection:
         """Make a new connection.
@@ -134,47 +136,73 @@ class Dialer:
         TransferError
             Why there is none.
         """
+        host, port, sockets = "", 0, _Sockets(self._is_public if must_be_public else None)
         try:
-            async with asyncio.timeout(None) as bound:
-                call = _Call(must_be_public, bound, self._seconds)
-                _CALL.set(call)
-                lease = await self._connector.connect(self._request(route), [], self._timeout)
-                return HttpConnection(lease, self._buffers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            refused = call.refused is not None and not call.tried
-            failure = refuse_address(route, str(call.refused)) if refused else _translate(error, route)
-            if not isinstance(error, aiohttp.ClientHttpProxyError):  # it quotes the proxy's password
-                failure.__cause__ = error
-        # Outside of the handler, so that no context keeps what the cause must not show.
-        if isinstance(failure, ConnectFailed):
-            self._forget(route)
-        raise failure
+            door = urlsplit(route.door)
+            secure = door.scheme == "https"
+            host, port = door.hostname or "", door.port or (443 if secure else 80)
+            found = await self._names.find(host, port)
+            async with asyncio.timeout(self._seconds):
+                if route.tunnelled:
+                    return await self._through(route)
+                trust = await self._trusted() if secure else None
+                name = (route.server_hostname or host).rstrip(".") if secure else None
+                return await self._connect(found, sockets, trust, name)
+        except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError is uvloop's word for a descriptor in use
+            if sockets.refused is not None and not sockets.made:
+                raise refuse_address(route, sockets.refused) from error
+            failure = _translate(error, route)
+            if isinstance(failure, ConnectFailed):
+                self._names.forget(host, port)
+            raise failure from error
 
-    def _request(self, route: Route) -> aiohttp.ClientRequest:
-        proxy = route.proxy
-        # A tunnel takes the proxy's password in CONNECT; a plain request carries it itself (RFC 9110 section 11.7.2).
-        secret = None if proxy is None or route.absolute else proxy.authorization
-        return aiohttp.ClientRequest(
-            "GET",
-            route.connect,
-            loop=self._loop,
-            proxy=None if proxy is None else URL(proxy.url, encoded=True),
-            proxy_headers=None if secret is None else {"Proxy-Authorization": secret},
-            server_hostname=route.server_hostname,
-        )
+    async def _connect(
+        self, found: list[AddrInfoType], sockets: _Sockets, trust: ssl.SSLContext | None, name: str | None
+    ) -> HttpConnection:
+        """Connect to the first address that answers; where TLS fails there, to another one."""
+        while True:
+            reached: object = None
+            try:
+                async with asyncio.timeout(self._connect_seconds):
+                    made = await start_connection(
+                        found, happy_eyeballs_delay=NEXT_ADDRESS, loop=self._loop, socket_factory=sockets
+                    )
+                    reached = made.getpeername()
+                    _, connection = await self._loop.create_connection(
+                        partial(HttpConnection, self._buffers), sock=made, ssl=trust, server_hostname=name
+                    )
+                    return connection
+            except OSError:
+                others = [info for info in found if info[4] != reached]
+                if reached is None or not others or len(others) == len(found):
+                    raise
+                found = others
 
-    def _forget(self, route: Route) -> None:
-        """Look the name up anew next time, but not for every row: the host may have moved."""
-        url = route.connect if route.proxy is None else URL(route.proxy.url, encoded=True)
-        key, now = (url.raw_host or "", url.port or 0), self._loop.time()
-        if now - self._forgotten.get(key, -FORGET_SECONDS) >= FORGET_SECONDS:
-            self._forgotten[key] = now
-            self._connector.clear_dns_cache(*key)
+    async def _through(self, route: Route) -> HttpConnection:
+        """Connect through a proxy's tunnel."""
+        if self._tunnels is None:
+            from framefetch.sources.tunnel import Tunnels  # aiohttp takes longer to import than most else here together
+
+            self._tunnels = Tunnels(self._names, self._connect_seconds)
+        return await self._tunnels.dial(route, await self._trusted(), self._buffers)
+
+    async def _trusted(self) -> ssl.SSLContext:
+        """Return the certificates that the system trusts; they are read once, in a thread."""
+        if self._trust is None or (self._trust.done() and self._trust.exception()):
+            self._trust = self._loop.create_task(aside(_read_certificates))
+        return await asyncio.shield(self._trust)
 
     async def close(self) -> None:
         """End what is under way."""
-        await self._connector.close()
-        await self._names.close()
+        if self._tunnels is not None:
+            await self._tunnels.close()
+        self._names.close()
+
+
+def _read_certificates() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def refuse_address(route: Route, address: str) -> PolicyRefused:
@@ -194,24 +222,17 @@ def _translate(error: Exception, route: Route) -> FramefetchError:
             "raise the limit (ulimit -n) or lower --max-connections"
         )
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return TlsFailed(f"no secure connection to {where}: {_words(error.certificate_error)}")
-        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+        case ssl.SSLError():
             return TlsFailed(f"no secure connection to {where}: {_words(error)}")
-        case aiohttp.ClientConnectorDNSError():
+        case socket.gaierror():
             whose = f"the proxy {route.proxy.address}" if route.proxy else where
-            failure = NameNotResolved(f"the name of {whose} cannot be resolved: {_words(error.os_error)}")
-            failure.repeats = NameNotResolved.repeats if no_such_name(error.os_error) else None
+            failure = NameNotResolved(f"the name of {whose} cannot be resolved: {_words(error)}")
+            failure.repeats = NameNotResolved.repeats if no_such_name(error) else None
             return failure
-        case aiohttp.ClientHttpProxyError():
-            words = redact_text(f"{error.status} {error.message}")[:200]
-            return ConnectFailed(f"no connection to {where}: the proxy answers {words}")
-        case aiohttp.ClientConnectorError():
-            return ConnectFailed(f"no connection to {where}: {_words(error.os_error)}")
-        case TimeoutError():
+        case TimeoutError(errno=None):
             return ConnectFailed(f"no connection to {where} within the connect timeout")
-        case aiohttp.InvalidUrlClientError():
-            return PolicyRefused(f"expected an IPv4 address as four numbers from 0 to 255, got {where}")
+        case OSError():
+            return ConnectFailed(f"no connection to {where}: {_words(error)}")
         case ValueError():
             return ProtocolError(f"nothing can be asked of {where}: {_words(error)}")
         case _:

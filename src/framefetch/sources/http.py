@@ -1,15 +1,13 @@
 """HTTP and HTTPS: how each origin is reached, and what it may hear.
 
-aiohttp makes connections (see `dial` and `names`). What is said on them is ours: see `wire` for the bytes, `connection`
-and `exchange` for what is said on one, `answers` for the gate and `watchdog` for the clock.
+How connections are made, see `dial`, `names` and `tunnel`; what is said on them, `wire` for the bytes, `connection` and
+`exchange` for one of them, `answers` for the gate and `watchdog` for the clock.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from yarl import URL
 
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.dial import Dialer, Route
@@ -142,7 +140,7 @@ class HttpSource:
             mapped = target is not url
             route = self._routes[origin] = Route(
                 key=origin,
-                connect=URL(f"{parts.scheme}://{parts.netloc}/", encoded=True),
+                connect=f"{parts.scheme}://{parts.netloc}/",
                 host=urlsplit(wire_url(url)).netloc,
                 proxy=self._environment.proxy_for(target),
                 mapped=mapped,

@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-
+from framefetch.errors import PolicyRefused
 from framefetch.sources.threads import aside
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from aiohappyeyeballs import AddrInfoType
 
-__all__ = ["Addresses", "Names", "SystemResolver", "Trail", "is_public", "no_such_name"]
+__all__ = ["Addresses", "Names", "Resolver", "SystemResolver", "Trail", "is_public", "no_such_name"]
+
+#: A host and a port.
+_Place: TypeAlias = tuple[str, int]
 
 #: What getaddrinfo says of a name that has no address; everything else may be different a moment later.
 _NO_SUCH_NAME: Final = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
@@ -54,6 +57,13 @@ def no_such_name(error: OSError) -> bool:
     return isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
 
 
+class Resolver(Protocol):
+    """Looks names up."""
+
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of a name, as `socket.getaddrinfo` does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """How names become addresses, and which of them a redirect may lead to.
@@ -62,7 +72,7 @@ class Addresses:
     ----------
     block_private : bool, default True
         Whether a redirect from a public address to one that is not is refused.
-    resolver : AbstractResolver or None, default None
+    resolver : Resolver or None, default None
         Looks names up; None for the system's own.
     ttl : int, default 60
         Seconds for which an answer is used.
@@ -71,95 +81,139 @@ class Addresses:
     """
 
     block_private: bool = True
-    resolver: AbstractResolver | None = None
+    resolver: Resolver | None = None
     ttl: int = 60
     is_public: Callable[[str], bool] = is_public
 
 
-class SystemResolver(AbstractResolver):
+class SystemResolver:
     """Asks the system, as every other program on it does: hosts file, search domains and all."""
 
-    def __init__(self) -> None:
-        self._asked: dict[tuple[str, int, int], Task[list[Any]]] = {}
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of a name; a question that still hangs is not asked twice."""
-        key = (host, port, family)
-        task = self._asked.get(key)
-        if task is None:
-            asking = aside(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
-            task = asyncio.get_running_loop().create_task(asking)
-            self._asked[key] = task
-            task.add_done_callback(lambda done: self._answered(key, done))
-        return [_result(host, found) for found in await asyncio.shield(task)]
-
-    def _answered(self, key: tuple[str, int, int], task: Task[list[Any]]) -> None:
-        del self._asked[key]
-        if not task.cancelled():
-            task.exception()  # nobody may be waiting for it any more
-
-    async def close(self) -> None:
-        """Wait for nobody: a question that hangs ends by itself."""
-        for task in self._asked.values():
-            task.cancel()
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of a name."""
+        found = await aside(
+            socket.getaddrinfo, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+        )
+        return list(found)
 
 
-def _result(host: str, found: Any) -> ResolveResult:
-    family, _, proto, _, (address, port, *rest) = found
-    scope = f"%{rest[1]}" if len(rest) > 1 and rest[1] else ""
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(hostname=host, host=address + scope, port=port, family=family, proto=proto, flags=flags)
-
-
-class Names(AbstractResolver):
-    """Looks names up within bounds.
+class Names:
+    """Looks names up within bounds: each once for all its rows, and again when the answer has become old.
 
     A name that has no address is asked for once more by whoever retries; if that is the answer again, it holds for a
-    while for all rows. Answers with addresses are kept by the connector.
+    while for all rows.
 
     Parameters
     ----------
-    resolver : AbstractResolver or None
-        Who is asked; None for the system's own.
+    addresses : Addresses
+        Who is asked, and for how long an answer holds.
     timeout : float
         Seconds after which an answer is no longer waited for.
     """
 
     #: Seconds for which a name that twice had no address has none.
     UNKNOWN_SECONDS = 10.0
+    #: Seconds between two looks for another address of a host that cannot be reached.
+    FORGET_SECONDS = 1.0
+    #: Names whose addresses are kept.
+    KEPT = 1000
 
-    def __init__(self, resolver: AbstractResolver | None, timeout: float) -> None:
-        self._resolver = resolver or SystemResolver()
+    def __init__(self, addresses: Addresses, timeout: float) -> None:
+        self._resolver = addresses.resolver or SystemResolver()
+        self._ttl = addresses.ttl
         self._timeout = timeout
+        self._known: dict[_Place, tuple[float, deque[AddrInfoType]]] = {}
         self._unknown: dict[str, tuple[int, float]] = {}
-        self._now = asyncio.get_running_loop().time
+        self._forgotten: dict[_Place, float] = {}
+        self._asked: dict[_Place, asyncio.Task[list[AddrInfoType]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of a name."""
+    async def find(self, host: str, port: int) -> list[AddrInfoType]:
+        """Return the addresses of a host, each time beginning with another one, so that all of them have work.
+
+        Raises
+        ------
+        socket.gaierror
+            Where it has none, or nobody could tell in time.
+        PolicyRefused
+            For a number that only some would read as an address.
+        """
+        if (literal := _literal(host, port)) is not None:
+            return [literal]
+        until, known = self._known.get((host, port), (0.0, None))
+        if known is None or self._now() >= until:
+            return await self._ask(host, port)
+        known.rotate(-1)
+        return list(known)
+
+    async def _ask(self, host: str, port: int) -> list[AddrInfoType]:
+        """Wait for the answer; a question that still hangs is not asked twice."""
         times, until = self._unknown.get(host, (0, 0.0))
-        if self._now() >= until:
-            times = 0
-        elif times > 1:
+        if times > 1 and self._now() < until:
             raise socket.gaierror(socket.EAI_NONAME, "no such name, as twice before")
+        task = self._asked.get((host, port))
+        if task is None:
+            self._asked[host, port] = task = self._loop.create_task(self._look_up(host, port))
+            task.add_done_callback(lambda done: self._answered((host, port), done))
         try:
             async with asyncio.timeout(self._timeout):
-                found = await self._resolver.resolve(host, port, family)
+                return list(await asyncio.shield(task))
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no answer within {self._timeout:g} s") from None
+
+    async def _look_up(self, host: str, port: int) -> list[AddrInfoType]:
+        try:
+            found = await self._resolver.resolve(host, port)
         except OSError as error:
             if no_such_name(error):
-                self._unknown[host] = (times + 1, self._now() + self.UNKNOWN_SECONDS)
+                times, until = self._unknown.get(host, (0, 0.0))
+                now = self._now()
+                self._unknown[host] = (times + 1 if now < until else 1, now + self.UNKNOWN_SECONDS)
             raise
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
         self._unknown.pop(host, None)
+        self._known[host, port] = self._now() + self._ttl, deque(found)
+        if len(self._known) > self.KEPT:
+            del self._known[next(iter(self._known))]
         return found
 
-    async def close(self) -> None:
-        """End what is under way."""
-        await self._resolver.close()
+    def _answered(self, place: _Place, task: asyncio.Task[list[AddrInfoType]]) -> None:
+        del self._asked[place]
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting for it any more
+
+    def forget(self, host: str, port: int) -> None:
+        """Look a name up anew next time, but not for every row: the host may have moved."""
+        now = self._now()
+        if now - self._forgotten.get((host, port), -self.FORGET_SECONDS) >= self.FORGET_SECONDS:
+            self._forgotten[host, port] = now
+            self._known.pop((host, port), None)
+
+    def close(self) -> None:
+        """Wait for nobody: a question that hangs ends by itself."""
+        for task in self._asked.values():
+            task.cancel()
+
+
+def _literal(host: str, port: int) -> AddrInfoType | None:
+    """Return the address that a host is itself, None for a name.
+
+    Systems read ``127.1``, ``2130706433`` and ``0177.0.0.1`` as addresses too; who judges by the text does not.
+    """
+    if ":" not in host:
+        if not host.replace(".", "").isdigit():
+            return None
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise PolicyRefused(f"expected an IPv4 address as four numbers from 0 to 255, got {host}") from None
+        return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
+    if "%" not in host:
+        return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV  # which asks nobody, but knows the interfaces
+    return socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, numeric)[0]
 
 
 class Trail:

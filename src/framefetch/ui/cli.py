@@ -11,11 +11,9 @@ import json
 import os
 import signal
 import sys
-import threading
 import warnings
 from contextlib import closing
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from framefetch.errors import FramefetchError, PlanError
@@ -155,28 +153,8 @@ class _Signals:
         raise KeyboardInterrupt
 
 
-def _import_beside(cache_dir: str) -> None:
-    """Let another thread import what connects, while this one reads the table; where all may be held, not at all.
-
-    Half of that import is the system's certificates being read, for which the interpreter lock is given up. The thread
-    is no daemon: an interpreter that ends under an import of compiled modules ends by a segmentation fault.
-    """
-    if not _may_hold_all(cache_dir):
-        threading.Thread(target=import_module, args=("aiohttp",), name="framefetch-import").start()
-
-
-def _may_hold_all(cache_dir: str) -> bool:
-    """Return whether a cache was filled, and nothing lies there that says that somebody was not finished."""
-    try:
-        unfinished = os.listdir(os.path.join(cache_dir, ".framefetch", "parts"))
-    except OSError:
-        return False
-    return not unfinished and os.path.exists(os.path.join(cache_dir, "manifest.sqlite"))
-
-
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
     """Fetch, and tell what was done however it ended."""
-    _import_beside(arguments.cache_dir)
     from framefetch.table.plan import plan_rows
     from framefetch.table.text import read_rows
     from framefetch.works import SCHEMES, Job, Works, raise_limit

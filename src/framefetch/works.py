@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import warnings
 from concurrent.futures import wait
@@ -29,6 +30,7 @@ from framefetch.table.naming import check_version, default_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
+    from netrc import netrc
 
     from framefetch.engine.base import Engine
     from framefetch.sources.base import Source
@@ -49,17 +51,32 @@ TURN_SECONDS = 0.2
 
 def _read_environment() -> Environment:
     """Read proxy variables and ``.netrc``, once."""
-    import netrc
-    import urllib.request
+    return Environment(_read_proxies(), _read_logins())
+
+
+def _read_proxies() -> dict[str, str]:
+    """Return proxies by scheme; where only variables can name one and none does, nothing is imported to say so."""
+    if sys.platform in ("darwin", "win32") or any(name.lower().endswith("_proxy") for name in os.environ):
+        import urllib.request
+
+        return urllib.request.getproxies()
+    return {}
+
+
+def _read_logins() -> netrc | None:
+    """Return the logins of ``.netrc``, None where there is no such file."""
+    named = os.environ.get("NETRC")
+    if not os.path.lexists(os.path.expanduser("~/.netrc") if named is None else named):
+        return None
+    from netrc import NetrcParseError, netrc
 
     try:
-        logins: netrc.netrc | None = netrc.netrc(os.environ.get("NETRC"))
+        return netrc(named)  # of the one that is not named, it looks who else may read it
     except FileNotFoundError:
-        logins = None
-    except (OSError, netrc.NetrcParseError) as error:
+        return None
+    except (OSError, NetrcParseError) as error:
         warnings.warn(f"the .netrc file cannot be used: {error.__class__.__name__}", stacklevel=2)
-        logins = None
-    return Environment(urllib.request.getproxies(), logins)
+        return None
 
 
 class Works:

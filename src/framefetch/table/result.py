@@ -296,7 +296,7 @@ class FetchResult:
         counts = np.bincount(self._status, minlength=len(STATUSES))
         return {
             "rows": len(files),
-            "files": len(np.unique(files[files >= 0])),
+            "files": int(np.count_nonzero(np.bincount(files[files >= 0]))),  # np.unique imports numpy.ma first
             **{
                 status.value: int(counts[CODES[status]])
                 for status in (

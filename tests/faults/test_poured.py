@@ -23,6 +23,7 @@ from framefetch.sources.tap import Tap
 from framefetch.store.digesting import DigestingFile
 from framefetch.warehouse import Push, Reply, Serve, Stop, WarehouseThread, hdf5_file, reply_bytes
 from tests.conftest import EAGER
+from tests.faults.test_catalogue import PEM, tls_warehouse
 
 MIB = 1 << 20
 BODY = hdf5_file(8 * MIB + 4321, seed=1)
@@ -34,12 +35,22 @@ Note = Callable[[str, str, str, int], None]
 Open = Callable[..., MetadataCache]
 
 
-@pytest.fixture(params=["uvloop", "asyncio", "call by call"], autouse=True)
-def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "asyncio":
+@pytest.fixture(params=["uvloop", "asyncio", "call by call", "uvloop, TLS", "asyncio, TLS"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if "asyncio" in request.param:
         monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
     if request.param == "call by call":
         request.getfixturevalue("plainly")
+    return request.param
+
+
+@pytest.fixture
+def warehouse(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WarehouseThread]:
+    """Give a running warehouse, empty."""
+    if "TLS" in way:
+        monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    with tls_warehouse() if "TLS" in way else WarehouseThread() as running:
+        yield running
 
 
 @pytest.fixture
@@ -88,18 +99,19 @@ def ranges(warehouse: WarehouseThread, path: str = "/f.nwb") -> list[str | None]
 
 
 def test_a_thread_reads_from_the_socket(
-    warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch
+    way: str, warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY)]})
-    readers, pour = set(), Tap.pour
+    readers, name = set(), "_open" if "TLS" in way else "pour"
+    receive = getattr(Tap, name)
 
     def once_it_has_come(self: Tap, *arguments: Any) -> int:
         if not self.received:
             select.select([self._handle], [], [], 20)
         readers.add(threading.current_thread().name.rpartition("_")[0])
-        return pour(self, *arguments)
+        return receive(self, *arguments)
 
-    monkeypatch.setattr(Tap, "pour", once_it_has_come)
+    monkeypatch.setattr(Tap, name, once_it_has_come)
     result = open_cache(table, options=ALONE).mirror(table)
     assert Path(result.paths[0]).read_bytes() == BODY
     assert result.summary()["bytes"] == len(BODY)
@@ -180,19 +192,25 @@ def test_what_is_sent_behind_a_body_never_reaches_the_next_file(
 
 
 async def test_a_call_that_is_cancelled_while_a_thread_reads_leaves_nothing_open(
-    warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch, note: Note
+    way: str,
+    warehouse: WarehouseThread,
+    open_cache: Open,
+    taps: list[Tap],
+    monkeypatch: pytest.MonkeyPatch,
+    note: Note,
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY), warehouse.add("/g.nwb", b"\x89HDF\r\n\x1a\n")]})
-    reading, go_on, pour = threading.Event(), threading.Event(), Tap.pour
+    reading, go_on, name = threading.Event(), threading.Event(), "_open" if "TLS" in way else "pour"
+    receive = getattr(Tap, name)
 
-    def slow(self: Tap, into: Callable[..., Any], most: int, seconds: float) -> int:
-        count = pour(self, into, min(most, MIB), seconds)
+    def slow(self: Tap, into: Any, most: Any, *arguments: Any) -> int:
+        count = receive(self, into, most if "TLS" in way else min(most, MIB), *arguments)
         if self.received > MIB:
             reading.set()
             assert go_on.wait(20)
         return count
 
-    monkeypatch.setattr(Tap, "pour", slow)
+    monkeypatch.setattr(Tap, name, slow)
     cache = open_cache(table, options=ALONE)
     call = asyncio.create_task(cache.fetch_all(table.head(1)))
     await asyncio.to_thread(reading.wait, 20)

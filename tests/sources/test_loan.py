@@ -19,6 +19,7 @@ from framefetch.sources.loan import EARS, USUAL_HEAD, Answer, Ear, Loan, ask_all
 from framefetch.sources.sockets import readable
 from framefetch.sources.watchdog import Manner
 from framefetch.warehouse import Serve, WarehouseThread, hold
+from tests.seals import Server, session
 
 ASK = b"GET / HTTP/1.1\r\n\r\n"
 BODY = bytes(range(256)) * 40
@@ -177,6 +178,79 @@ def test_what_the_socket_does_not_take_of_a_request_is_kept(ends) -> None:
     while got < len(request) - len(loan.unsent):
         got += len(end.recv(1 << 20))
     assert got == len(request) - len(loan.unsent)
+
+
+# -- under TLS ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def under_seal(ends, manner) -> tuple[Loan, socket.socket, Server]:
+    """Give a connection on loan with a TLS session, and the server's ends of both."""
+    loan, end = ends
+    seal, server = session()
+    return Loan(loan.handle, manner, seal), end, server
+
+
+@pytest.mark.parametrize("size", [1 << 20, 5000, 100])
+def test_under_a_seal_an_answer_is_the_same(under_seal, size) -> None:
+    loan, end, server = under_seal
+    for number in (1, 2):
+        assert ask(loan, ASK, 10_240, 10_240)
+        assert server.read(end.recv(1000)) == ASK
+        data = server.say(HEAD + BODY)
+        answers = heard(loan, end, *(data[at : at + size] for at in range(0, len(data), size)))
+        assert answers == [None] * (len(answers) - 1) + [Answer(BODY, '"a"')]
+        assert (loan.answered, loan.asked, loan.is_odd) == (number, False, False)
+
+
+def test_part_of_a_record_behind_an_answer_is_bytes_that_nobody_asked_for(under_seal) -> None:
+    loan, end, server = under_seal
+    ask(loan, ASK, 0, 1 << 20)
+    assert heard(loan, end, server.say(HEAD + BODY) + server.say(b"HTTP/1.1 200")[:3]) == [None]
+    assert loan.is_odd
+    assert loan.received == HEAD + BODY
+
+
+def test_a_session_whose_request_was_not_sent_is_at_its_end(under_seal) -> None:
+    """What was sealed counts: the next words would not be understood without it."""
+    loan, end, server = under_seal
+    sent(loan, end, server.say(b"unasked"))
+    assert not ask(loan, ASK, 0, 100)
+    assert loan.is_odd
+    assert not loan.asked
+
+
+def test_what_the_socket_does_not_take_of_a_sealed_request_is_sealed(under_seal) -> None:
+    loan, end, server = under_seal
+    ours = socket.socket(fileno=os.dup(loan.handle))
+    with ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    long = b"GET /" + b"x" * 5_000_000 + b" HTTP/1.1\r\n\r\n"
+    assert ask(loan, long, 0, 100)
+    assert loan.is_odd
+    came, size = b"", 0
+    end.setblocking(False)
+    while True:
+        try:
+            came += end.recv(1 << 20)
+        except BlockingIOError:
+            break
+    server.take(came + loan.unsent)
+    while size < len(long):
+        size += len(server.tls.read(1 << 14))
+    assert size == len(long)
+
+
+@pytest.mark.parametrize("how", ["said", "changed"])
+def test_the_end_of_a_session_is_the_loops(under_seal, how) -> None:
+    loan, end, server = under_seal
+    ask(loan, ASK, 0, 1 << 20)
+    data = bytearray(server.end() if how == "said" else server.say(HEAD + BODY))
+    data[-1] ^= how == "changed"
+    assert heard(loan, end, bytes(data)) == [None]
+    assert loan.is_odd
+    assert loan.asked
+    assert (loan.error is not None) is (how == "changed")
 
 
 def test_an_ear_hears_those_it_has_and_can_be_woken(ends) -> None:

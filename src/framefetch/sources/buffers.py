@@ -10,10 +10,14 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-__all__ = ["BLOCK", "ROOM", "Blocks"]
+__all__ = ["BLOCK", "BLOCKS_OUT", "ROOM", "SEALED", "WORTH_A_BLOCK", "Blocks"]
 
 #: Bytes of a block: what one hop to a thread digests and writes.
 BLOCK: Final = 1 << 20
+#: Blocks that one connection may have filled and not got back.
+BLOCKS_OUT: Final = 3
+#: Bytes that must be left of a body for a block to be worth it.
+WORTH_A_BLOCK: Final = 1 << 17
 #: Bytes of a block where many are in use.
 SMALL_BLOCK: Final = 1 << 18
 #: Bytes in use from which on they are many.
@@ -30,6 +34,8 @@ class _Room(threading.local):
 
 
 ROOM: Final = _Room()
+#: The same for what comes with a seal on it, and is opened into the other.
+SEALED: Final = _Room()
 
 
 class Blocks:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 from framefetch.errors import ConnectionLost, ProtocolError, TransferError
 from framefetch.sources.answers import broken_off, framing, plain_length
-from framefetch.sources.buffers import BLOCK
+from framefetch.sources.buffers import BLOCK, BLOCKS_OUT, WORTH_A_BLOCK
 from framefetch.sources.loan import CAN_LEND, Loan
+from framefetch.sources.seal import Sealed
 from framefetch.sources.sockets import readable
 from framefetch.sources.tap import CAN_TAP, Tap, second_number
 from framefetch.sources.wire import ChunkedDecoder, Head, split_head
@@ -31,10 +32,6 @@ __all__ = ["HttpConnection"]
 
 #: Bytes of a body that may wait to be read before the sender is slowed down.
 HIGH_WATER = 4 << 20
-#: Blocks that one connection may have filled and not got back.
-BLOCKS_OUT = 3
-#: Bytes that must be left of a body for a block to be worth it.
-WORTH_A_BLOCK = 1 << 17
 #: Bytes of a body from which on it is received only when it is asked for.
 TAPPED = 1 << 20
 #: Seconds that an idle connection is worth trying; servers commonly close theirs after 60 or 75.
@@ -84,7 +81,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         socket = transport.get_extra_info("socket")
         self._handle: int = -1 if socket is None else socket.fileno()
         self._is_readable = readable(self._handle)
-        self._is_plain = CAN_TAP and transport.get_extra_info("sslcontext") is None
+        self._seal = transport.seal if isinstance(transport, Sealed) else None
+        self._write_on = transport.write_sealed if isinstance(transport, Sealed) else self._transport.write
+        #: Whether a thread can read what comes; not where the loop has a TLS session of its own.
+        self._is_open = CAN_TAP and transport.get_extra_info("sslcontext") is None
         peer = transport.get_extra_info("peername")
         #: The address at the other end.
         self.peer: str = peer[0] if peer else "::"
@@ -106,7 +106,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif loan is None:
             self._transport.write(request)
         else:
-            self._transport.write(loan.unsent)
+            self._write_on(loan.unsent)
             self._resume()
             if loan.received:
                 self._take(bytes(loan.received))
@@ -118,7 +118,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     @property
     def lendable(self) -> bool:
         """Whether a thread may use it by itself: the last answer was one that a thread can take."""
-        head = self._head if CAN_LEND and self._is_plain else None
+        head = self._head if CAN_LEND and self._is_open else None
         length = None if head is None else plain_length(head)
         return length is not None and length <= BLOCK
 
@@ -127,7 +127,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if (handle := second_number(self._handle)) is None:
             return None
         self._pause()
-        return Loan(handle, manner)
+        return Loan(handle, manner, self._seal)
 
     def take_back(self, loan: Loan) -> None:
         """Take back what was lent; it is idle, or an exchange was begun that `send` goes on with."""
@@ -173,14 +173,14 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def tap(self, meter: Meter) -> Tap | None:
         """Let a thread read the rest of the body, until the tap is closed; None where it must pass through the loop."""
-        if not (self._is_plain and self._head and self._left) or self._dirty or self._lost or self._tap:
+        if not (self._is_open and self._head and self._left) or self._dirty or self._lost or self._tap:
             return None
         if self._transport.is_closing() or (handle := second_number(self._handle)) is None:
             return None  # its number may be another socket's before long, or there are no more numbers
         self._pause()
         self._set_aside()
         blocks, self._blocks = self._blocks, deque()
-        self._tap = Tap(handle, blocks, self._left, partial(self._untap, meter, blocks))
+        self._tap = Tap(handle, blocks, self._left, partial(self._untap, meter, blocks), self._seal)
         return self._tap
 
     def _untap(self, meter: Meter, blocks: Iterable[bytes | memoryview], tap: Tap) -> None:
@@ -282,7 +282,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Return whether an idle connection can be used: open, not old, and silent, down to the kernel."""
         if self._dirty or self._lost or now - self.idle_since > IDLE_SECONDS or self._transport.is_closing():
             return False
-        return self._handle >= 0 and not self._is_readable()
+        return self._handle >= 0 and not self._is_readable() and (self._seal is None or self._seal.is_silent)
 
     # -- what the transport tells -------------------------------------------------------------------------------
 
@@ -350,7 +350,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._chunked = ChunkedDecoder() if chunked else None
         self._head = head
         self._complete = self._left == 0
-        if self._is_plain and self._left is not None and self._left > TAPPED:
+        if self._is_open and self._left is not None and self._left > TAPPED:
             self._pause()  # whoever writes it may want to read it from the socket
         if self._watch is not None:
             self._watch.enter("body")

@@ -30,6 +30,7 @@ from framefetch.errors import (
 )
 from framefetch.sources.connection import HttpConnection
 from framefetch.sources.names import Names, no_such_name
+from framefetch.sources.seal import Seal, Sealed
 from framefetch.sources.threads import aside
 from framefetch.urls import origin_of
 
@@ -168,15 +169,28 @@ class Dialer:
                         found, happy_eyeballs_delay=NEXT_ADDRESS, loop=self._loop, socket_factory=sockets
                     )
                     reached = made.getpeername()
-                    _, connection = await self._loop.create_connection(
-                        partial(HttpConnection, self._buffers), sock=made, ssl=trust, server_hostname=name
-                    )
-                    return connection
+                    return await self._open(made, trust, name)
             except OSError:
                 others = [info for info in found if info[4] != reached]
                 if reached is None or not others or len(others) == len(found):
                     raise
                 found = others
+
+    async def _open(self, made: socket.socket, trust: ssl.SSLContext | None, name: str | None) -> HttpConnection:
+        """Return the connection that a socket carries; with TLS where there is somebody to believe."""
+        if trust is None or name is None:
+            _, connection = await self._loop.create_connection(partial(HttpConnection, self._buffers), sock=made)
+            return connection
+        sealed = Sealed(Seal(trust, name), self._buffers.scratch)
+        transport, _ = await self._loop.create_connection(lambda: sealed, sock=made)
+        try:
+            await sealed.shaken
+        except BaseException:
+            transport.close()
+            raise
+        connection = HttpConnection(self._buffers)
+        sealed.carry(connection)
+        return connection
 
     async def _through(self, route: Route) -> HttpConnection:
         """Connect through a proxy's tunnel."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.errors import ProtocolError
@@ -23,6 +24,7 @@ from framefetch.sources.wire import Head, parse_head
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from framefetch.sources.seal import Seal
     from framefetch.sources.watchdog import Manner
 
 __all__ = ["CAN_LEND", "Answer", "Ear", "Loan", "ask_all"]
@@ -52,6 +54,8 @@ class Loan:
         A number of its own for the socket, which must not block: so nobody can close it under a read.
     manner : Manner
         Hears of bodies that have come. Not how long they were silent: the thread may have been busy with others.
+    seal : Seal or None, default None
+        Its TLS session.
 
     Attributes
     ----------
@@ -78,6 +82,7 @@ class Loan:
         "_least",
         "_manner",
         "_most",
+        "_seal",
         "_start",
         "answered",
         "asked",
@@ -91,9 +96,10 @@ class Loan:
         "unsent",
     )
 
-    def __init__(self, handle: int, manner: Manner) -> None:
+    def __init__(self, handle: int, manner: Manner, seal: Seal | None = None) -> None:
         self.handle = handle
         self._manner = manner
+        self._seal = seal
         self._start = self._end = self._least = self._most = 0
         self.answered = 0
         self.asked = self.is_odd = False
@@ -103,8 +109,12 @@ class Loan:
         self.head: Head | None = None
         self.error: OSError | None = None
 
-    def sent(self, request: bytes, count: int, least: int, most: int, now: float) -> bool:
-        """Note how many bytes of a request for a file of so many bytes were sent, or -1.
+    def words(self, request: bytes) -> bytes:
+        """Return a request as it goes over the wire."""
+        return request if self._seal is None else self._seal.close(request)
+
+    def sent(self, words: bytes, count: int, least: int, most: int, now: float) -> bool:
+        """Note how many bytes of the words for a file of so many bytes were sent, or -1.
 
         Returns
         -------
@@ -112,12 +122,13 @@ class Loan:
             False where it was not sent, as the connection has ended or speaks without being asked.
         """
         if count < 0:
+            self.is_odd = self.is_odd or self._seal is not None  # words that were sealed must be the next to be sent
             return False
         self.asked = True
         self._least, self._most = least, most
         self.asked_at = self.heard = now
-        if count < len(request):
-            self.unsent = request[count:]
+        if count < len(words):
+            self.unsent = words[count:]
             self.is_odd = True
         return True
 
@@ -130,13 +141,17 @@ class Loan:
             if heard not in _NOTHING_YET:
                 self.error, self.is_odd = OSError(heard, os.strerror(heard)), True
             return None
+        if self._seal is not None and heard and not (heard := self._opened(self._seal, heard)):
+            return None
         if not heard or not self.asked:
             # An end, which the loop will see too; or bytes that nobody asked for, which are read as such.
             self.received += heard
             self.is_odd = True
             return None
         self.heard = now
-        if not self.received and (plain := at_once.plain_answer(heard)) and self._least <= len(plain[0]) <= self._most:
+        silent = self._seal is None or self._seal.is_silent
+        plain = at_once.plain_answer(heard) if silent and not self.received else None
+        if plain and self._least <= len(plain[0]) <= self._most:
             return self._answered(*plain)
         self.received = self.received + heard if self.received else heard
         data = self.received
@@ -144,11 +159,22 @@ class Loan:
             return None
         if len(data) < self._end:
             return None
-        if len(data) > self._end:
+        if len(data) > self._end or not silent:
             self.is_odd = True
             return None
         assert self.head is not None
         return self._answered(data[self._start :], self.head.get("etag"))
+
+    def _opened(self, seal: Seal, heard: bytes) -> bytes:
+        """Return what was heard without its seal; the loop goes on where the session itself has something to say."""
+        opened = b""
+        try:
+            opened = seal.open(heard)
+        except ssl.SSLError as error:
+            self.error, self.is_odd = error, True
+        self.unsent += seal.unsent()
+        self.is_odd = self.is_odd or seal.ended or bool(self.unsent)
+        return opened
 
     def _answered(self, body: bytes, etag: str | None) -> Answer:
         self.asked, self.head, self.received = False, None, b""
@@ -189,10 +215,11 @@ def ask_all(asks: Sequence[tuple[Loan, bytes, int, int]], now: float) -> list[bo
     list of bool
         False for each that was not sent, as the connection has ended or speaks without being asked.
     """
-    counts = at_once.ask_all([loan.handle for loan, *_ in asks], [request for _, request, *_ in asks])
+    words = [loan.words(request) for loan, request, *_ in asks]
+    counts = at_once.ask_all([loan.handle for loan, *_ in asks], words)
     return [
-        loan.sent(request, count, least, most, now)
-        for (loan, request, least, most), count in zip(asks, counts, strict=True)
+        loan.sent(said, count, least, most, now)
+        for (loan, _, least, most), said, count in zip(asks, words, counts, strict=True)
     ]
 
 

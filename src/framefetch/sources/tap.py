@@ -9,14 +9,17 @@ or its time is up. While it reads, the loop does not.
 from __future__ import annotations
 
 import os
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from framefetch.sources.buffers import BLOCK, ROOM
+from framefetch.sources.buffers import BLOCK, ROOM, SEALED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Self
+
+    from framefetch.sources.seal import Seal
 
 __all__ = ["CAN_TAP", "Tap", "second_number"]
 
@@ -25,6 +28,8 @@ CAN_TAP: Final = hasattr(os, "readv")
 #: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written; but for each
 #: read the interpreter lock is asked for three times, which costs more.
 PIECE: Final = BLOCK
+#: Bytes of one read of what is sealed, which is copied once more.
+SEALED_PIECE: Final = 1 << 18
 
 
 def second_number(handle: int) -> int | None:
@@ -50,6 +55,8 @@ class Tap:
         Bytes still to come behind those.
     closed : callable
         Called at the end, with this.
+    seal : Seal or None, default None
+        The TLS session of the connection.
 
     Attributes
     ----------
@@ -57,6 +64,8 @@ class Tap:
         Bytes that were read.
     received : int
         Of these, how many came from the socket.
+    pours : bool
+        Whether it can `pour`; what is sealed must be read.
     is_dry : bool
         Whether the last `pour` ended because nothing was there.
     error : OSError or None
@@ -64,12 +73,19 @@ class Tap:
     """
 
     def __init__(
-        self, handle: int, ahead: Iterable[bytes | memoryview], left: int, closed: Callable[[Tap], None]
+        self,
+        handle: int,
+        ahead: Iterable[bytes | memoryview],
+        left: int,
+        closed: Callable[[Tap], None],
+        seal: Seal | None = None,
     ) -> None:
         self._ahead = deque(memoryview(block) for block in ahead)
         self._left = left
         self._closed = closed
         self._handle = handle
+        self._seal = seal
+        self.pours = seal is None
         self.taken = self.received = 0
         self.is_dry = False
         self.error: OSError | None = None
@@ -131,13 +147,30 @@ class Tap:
         if not size or self.error is not None:
             return None
         room = ROOM.view[:size]
-        try:
-            count = os.readv(self._handle, [room])
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError as error:
-            self.error = error
-            return None
+        count = self._draw(room) if self._seal is None else self._open(self._seal, room)
         self.received += count
         self._left -= count
         return room[:count]
+
+    def _draw(self, room: memoryview) -> int:
+        """Receive what the socket has."""
+        try:
+            return os.readv(self._handle, [room])
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def _open(self, seal: Seal, room: memoryview) -> int:
+        """Fill some room with what is under the seal; what lies there comes before what the socket has."""
+        sealed = SEALED.view[:SEALED_PIECE]
+        filled = 0
+        try:
+            filled = seal.fill(room)
+            while filled < len(room) and not seal.ended and (drawn := self._draw(sealed)):
+                seal.feed(sealed[:drawn])
+                filled += seal.fill(room[filled:])
+        except ssl.SSLError as error:
+            self.error = error
+        return filled

@@ -1,0 +1,64 @@
+"""TLS sessions without sockets: the client's end is ours, the other one the standard library's."""
+
+import contextlib
+import ssl
+from pathlib import Path
+
+import pytest
+
+from framefetch.sources.seal import Seal
+
+PEM = Path(__file__).parent / "warehouse" / "localhost.pem"
+
+
+def trust() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(PEM))
+
+
+def server_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(PEM)
+    return context
+
+
+class Server:
+    """The other end, without a socket either."""
+
+    def __init__(self) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = server_context().wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    def hear(self, data: bytes) -> bytes:
+        """Take what the client has to say, and answer within the handshake."""
+        self._incoming.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self._outgoing.read()
+
+    def take(self, data: bytes) -> None:
+        self._incoming.write(data)
+
+    def read(self, data: bytes) -> bytes:
+        self.take(data)
+        return self.tls.read(1 << 20)
+
+    def say(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self._outgoing.read()
+
+    def end(self) -> bytes:
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self._outgoing.read()
+
+
+def session() -> tuple[Seal, Server]:
+    """Return both ends of a session that has begun."""
+    seal, server = Seal(trust(), "localhost"), Server()
+    done = seal.shake()
+    while not done:
+        seal.feed(server.hear(seal.unsent()))
+        done = seal.shake()
+    seal.feed(server.hear(seal.unsent()))
+    assert seal.open(b"") == b""
+    return seal, server

@@ -1,0 +1,223 @@
+"""TLS in our hands: a session without a socket, and the loop's end of one with a socket."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from framefetch.sources.seal import RECORD, Seal, Sealed
+from tests.seals import Server, server_context, session, trust
+
+BODY = bytes(range(256)) * 400
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture
+def ends() -> tuple[Seal, Server]:
+    """Give both ends of a session that has begun."""
+    return session()
+
+
+def test_what_one_seals_the_other_opens(ends: tuple[Seal, Server]) -> None:
+    seal, server = ends
+    assert server.read(seal.close(b"a request")) == b"a request"
+    assert seal.open(server.say(b"an answer")) == b"an answer"
+    assert seal.is_silent
+    assert not seal.ended
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000, 30_000])
+def test_records_come_in_whatever_pieces(ends: tuple[Seal, Server], size: int) -> None:
+    seal, server = ends
+    sealed = b"".join(server.say(BODY[at : at + 7000]) for at in range(0, len(BODY), 7000))
+    opened = [seal.open(sealed[at : at + size]) for at in range(0, len(sealed), size)]
+    assert b"".join(opened) == BODY
+    assert seal.is_silent
+
+
+@pytest.mark.parametrize("size", [1000, RECORD, 50_000, 1 << 20])
+def test_room_is_filled_and_not_overfilled(ends: tuple[Seal, Server], size: int) -> None:
+    seal, server = ends
+    seal.feed(server.say(BODY))
+    room, found = memoryview(bytearray(size)), b""
+    while count := seal.fill(room):
+        assert count == min(size, len(BODY) - len(found)), "until it is full or there is no more"
+        found += bytes(room[:count])
+    assert found == BODY
+
+
+@pytest.mark.parametrize("size", range(1, 29))
+def test_part_of_a_record_is_not_silence(ends: tuple[Seal, Server], size: int) -> None:
+    seal, server = ends
+    sealed = server.say(b"unasked")
+    assert len(sealed) == 29
+    assert seal.open(sealed[:size]) == b""
+    assert not seal.is_silent
+    assert seal.open(sealed[size:]) == b"unasked"
+    assert seal.is_silent
+
+
+def test_an_end_that_is_said_and_one_that_is_not(ends: tuple[Seal, Server]) -> None:
+    seal, server = ends
+    seal.feed(server.say(b"last words"))
+    seal.feed_end()
+    room = memoryview(bytearray(100))
+    assert seal.open_into(room) == 10
+    with pytest.raises(ssl.SSLEOFError):
+        seal.open_into(room)
+
+
+def test_an_end_that_is_said_is_known_however_it_is_asked(ends: tuple[Seal, Server]) -> None:
+    seal, server = ends
+    assert seal.open(server.say(b"last words") + server.end()) == b"last words"
+    assert seal.ended
+    room = memoryview(bytearray(100))
+    assert seal.open_into(room) == 0
+    assert seal.fill(room) == 0
+
+
+@pytest.mark.parametrize("how", ["open", "fill", "open_into"])
+def test_what_was_changed_on_the_way_is_not_opened(ends: tuple[Seal, Server], how: str) -> None:
+    seal, server = ends
+    sealed = bytearray(server.say(BODY[:1000]))
+    sealed[500] ^= 1
+    if how != "open":
+        seal.feed(sealed)
+    with pytest.raises(ssl.SSLError):
+        getattr(seal, how)(bytes(sealed) if how == "open" else memoryview(bytearray(2000)))
+
+
+def test_who_has_another_name_is_not_believed() -> None:
+    seal, server = Seal(trust(), "elsewhere.example"), Server()
+    assert not seal.shake()
+    seal.feed(server.hear(seal.unsent()))
+    with pytest.raises(ssl.SSLCertVerificationError, match="elsewhere.example"):
+        seal.shake()
+    assert seal.unsent(), "the other end is told"
+
+
+# -- with a socket ----------------------------------------------------------------------------------------------
+
+
+class Above(asyncio.BufferedProtocol):
+    """Reads one piece at a time, when it is told to; notes all that it hears."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.ended = False
+        self.came = asyncio.Event()
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._room = memoryview(bytearray(10_000))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received += self._room[:nbytes]
+        self.transport.pause_reading()
+        self.came.set()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def go(work: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(asyncio.wait_for(work, 30))
+
+    return go
+
+
+async def connected(server: asyncio.Server) -> tuple[Sealed, Above]:
+    loop = asyncio.get_running_loop()
+    sealed = Sealed(Seal(trust(), "localhost"), memoryview(bytearray(1 << 18)))
+    await loop.create_connection(lambda: sealed, *server.sockets[0].getsockname()[:2])
+    await sealed.shaken
+    above = Above()
+    sealed.carry(above)
+    return sealed, above
+
+
+@pytest.mark.parametrize("end", ["said", "not said"])
+def test_who_reads_slowly_gets_all_that_came_before_the_end(end: str, run: Run) -> None:
+    """Much of it is received, and still sealed, when the connection ends."""
+
+    async def work() -> None:
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(BODY)
+            await writer.drain()
+            if end == "said":
+                writer.close()
+            else:
+                handle = os.dup(writer.get_extra_info("socket").fileno())
+                with socket.socket(fileno=handle) as raw:
+                    raw.shutdown(socket.SHUT_WR)
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context()) as server:
+            sealed, above = await connected(server)
+            while not above.lost.done():
+                sealed.resume_reading()
+                await asyncio.sleep(0)
+            assert bytes(above.received) == BODY
+            assert above.ended is (end == "said")
+            assert above.lost.result() is None
+            assert sealed.is_closing()
+
+    run(work())
+
+
+def test_who_has_given_up_hears_no_more(run: Run) -> None:
+    async def work() -> None:
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(BODY)
+            await writer.drain()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context()) as server:
+            sealed, above = await connected(server)
+            await above.came.wait()
+            had = len(above.received)
+            sealed.resume_reading()
+            sealed.abort()
+            await above.lost
+            assert len(above.received) == had
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", ConnectionResetError),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ssl.SSLError),
+    ],
+    ids=["closes", "speaks plainly"],
+)
+def test_a_handshake_that_fails(answer: bytes, error: type[Exception], run: Run) -> None:
+    async def work() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            with pytest.raises(error):
+                await connected(server)
+
+    run(work())

@@ -88,6 +88,7 @@ class HostLimit:
         self._direction: Literal["up", "down"] = "up"
         self._tried_down = False
         self._doubtful = False
+        self._was_clear = False  # the last doubling brought half as much again, or more
         self._patience = 0
         self._backoff = PATIENCE
         self._peak = 0  # the limit before it was refused
@@ -263,7 +264,9 @@ class HostLimit:
         """Take a figure of the limit that is held; try another one when its time has come."""
         if self._base_rate is None:
             self._base_rate = rate
-            self._patience = PATIENCE_AT_CEILING if self.limit >= self._ceiling else 0
+            # Where the last doubling was worth much, half as many are a loss for sure until the host changes.
+            at_ceiling = PATIENCE_MOST if self._was_clear else PATIENCE_AT_CEILING
+            self._patience = at_ceiling if self.limit >= self._ceiling else 0
         elif self._doubtful and rate < self._base_rate * (1 - GAIN / 2):
             self._base_rate, self._direction = rate, "up"  # half as many were not as good after all
         elif self._base_rate / CLEAR_GAIN < rate < self._base_rate * CLEAR_GAIN:
@@ -300,6 +303,7 @@ class HostLimit:
 
     def _accept_up(self, rate: float, now: float) -> None:
         """Stay at what more connections were worth, and try the double at once."""
+        self._was_clear = self._base_rate is not None and rate >= CLEAR_GAIN * self._base_rate
         self._mode, self._base_rate, self._backoff = "hold", rate, PATIENCE
         if self.limit < self._ceiling:
             self._direction = "up"

@@ -123,7 +123,7 @@ class LookUp:
         for path in check.report.ours:
             self._folder.files.own(path)
         for file, error in check.report.blocked.items():
-            self._ledger.record(Outcome(requests[file], Status.FAILED, error=error))
+            self._ledger.record([Outcome(requests[file], Status.FAILED, error=error)])
             held[file] = True
         self.warnings += check.report.warnings
         return [file for file in used if not held[file]]

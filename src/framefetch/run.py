@@ -111,7 +111,7 @@ class Run:
         """Return the result without the files that the disk could not keep after all."""
         for file in self.rows.used():
             if self.rows.requests.path(file) in error.paths and self.ledger.holds(file):
-                self.ledger.record(Outcome(self.rows.requests[file], Status.FAILED, error=error))
+                self.ledger.record([Outcome(self.rows.requests[file], Status.FAILED, error=error)])
         return self._result()
 
     def _result(self) -> FetchResult:
@@ -245,20 +245,15 @@ class Run:
     ) -> np.ndarray[Any, Any]:
         """Fetch what no other run is fetching; return what the others left undone."""
         assert self._claims is not None
-        mine: list[int] = []
-        others: dict[int, asyncio.Future[Outcome | None]] = {}
-        for file in to_fetch.tolist():
-            future = self._claims.claim(self._identity(file))
-            if future is None:
-                mine.append(file)
-            else:
-                others[file] = future
+        wanted = to_fetch.tolist()
+        others = self._claims.claim([self._identity(file) for file in wanted])
+        mine = [file for at, file in enumerate(wanted) if at not in others]
         try:
             await self._fetch_mine(mine, tools, engine)
         finally:
-            for file in mine:
-                self._claims.release(self._identity(file), None)
-        return await self._wait_for(others)
+            if self._claims:
+                self._claims.release((self._identity(file), None) for file in mine)
+        return await self._wait_for({wanted[at]: future for at, future in others.items()})
 
     async def _fetch_mine(self, files: Sequence[int], tools: Tools, engine: Engine) -> None:
         """Fetch files; then wait for those that other processes fetch, and fetch what those did not record."""
@@ -279,9 +274,10 @@ class Run:
 
     def _found(self, files: Iterable[int]) -> None:
         """Tell of files that were recorded by others, or are settled otherwise, since this run began."""
-        for file in files:
-            self._neighbours.give_back(file)
-            if self._events:
+        found = list(files)
+        self._neighbours.give_back(found)
+        if self._events:
+            for file in found:
                 self._tell_of(Outcome(self.rows.requests[file], Status.CACHED))
 
     async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
@@ -296,7 +292,7 @@ class Run:
             elif outcome.receipt is not None:
                 self.ledger.record_held(file, outcome.receipt)
             else:
-                self.ledger.record(Outcome(self.rows.requests[file], outcome.status, error=outcome.error))
+                self.ledger.record([Outcome(self.rows.requests[file], outcome.status, error=outcome.error)])
         return np.array(left, dtype=np.int64)
 
     async def _drive(self, engine: Engine, requests: Requests, tools: Tools) -> None:
@@ -328,7 +324,7 @@ class Run:
             try:
                 receipt = self.folder.files.copy(source, request)
             except FramefetchError as error:
-                self.ledger.record(Outcome(request, Status.FAILED, error=error))
+                self.ledger.record([Outcome(request, Status.FAILED, error=error)])
                 continue
             self.folder.manifest.commit([Entry(request.version, request.key, request.path, receipt, time.time())])
             self.ledger.share(first, file)
@@ -362,12 +358,14 @@ class Run:
             manifest.commit(entries, committed, self._looked_at if sure else None)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self.ledger.record(outcome)
-            self._neighbours.give_back(outcome.request.index)
-            if self._claims is not None:
-                self._claims.release(self._identity(outcome.request.index), outcome)
-            if self._events:
+        if not outcomes:
+            return
+        self.ledger.record(outcomes)
+        self._neighbours.give_back([outcome.request.index for outcome in outcomes])
+        if self._claims is not None:
+            self._claims.release((self._identity(outcome.request.index), outcome) for outcome in outcomes)
+        if self._events:
+            for outcome in outcomes:
                 self._tell_of(outcome)
 
     def _identity(self, file: int) -> Identity:

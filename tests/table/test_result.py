@@ -29,9 +29,9 @@ def plan_of(table: pd.DataFrame, **options: Any) -> PlannedRows:
 def result_of(table: pd.DataFrame = TABLE) -> FetchResult:
     rows = plan_of(table)
     ledger = Ledger(len(rows.requests))
-    ledger.record(Outcome(rows.requests[0], Status.DOWNLOADED, receipt=RECEIPT, attempts=2, seconds=0.5))
+    ledger.record([Outcome(rows.requests[0], Status.DOWNLOADED, receipt=RECEIPT, attempts=2, seconds=0.5)])
     ledger.record_held(1, RECEIPT, "v0/elsewhere.nwb")
-    ledger.record(Outcome(rows.requests[2], Status.FAILED, error=StatusError("expected a file, got 404", status=404)))
+    ledger.record([Outcome(rows.requests[2], Status.FAILED, error=StatusError("expected a file, got 404", status=404))])
     return FetchResult(rows, ledger, "/cache", RunFigures(bytes=5, requests=3, seconds=1.23456))
 
 
@@ -172,7 +172,7 @@ def test_raising_names_the_first_ten() -> None:
 def test_a_copy_shares_what_became_of_its_original() -> None:
     rows = plan_of(pd.DataFrame({"url": [A, A], "p": ["x", "y"]}), path_template="{p}")
     ledger = Ledger(2)
-    ledger.record(Outcome(rows.requests[0], Status.FAILED, error=StatusError("gone", status=410), attempts=3))
+    ledger.record([Outcome(rows.requests[0], Status.FAILED, error=StatusError("gone", status=410), attempts=3)])
     ledger.share(0, 1)
     frame = FetchResult(rows, ledger, "/cache", RunFigures()).frame
     assert frame["status"].tolist() == ["failed", "failed"]

@@ -31,8 +31,12 @@ import threading
 import time
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from framefetch.store.places import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 try:
     import fcntl
@@ -184,15 +188,16 @@ class FileLocks:
             self.obstacle = f"this file system has no locks that work: {error.strerror or error}"
         return True
 
-    def release(self, offset: int) -> None:
-        """Give a byte back that this cache has locked."""
+    def release(self, offsets: Sequence[int]) -> None:
+        """Give bytes back that this cache has locked."""
         with _guard:
             table = self._table
-            if table is None or offset not in table.held:
+            if table is None:
                 return
-            table.held.remove(offset)
             if table.engaged:
-                self._unlock(table, offset)
+                for offset in table.held.intersection(offsets):
+                    self._unlock(table, offset)
+            table.held.difference_update(offsets)
 
     def _unlock(self, table: _Table, offset: int) -> None:
         if not self.obstacle:

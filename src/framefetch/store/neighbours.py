@@ -21,7 +21,7 @@ from framefetch.store.places import translate_oserror
 from framefetch.store.recovery import recover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from framefetch.models import Requests
     from framefetch.store.folder import CacheFolder
@@ -189,12 +189,11 @@ class Neighbours:
 
     def end(self) -> None:
         """Give everything back."""
-        for file in list(self._mine):
-            self.give_back(file)
+        self.give_back(list(self._mine))
         if self._begun:
             self._begun = False
             if self._folder.presence.close():
-                self._locks.release(self._folder.presence.life)
+                self._locks.release([self._folder.presence.life])
             self._locks.close()
 
     # -- while the engine works ---------------------------------------------------------------------------------
@@ -210,11 +209,12 @@ class Neighbours:
         if not self._locks.acquire(offset):
             self._aside.append(file)
             return False
-        if self._locks.engaged and self._waits_for_heritage():
-            self._locks.release(offset)
+        engaged = self._locks.engaged
+        if engaged and self._waits_for_heritage():
+            self._locks.release([offset])
             return None
-        if (self._locks.engaged or self._late) and self._is_done(file):
-            self._locks.release(offset)
+        if (engaged or self._late) and self._is_done(file):
+            self._locks.release([offset])
             self._aside.append(file)
             return False
         self._mine[file] = offset
@@ -231,11 +231,10 @@ class Neighbours:
         there = os.path.lexists(self._folder.files.absolute(requests.path(file)))
         return there and self._folder.manifest.recorded_since(self._mark, requests.version, requests.keys[file])
 
-    def give_back(self, file: int) -> None:
-        """Unlock a file: its row is committed, or it failed."""
-        offset = self._mine.pop(file, None)
-        if offset is not None:
-            self._locks.release(offset)
+    def give_back(self, files: Iterable[int]) -> None:
+        """Unlock files: their rows are committed, or they failed."""
+        mine = self._mine
+        self._locks.release([mine.pop(file) for file in files if file in mine])
 
     # -- afterwards ---------------------------------------------------------------------------------------------
 

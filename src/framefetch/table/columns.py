@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from framefetch.options import TableOptions
     from framefetch.table.rows import Rows
 
-__all__ = ["Columns", "choose_columns", "parse_digest", "read_digests", "read_sizes"]
+__all__ = ["Columns", "all_digits", "choose_columns", "parse_digest", "read_digests", "read_sizes"]
 
 URL_NAMES = ("wkf", "url", "file_url", "download_url")
 MD5_NAMES = ("md5", "md5sum", "md5_checksum")
@@ -135,6 +135,14 @@ def _hex_digits(digits: str, algorithm: str) -> str:
     if len(raw) * 2 == length:
         return raw.hex()
     raise InvalidRow(f"expected the {length} hex digits of a {algorithm} digest, got {digits[:80]!r}")
+
+
+def all_digits(values: np.ndarray[Any, Any], algorithm: str) -> bool:
+    """Return whether every cell is the plain digits of a digest: one look at all of them, as most columns are."""
+    cells = values.tolist()
+    if set(map(type, cells)) != {str} or set(map(len, cells)) != {DIGEST_LENGTHS.get(algorithm, 0)}:
+        return False
+    return _LOWER_HEX.fullmatch("".join(cells)) is not None
 
 
 def read_digests(

@@ -42,23 +42,30 @@ class Ledger:
         #: Files that are held elsewhere than planned.
         self.places: dict[int, str] = {}
 
-    def record(self, outcome: Outcome) -> None:
-        """Note one outcome."""
-        file = outcome.request.index
-        self.status[file] = CODES[outcome.status]
-        self.attempts[file] = outcome.attempts
-        self.seconds[file] = outcome.seconds
-        if outcome.receipt is not None:
-            self._note(file, outcome.receipt)
-        if outcome.error is not None:
-            self.errors[file] = (type(outcome.error).__name__, str(outcome.error))
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Note outcomes, a column at a time."""
+        files = [outcome.request.index for outcome in outcomes]
+        self.status[files] = [CODES[outcome.status] for outcome in outcomes]
+        self.attempts[files] = [outcome.attempts for outcome in outcomes]
+        self.seconds[files] = [outcome.seconds for outcome in outcomes]
+        received = {outcome.request.index: outcome.receipt for outcome in outcomes if outcome.receipt is not None}
+        if received:
+            files, receipts = list(received), received.values()
+            self.size[files] = [receipt.size for receipt in receipts]
+            self.verified[files] = [LEVEL_CODES[receipt.verified] for receipt in receipts]
+            self.md5[files] = [_md5_of(receipt) for receipt in receipts]
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self.errors[outcome.request.index] = (type(outcome.error).__name__, str(outcome.error))
 
     def record_held(self, file: int, receipt: Receipt, place: str | None = None) -> None:
         """Note a file that was held already, and where if that is not where it was planned."""
         self.status[file] = CODES[Status.CACHED]
         if place is not None:
             self.places[file] = place
-        self._note(file, receipt)
+        self.size[file] = receipt.size
+        self.verified[file] = LEVEL_CODES[receipt.verified]
+        self.md5[file] = _md5_of(receipt)
 
     def record_plain(
         self, files: Sequence[int], sizes: Sequence[int], verified: Iterable[Verified], md5: Sequence[str]
@@ -81,9 +88,9 @@ class Ledger:
         if first in self.errors:
             self.errors[file] = self.errors[first]
 
-    def _note(self, file: int, receipt: Receipt) -> None:
-        self.size[file] = receipt.size
-        self.verified[file] = LEVEL_CODES[receipt.verified]
-        for digest in receipt.digests:
-            if digest.algorithm == "md5":
-                self.md5[file] = digest.hex
+
+def _md5_of(receipt: Receipt) -> str | None:
+    for digest in receipt.digests:
+        if digest.algorithm == "md5":
+            return digest.hex
+    return None

@@ -81,6 +81,8 @@ def default_name(basename: str, suffix: str) -> str:
     ('1085755199.nwb', 'a b.h5', 'a%2Fb.h5')
     """
     name = basename
+    if _PLAIN.fullmatch(name) and name.rfind(".") > 0:  # no name that is plain begins with a dot
+        return name
     if "%" in basename:
         decoded = unquote(basename, errors="surrogateescape")
         if safe_component(decoded) == decoded and decoded not in ("", ".", ".."):

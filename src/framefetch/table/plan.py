@@ -15,7 +15,7 @@ import numpy as np
 
 from framefetch.errors import InvalidRow, PlanError, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
-from framefetch.table.columns import Columns, choose_columns, read_digests, read_sizes
+from framefetch.table.columns import Columns, all_digits, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
 from framefetch.table.naming import check_version, default_name, fold, safe_path
 from framefetch.table.requests import TableRequests, unpacked
@@ -219,19 +219,27 @@ class _Planner:
 
     def _read_digests(self) -> None:
         for algorithm, column in self.columns.digests:
+            is_first = algorithm not in self.digests
             for start, block in self._blocks():
                 values = block.values(column)
                 assert values is not None
+                if is_first and all_digits(values, algorithm):
+                    self._stated_by(algorithm)[start : start + len(values)] = values
+                    continue
                 for position, *found in read_digests(values, algorithm):
                     if isinstance(found[0], InvalidRow):
                         self._refuse(start + position, column, found[0])
                     else:
                         self._state(start + position, column, *found)
 
-    def _state(self, position: int, column: str, algorithm: str, digits: str) -> None:
+    def _stated_by(self, algorithm: str) -> np.ndarray[Any, Any]:
         stated = self.digests.get(algorithm)
         if stated is None:
             stated = self.digests[algorithm] = np.full(len(self.rows), None, dtype=object)
+        return stated
+
+    def _state(self, position: int, column: str, algorithm: str, digits: str) -> None:
+        stated = self._stated_by(algorithm)
         if stated[position] is not None and stated[position] != digits:
             self._refuse(position, column, f"expected one {algorithm} digest, got {stated[position]} and {digits}")
         stated[position] = digits

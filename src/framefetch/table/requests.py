@@ -81,11 +81,8 @@ class TableRequests:
         """Return what the table states of one file."""
         if not self.digests:
             return ()
-        return tuple(
-            Digest(algorithm, digits)
-            for algorithm, column in self.digests.items()
-            if (digits := column[index]) is not None
-        )
+        stated = [(algorithm, column[index]) for algorithm, column in self.digests.items()]
+        return tuple([Digest(algorithm, digits) for algorithm, digits in stated if digits is not None])
 
     def stated_of(self, positions: Sequence[int]) -> Iterator[Stated]:
         """Yield position, key, path, size and digests of some files."""
@@ -132,7 +129,11 @@ class TableRequests:
         """Return a number for each position that says which origin it has; one look at a URL's head is enough."""
         known: dict[str, int] = {}
         origins: dict[str, int] = {}
-        codes = np.empty(len(positions), dtype=np.int32)
+        codes = np.zeros(len(positions), dtype=np.int32)
+        first = self.urls[positions[0]] if len(positions) else ""
+        alike = first[: first.find("/", 8) + 1]
+        if alike and all(self.urls[position].startswith(alike) for position in positions.tolist()):
+            return codes, [origin_of(first)]
         for at, position in enumerate(positions.tolist()):
             url = self.urls[position]
             head = url[: url.find("/", 8)] if url.find("/", 8) > 0 else url

@@ -66,8 +66,12 @@ def _read_proxies() -> dict[str, str]:
 def _read_logins() -> netrc | None:
     """Return the logins of ``.netrc``, None where there is no such file."""
     named = os.environ.get("NETRC")
-    if not os.path.lexists(os.path.expanduser("~/.netrc") if named is None else named):
+    try:
+        os.lstat(os.path.expanduser("~/.netrc") if named is None else named)
+    except FileNotFoundError:
         return None
+    except OSError:
+        pass  # it is there, and cannot be looked at
     from netrc import NetrcParseError, netrc
 
     try:

@@ -139,6 +139,7 @@ def test_a_proxy_that_makes_no_tunnel(
     row = mirror("https://far.example/1.nwb", tmp_path)
     assert row["error_type"] == "ConnectFailed"
     assert f"via proxy 127.0.0.1:{proxy.port}: the proxy answers " in row["error"]
+    assert row["error"].count("no connection to") == 1
     note("81", "a proxy that refuses a tunnel", "ConnectFailed", 0)
 
 

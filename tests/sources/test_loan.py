@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from framefetch.sources.buffers import ROOM
 from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
 from framefetch.sources.loan import EARS, USUAL_HEAD, Answer, Ear, Loan, ask_all
+from framefetch.sources.seal import Seal
 from framefetch.sources.sockets import readable
 from framefetch.sources.watchdog import Manner
 from framefetch.warehouse import Serve, WarehouseThread, hold
@@ -239,6 +241,28 @@ def test_what_the_socket_does_not_take_of_a_sealed_request_is_sealed(under_seal)
     while size < len(long):
         size += len(server.tls.read(1 << 14))
     assert size == len(long)
+
+
+def test_what_the_session_has_to_say_is_the_loops(under_seal, monkeypatch) -> None:
+    """It must be the next that is sent, also where the answer that it came with is whole."""
+    loan, end, server = under_seal
+    ask(loan, ASK, 0, 1 << 20)
+    monkeypatch.setattr(Seal, "unsent", lambda _: b"new keys")
+    assert heard(loan, end, server.say(HEAD + BODY)) == [Answer(BODY, '"a"')]
+    assert loan.is_odd
+    assert loan.unsent == b"new keys"
+
+
+def test_a_session_that_takes_no_words_is_at_its_end(under_seal, monkeypatch) -> None:
+    loan, _, _ = under_seal
+
+    def refuse(*_: object) -> bytes:
+        raise ssl.SSLWantReadError
+
+    monkeypatch.setattr(Seal, "close", refuse)
+    assert ask(loan, ASK, 0, 100)
+    assert loan.is_odd
+    assert isinstance(loan.error, ssl.SSLWantReadError)
 
 
 @pytest.mark.parametrize("how", ["said", "changed"])

@@ -93,6 +93,23 @@ def test_what_was_changed_on_the_way_is_not_opened(ends: tuple[Seal, Server], ho
         getattr(seal, how)(bytes(sealed) if how == "open" else memoryview(bytearray(2000)))
 
 
+@pytest.mark.parametrize("how", ["open", "fill"])
+def test_what_came_before_something_wrong_is_given_first(ends: tuple[Seal, Server], how: str) -> None:
+    seal, server = ends
+    good, wrong = server.say(b"good"), bytearray(server.say(b"wrong"))
+    wrong[-1] ^= 1
+    room = memoryview(bytearray(2000))
+    if how == "open":
+        assert seal.open(good + wrong) == b"good"
+    else:
+        seal.feed(good + wrong)
+        assert bytes(room[: seal.fill(room)]) == b"good"
+    assert isinstance(seal.error, ssl.SSLError)
+    for again in (seal.fill, seal.open_into):
+        with pytest.raises(ssl.SSLError):
+            again(room)
+
+
 def test_who_has_another_name_is_not_believed() -> None:
     seal, server = Seal(trust(), "elsewhere.example"), Server()
     assert not seal.shake()
@@ -197,6 +214,28 @@ def test_who_has_given_up_hears_no_more(run: Run) -> None:
             sealed.abort()
             await above.lost
             assert len(above.received) == had
+
+    run(work())
+
+
+def test_while_it_is_paused_the_loop_leaves_the_session_alone(run: Run) -> None:
+    """A look that was due when it was paused would take what a thread is about to send."""
+
+    async def work() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context()) as server:
+            sealed, above = await connected(server)
+            sealed.resume_reading()
+            sealed.pause_reading()
+            sealed.seal._tls.write(b"a request, half way out")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sealed.seal.unsent()
+            sealed.abort()
+            await above.lost
 
     run(work())
 

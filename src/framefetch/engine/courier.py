@@ -321,7 +321,7 @@ class Courier:
     def _next(self, trip: Trip, ear: Ear) -> None:
         """Let a connection that is free go on, or home."""
         host, trip.errand = trip.host, None
-        if host.trips > host.most or host.refuses:
+        if host.trips > host.most or host.refuses or trip.loan.is_odd:
             self._bring_home(trip, ear)
             return
         try:

@@ -167,7 +167,7 @@ class HostLimit:
         elif not walled:
             self._peak, self._pause, self._excusing = self.limit, 2, crowded
             self._ends = self._refused = 0
-        self._mode, self._patience, self._step = "refused", self._pause, 1
+        self._mode, self._patience, self._step, self._was_clear = "refused", self._pause, 1, False
         lowered = taken < self.limit
         self.limit, self._cut = min(self.limit, taken), self.starts
         self._begin(now)
@@ -273,7 +273,7 @@ class HostLimit:
             self._base_rate = (self._base_rate + rate) / 2
         else:
             # Other files, or another state of the host: what was learnt is worth little.
-            self._base_rate, self._backoff = rate, PATIENCE
+            self._base_rate, self._backoff, self._was_clear = rate, PATIENCE, False
             self._patience = min(self._patience, 2)
         self._doubtful = False
         self._patience -= 1

@@ -64,6 +64,7 @@ class _Run:
 
     async def finish(self) -> None:
         """Run to the end, or to a fatal error."""
+        preparing = self._loop.run_in_executor(None, self._rule.prepare)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._saver.run())
@@ -77,6 +78,7 @@ class _Run:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
+            await preparing
 
     # -- workers ------------------------------------------------------------------------------------------------
 

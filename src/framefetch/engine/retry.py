@@ -6,6 +6,7 @@ through untouched (a negated predicate would catch it: jd/tenacity#529).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ class RetryRule:
 
     @cached_property
     def _retrying(self) -> Retrying:
-        """The rule in tenacity's words; made when something has failed, because most runs end before that."""
+        """The rule in tenacity's words, which takes long to import."""
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         policy = self._policy
@@ -114,6 +115,11 @@ class RetryRule:
             wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
             retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
         )
+
+    def prepare(self) -> None:
+        """Import what decides; blocking. Not when something has failed: that may be for want of descriptors."""
+        with contextlib.suppress(OSError):
+            _ = self._retrying
 
     def _state(self, failures: int) -> RetryCallState:
         from tenacity import RetryCallState

@@ -8,6 +8,7 @@ passes `_Sockets`, which may refuse it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import ssl
@@ -149,6 +150,8 @@ class Dialer:
                 trust = await self._trusted() if secure else None
                 name = (route.server_hostname or host).rstrip(".") if secure else None
                 return await self._connect(found, sockets, trust, name)
+        except FramefetchError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError is uvloop's word for a descriptor in use
             if sockets.refused is not None and not sockets.made:
                 raise refuse_address(route, sockets.refused) from error
@@ -168,7 +171,8 @@ class Dialer:
                     made = await start_connection(
                         found, happy_eyeballs_delay=NEXT_ADDRESS, loop=self._loop, socket_factory=sockets
                     )
-                    reached = made.getpeername()
+                    with contextlib.suppress(OSError):  # it has been reset by now
+                        reached = made.getpeername()
                     return await self._open(made, trust, name)
             except OSError:
                 others = [info for info in found if info[4] != reached]
@@ -181,7 +185,11 @@ class Dialer:
         if trust is None or name is None:
             _, connection = await self._loop.create_connection(partial(HttpConnection, self._buffers), sock=made)
             return connection
-        sealed = Sealed(Seal(trust, name), self._buffers.scratch)
+        try:
+            sealed = Sealed(Seal(trust, name), self._buffers.scratch)
+        except BaseException:  # a name that TLS does not take
+            made.close()
+            raise
         transport, _ = await self._loop.create_connection(lambda: sealed, sock=made)
         try:
             await sealed.shaken
@@ -202,7 +210,7 @@ class Dialer:
 
     async def _trusted(self) -> ssl.SSLContext:
         """Return the certificates that the system trusts; they are read once, in a thread."""
-        if self._trust is None or (self._trust.done() and self._trust.exception()):
+        if self._trust is None or (self._trust.done() and (self._trust.cancelled() or self._trust.exception())):
             self._trust = self._loop.create_task(aside(_read_certificates))
         return await asyncio.shield(self._trust)
 
@@ -210,10 +218,22 @@ class Dialer:
         """End what is under way."""
         if self._tunnels is not None:
             await self._tunnels.close()
+        if self._trust is not None:
+            self._trust.cancel()
         self._names.close()
 
 
 def _read_certificates() -> ssl.SSLContext:
+    """Return a context that trusts what the system does.
+
+    Raises
+    ------
+    OSError
+        Where they cannot be read, of which OpenSSL says nothing: nobody would be trusted from then on.
+    """
+    if (bundle := ssl.get_default_verify_paths().cafile) is not None:
+        with open(bundle, "rb"):
+            pass
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context

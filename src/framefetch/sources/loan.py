@@ -111,7 +111,13 @@ class Loan:
 
     def words(self, request: bytes) -> bytes:
         """Return a request as it goes over the wire."""
-        return request if self._seal is None else self._seal.close(request)
+        if self._seal is None:
+            return request
+        try:
+            return self._seal.close(request)
+        except ssl.SSLError as error:
+            self.error, self.is_odd = error, True
+            return b""
 
     def sent(self, words: bytes, count: int, least: int, most: int, now: float) -> bool:
         """Note how many bytes of the words for a file of so many bytes were sent, or -1.
@@ -128,7 +134,7 @@ class Loan:
         self._least, self._most = least, most
         self.asked_at = self.heard = now
         if count < len(words):
-            self.unsent = words[count:]
+            self.unsent += words[count:]
             self.is_odd = True
         return True
 
@@ -173,7 +179,7 @@ class Loan:
         except ssl.SSLError as error:
             self.error, self.is_odd = error, True
         self.unsent += seal.unsent()
-        self.is_odd = self.is_odd or seal.ended or bool(self.unsent)
+        self.is_odd = self.is_odd or seal.ended or seal.error is not None or bool(self.unsent)
         return opened
 
     def _answered(self, body: bytes, etag: str | None) -> Answer:

@@ -125,7 +125,7 @@ class Names:
         self._known: dict[_Place, tuple[float, deque[AddrInfoType]]] = {}
         self._unknown: dict[str, tuple[int, float]] = {}
         self._forgotten: dict[_Place, float] = {}
-        self._asked: dict[_Place, asyncio.Task[list[AddrInfoType]]] = {}
+        self._asked: dict[_Place, asyncio.Task[deque[AddrInfoType]]] = {}
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
 
@@ -143,11 +143,12 @@ class Names:
             return [literal]
         until, known = self._known.get((host, port), (0.0, None))
         if known is None or self._now() >= until:
-            return await self._ask(host, port)
+            known = await self._ask(host, port)
+        found = list(known)
         known.rotate(-1)
-        return list(known)
+        return found
 
-    async def _ask(self, host: str, port: int) -> list[AddrInfoType]:
+    async def _ask(self, host: str, port: int) -> deque[AddrInfoType]:
         """Wait for the answer; a question that still hangs is not asked twice."""
         times, until = self._unknown.get(host, (0, 0.0))
         if times > 1 and self._now() < until:
@@ -158,13 +159,13 @@ class Names:
             task.add_done_callback(lambda done: self._answered((host, port), done))
         try:
             async with asyncio.timeout(self._timeout):
-                return list(await asyncio.shield(task))
+                return await asyncio.shield(task)
         except TimeoutError:
             raise socket.gaierror(socket.EAI_AGAIN, f"no answer within {self._timeout:g} s") from None
 
-    async def _look_up(self, host: str, port: int) -> list[AddrInfoType]:
+    async def _look_up(self, host: str, port: int) -> deque[AddrInfoType]:
         try:
-            found = await self._resolver.resolve(host, port)
+            found = deque(await self._resolver.resolve(host, port))
         except OSError as error:
             if no_such_name(error):
                 times, until = self._unknown.get(host, (0, 0.0))
@@ -174,12 +175,12 @@ class Names:
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
         self._unknown.pop(host, None)
-        self._known[host, port] = self._now() + self._ttl, deque(found)
+        self._known[host, port] = self._now() + self._ttl, found
         if len(self._known) > self.KEPT:
             del self._known[next(iter(self._known))]
         return found
 
-    def _answered(self, place: _Place, task: asyncio.Task[list[AddrInfoType]]) -> None:
+    def _answered(self, place: _Place, task: asyncio.Task[deque[AddrInfoType]]) -> None:
         del self._asked[place]
         if not task.cancelled():
             task.exception()  # nobody may be waiting for it any more

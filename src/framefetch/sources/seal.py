@@ -39,6 +39,8 @@ class Seal:
         self._record_left, self._header = 0, b""
         #: Whether the other end has said that nothing more will come.
         self.ended = False
+        #: What is wrong behind all that could be opened; who opens more has it raised.
+        self.error: ssl.SSLError | None = None
 
     def shake(self) -> bool:
         """Go on with the handshake; tell whether it is done.
@@ -89,6 +91,8 @@ class Seal:
         ssl.SSLError
             Where something else is wrong.
         """
+        if self.error is not None:
+            raise self.error
         try:
             count = cast("int", self._tls.read(len(room), cast("Any", room)))
         except ssl.SSLWantReadError:
@@ -99,6 +103,8 @@ class Seal:
     def fill(self, room: memoryview) -> int:
         """Open into some room until it is full or there is no more; return how many bytes; errors as `open_into`."""
         read, filled, size = cast("Any", self._tls.read), 0, len(room)
+        if self.error is not None:
+            raise self.error
         try:
             while filled < size:
                 count = read(size - filled, room[filled:])
@@ -108,16 +114,25 @@ class Seal:
                 filled += count
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLError as error:
+            self.error = error
+            if not filled:
+                raise
         return filled
 
     def open(self, data: bytes) -> bytes:
         """Take sealed bytes and return what can be opened; errors are those of `open_into`."""
         self.feed(data)
-        pieces = []
+        pieces: list[bytes] = []
         while self._has_more:
             try:
                 piece = self._tls.read(RECORD)
             except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                self.error = error
+                if not pieces:
+                    raise
                 break
             if not piece:
                 self.ended = True
@@ -222,9 +237,10 @@ class Sealed(asyncio.BufferedProtocol):
     def _fail(self, error: Exception) -> None:
         if not self.shaken.done():
             self.shaken.set_exception(error)
+            self.shaken.exception()  # who dials may have given up
 
     def _flush(self) -> None:
-        if data := self.seal.unsent():
+        if (data := self.seal.unsent()) and not self._lost:
             self._transport.write(data)
 
     def _pump_soon(self) -> None:
@@ -235,10 +251,12 @@ class Sealed(asyncio.BufferedProtocol):
     def _pump(self) -> None:
         """Give what can be opened to who is above, until it has enough."""
         self._pumps = False
+        if self._paused:
+            return  # a thread may have the session by now
         above = self._above
         assert above is not None
         try:
-            while not (self._paused or self._told or self._given_up):
+            while self._is_heard:
                 count = self.seal.open_into(cast("memoryview", above.get_buffer(-1)))
                 if count is None:
                     if self._lost:
@@ -257,6 +275,10 @@ class Sealed(asyncio.BufferedProtocol):
         if self._told:
             self._transport.abort() if self._why else self._transport.close()
 
+    @property
+    def _is_heard(self) -> bool:
+        return not (self._paused or self._told or self._given_up)
+
     def _tell(self, error: Exception | None) -> None:
         """Tell who is above that nothing more will come."""
         if not self._told:
@@ -267,8 +289,12 @@ class Sealed(asyncio.BufferedProtocol):
     # -- a transport, to a connection ---------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Seal bytes and send them."""
-        self._transport.write(self.seal.close(data))
+        """Seal bytes and send them; where the session takes none, that is the connection's end."""
+        try:
+            self._transport.write(self.seal.close(data))
+        except ssl.SSLError as error:
+            self._tell(error)
+            self._transport.abort()
 
     def write_sealed(self, data: bytes) -> None:
         """Send what is sealed already."""

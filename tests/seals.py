@@ -1,4 +1,4 @@
-"""TLS sessions without sockets: the client's end is ours, the other one the standard library's."""
+"""The other end of TLS: a warehouse, and sessions without sockets; whom to trust for both."""
 
 import contextlib
 import ssl
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from framefetch.sources.seal import Seal
+from framefetch.warehouse import WarehouseThread
 
 PEM = Path(__file__).parent / "warehouse" / "localhost.pem"
 
@@ -19,6 +20,11 @@ def server_context() -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(PEM)
     return context
+
+
+def tls_warehouse() -> WarehouseThread:
+    """Return a warehouse that is reached by TLS, by whoever trusts `PEM`."""
+    return WarehouseThread(ssl_context=server_context())
 
 
 class Server:

@@ -1,8 +1,12 @@
 """Collects what each case of the catalogue came to, and prints it as a table at the end."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from framefetch.warehouse import WarehouseThread
+from tests.seals import PEM, tls_warehouse
 
 _ROWS: list[tuple[str, str, str, int]] = []
 
@@ -15,6 +19,25 @@ def note() -> Callable[[str, str, str, int], None]:
         _ROWS.append((case, fault, outcome, requests))
 
     return take
+
+
+@pytest.fixture(params=["uvloop", "asyncio", "call by call", "uvloop, TLS", "asyncio, TLS"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Do the work on this loop, with the module in C or without it, under TLS or not."""
+    if "asyncio" in request.param:
+        monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
+    if request.param == "call by call":
+        request.getfixturevalue("plainly")
+    if "TLS" in request.param:
+        monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    return request.param
+
+
+@pytest.fixture
+def reached(way: str) -> Iterator[WarehouseThread]:
+    """Give a running warehouse, empty, that is reached that way."""
+    with tls_warehouse() if "TLS" in way else WarehouseThread() as running:
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,7 +7,6 @@ requests than the case allows.
 
 import hashlib
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from framefetch.warehouse import (
     hdf5_file,
 )
 from tests.conftest import EAGER
+from tests.seals import PEM, tls_warehouse
 
 CONTENT = hdf5_file(20_000, seed=1)
 PAGE = b"<!DOCTYPE html><html><head><title>Earthdata Login</title></head><body>" + b" " * 2000 + b"</body></html>"
@@ -467,15 +467,6 @@ def test_case_75_a_refused_port(tmp_path: Path, note: Callable[..., None]) -> No
     assert set(frame["error_type"]) == {"ConnectFailed"}
     assert frame["error"].str.contains("no connection to http://127.0.0.1:1").all()
     note("75", "a refused port", "ConnectFailed", 0)
-
-
-PEM = Path(__file__).parents[1] / "warehouse" / "localhost.pem"
-
-
-def tls_warehouse() -> WarehouseThread:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(PEM)
-    return WarehouseThread(ssl_context=context)
 
 
 def test_case_78_a_certificate_nobody_vouches_for(tmp_path: Path, note: Callable[..., None]) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,8 @@ from framefetch.sources.loan import Ear
 from framefetch.store import files
 from framefetch.warehouse import CONTINUE, Chunked, Reply, Serve, Stop, WarehouseThread, gzipped
 from tests.conftest import EAGER
-from tests.faults.test_catalogue import PEM, tls_warehouse
+
+pytestmark = pytest.mark.usefixtures("way")
 
 FILES = 120
 AT = 60
@@ -30,22 +30,10 @@ BODIES = [bytes([at]) * (1000 + at) for at in range(FILES)]
 NAMES = [f"/{at:03}.bin" for at in range(FILES)]
 
 
-@pytest.fixture(params=["uvloop", "asyncio", "call by call", "uvloop, TLS", "asyncio, TLS"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if "asyncio" in request.param:
-        monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
-    if request.param == "call by call":
-        request.getfixturevalue("plainly")
-    return request.param
-
-
 @pytest.fixture
-def warehouse(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WarehouseThread]:
-    """Give a running warehouse, empty."""
-    if "TLS" in way:
-        monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
-    with tls_warehouse() if "TLS" in way else WarehouseThread() as running:
-        yield running
+def warehouse(reached: WarehouseThread) -> WarehouseThread:
+    """Give a running warehouse, empty, as it is reached each way."""
+    return reached
 
 
 @pytest.fixture(autouse=True)

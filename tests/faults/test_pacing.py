@@ -13,7 +13,7 @@ from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.engine.limits import START
 from framefetch.warehouse import Raw, Reply, RequestRecord, Serve, Stop, WarehouseThread, hdf5_file
 from tests.conftest import EAGER
-from tests.faults.test_catalogue import tls_warehouse
+from tests.seals import tls_warehouse
 
 Note = Callable[[str, str, str, int], None]
 CONTENT = hdf5_file(2000, seed=1)

@@ -23,7 +23,8 @@ from framefetch.sources.tap import Tap
 from framefetch.store.digesting import DigestingFile
 from framefetch.warehouse import Push, Reply, Serve, Stop, WarehouseThread, hdf5_file, reply_bytes
 from tests.conftest import EAGER
-from tests.faults.test_catalogue import PEM, tls_warehouse
+
+pytestmark = pytest.mark.usefixtures("way")
 
 MIB = 1 << 20
 BODY = hdf5_file(8 * MIB + 4321, seed=1)
@@ -35,22 +36,10 @@ Note = Callable[[str, str, str, int], None]
 Open = Callable[..., MetadataCache]
 
 
-@pytest.fixture(params=["uvloop", "asyncio", "call by call", "uvloop, TLS", "asyncio, TLS"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if "asyncio" in request.param:
-        monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
-    if request.param == "call by call":
-        request.getfixturevalue("plainly")
-    return request.param
-
-
 @pytest.fixture
-def warehouse(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WarehouseThread]:
-    """Give a running warehouse, empty."""
-    if "TLS" in way:
-        monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
-    with tls_warehouse() if "TLS" in way else WarehouseThread() as running:
-        yield running
+def warehouse(reached: WarehouseThread) -> WarehouseThread:
+    """Give a running warehouse, empty, as it is reached each way."""
+    return reached
 
 
 @pytest.fixture

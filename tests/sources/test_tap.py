@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,8 +24,8 @@ from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
 from framefetch.sources.tap import PIECE, Tap
 from framefetch.warehouse import Chunked, Push, Reply, Serve, Stop, WarehouseThread, gzipped, reply_bytes
+from tests.seals import PEM, tls_warehouse
 
-PEM = Path(__file__).parents[1] / "warehouse" / "localhost.pem"
 MIB = 1 << 20
 BODY = random.Random(1).randbytes(4 * MIB + 12_345)
 WRONG = random.Random(2).randbytes(2 * MIB)
@@ -462,9 +461,7 @@ async def tunnels() -> AsyncIterator[int]:
 def test_under_tls_a_thread_reads_by_itself(tunnelled: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a tunnel the session is the loop's own: there all comes through the loop."""
     monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(PEM)
-    with WarehouseThread(ssl_context=context) as secure:
+    with tls_warehouse() as secure:
         url = secure.add("/f", BODY)
 
         async def work() -> None:

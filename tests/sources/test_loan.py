@@ -213,6 +213,15 @@ def test_part_of_a_record_behind_an_answer_is_bytes_that_nobody_asked_for(under_
     assert loan.received == HEAD + BODY
 
 
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_a_record_that_began_before_the_request_is_not_its_answer(under_seal, size) -> None:
+    """The socket is silent again when something is asked; the session is not."""
+    loan, end, server = under_seal
+    assert heard(loan, end, server.say(HEAD + BODY)[:size]) == [None]
+    assert loan.is_odd
+    assert not loan.asked
+
+
 def test_a_session_whose_request_was_not_sent_is_at_its_end(under_seal) -> None:
     """What was sealed counts: the next words would not be understood without it."""
     loan, end, server = under_seal

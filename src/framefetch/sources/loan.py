@@ -179,7 +179,9 @@ class Loan:
         except ssl.SSLError as error:
             self.error, self.is_odd = error, True
         self.unsent += seal.unsent()
-        self.is_odd = self.is_odd or seal.ended or seal.error is not None or bool(self.unsent)
+        # A record that begins before anything was asked for must not end as the answer to what is asked next.
+        unasked = not (self.asked or seal.is_silent)
+        self.is_odd = self.is_odd or unasked or seal.ended or seal.error is not None or bool(self.unsent)
         return opened
 
     def _answered(self, body: bytes, etag: str | None) -> Answer:

@@ -18,8 +18,8 @@ from tests.faults.disk.bench import Bench
 from tests.nginx import Nginx
 
 REPOSITORY = Path(__file__).parents[1]
-#: No waiting between attempts, short silences: what a test asserts is what was asked, not how long it took. A silence is
-#: so long that a machine that pauses for half a second makes none.
+#: No waiting between attempts, short silences: what a test asserts is what was asked, not how long it took. A silence
+#: is so long that a machine that pauses for half a second makes none.
 EAGER = Options(retry=RetryPolicy(base=0.0, cap=0.0), timeouts=Timeouts(connect=2.0, stall=1.0, speed_window=0.5))
 
 

@@ -7,8 +7,6 @@ from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.sources.watchdog import (
     FEW,
     HASTE,
-    HASTE_GROWTH,
-    HASTY_TIMES,
     OTHERS,
     UNUSUAL,
     Manner,
@@ -106,19 +104,19 @@ def test_patience_with_one_of_the_last_bodies(circumstances, under_way, expected
     assert patience(dog, silent(dog, others=0, **circumstances), under_way) == expected
 
 
-def test_some_times_later_the_same_url_gets_longer_until_the_stall_timeout_is_left() -> None:
+def test_the_same_url_gets_twice_as_long_each_time_until_the_stall_timeout_is_left() -> None:
     dog, manner, given = Dog(), Manner(), []
-    for _ in range(HASTY_TIMES + 3):
+    for _ in range(6):
         watch = silent(dog)
         watch.manner.hurried = manner.hurried
         given.append(patience(dog, watch))
-    assert given == [*[HASTE] * HASTY_TIMES, HASTE * HASTE_GROWTH, None, None]
+    assert given == [HASTE, 2 * HASTE, 4 * HASTE, 8 * HASTE, None, None]
 
 
 def test_a_short_stall_timeout_is_kept_to() -> None:
     dog = Dog()
     watch = silent(dog)
-    short = Timeouts(stall=2.5)
+    short = Timeouts(stall=2.0)
     assert all(left_behind(watch, dog.time + tick / 10, short, many) is None for tick in range(60))
 
 
@@ -129,7 +127,7 @@ def test_our_own_pause_is_not_the_hosts_silence() -> None:
     dog.time += 20
     assert left_behind(watch, dog.time, TIMEOUTS, many) is None
     watch.resume()
-    assert left_behind(watch, dog.time + 1, TIMEOUTS, many) is None
+    assert left_behind(watch, dog.time + HASTE / 2, TIMEOUTS, many) is None
     watch.progress(1)
     assert watch.manner.longest == 0.01
 

@@ -7,10 +7,11 @@ and does not count.
 The stall timeout is for hosts of which nothing is known. Where a body falls silent while others of its host go on
 coming to their ends, it is asked for again much sooner: once it has been silent for many times longer than any body of
 this host ever was and then went on, for longer than it had taken until then (waiting has cost as much as beginning anew
-would), and for two seconds, as Amazon advises for S3 ("Performance design patterns for Amazon S3", timeouts and retries
-for latency-sensitive applications). Three times that is all a URL gets, since a lossy server may well fail it twice;
-then it gets four times as long each time, up to a third of the stall timeout. Where few are under way, as at the end of
-a run, others cannot tell; a body that falls silent there gets twice as long, if the host is known by then.
+would), and for as long as TCP needs to send a segment a third time (0.2 and 0.4 s, the least that Linux waits,
+TCP_RTO_MIN in its tcp.h, and twice that). A URL gets twice as long each time, up to a third of the stall timeout: who
+is only slow is waited for in the end, and known from then on by the silence it has broken. Where few are under way, as
+at the end of a run, others cannot tell; a body that falls silent there gets twice as long, if the host is known by
+then.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
 
-#: Seconds of silence before a body may be called left behind, so many times, and as a factor each further time.
-HASTE: Final = 2.0
-HASTY_TIMES: Final = 3
-HASTE_GROWTH: Final = 4
+#: Seconds of silence before a body may be called left behind for the first time.
+HASTE: Final = 0.75
 #: So many times the longest silence that a body of the host has broken.
 UNUSUAL: Final = 4
 #: Bodies of the host that came to their end meanwhile: it is not the host that is silent, nor the network.
@@ -223,8 +222,7 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callabl
             return None
         others, few = manner.ended, FEW
     times = manner.hurried.get(watch.url, 0)
-    patience = HASTE * HASTE_GROWTH ** max(0, times + 1 - HASTY_TIMES)
-    patience = few * max(patience, UNUSUAL * manner.longest, watch.last - watch.began)
+    patience = few * max(HASTE * 2**times, UNUSUAL * manner.longest, watch.last - watch.began)
     if silence < patience or silence > SHARE * timeouts.stall:
         return None
     manner.hurried[watch.url] = times + 1

@@ -5,8 +5,9 @@ come, it has ended, it was refused); its measure is work a second, bytes plus a 
 begins when the limit changes and counts from when the requests then under way have all been heard of, so that a new
 connection's slow beginning and an old level's rest are in nobody's figure.
 
-Twice as many connections must bring a tenth more, or they are given up; half as many must cost next to nothing, or
-they stay, and below where it began the limit goes only for a gain. What was tried in vain is tried again after twice
+Twice as many connections must bring a tenth more, or they are given up; where they brought nearly twice as much, four
+times as many are tried next. Half as many must cost next to nothing, or they stay, and below where it began the limit
+goes only for a gain. What was tried in vain is tried again after twice
 as long. A refusal (429, 503, no connection, silence) needs no measuring: what is still under way is what the host
 takes. From there the limit grows by steps that double while they are borne and begin anew when one is not.
 """
@@ -33,6 +34,8 @@ LONG: Final = 2.0
 #: A first round that took so long is a figure already, if it says something clearly.
 EARLY: Final = 0.04
 CLEAR_GAIN: Final = 1.5
+#: A doubling that brought so much was limited by nothing but the number.
+FULL_GAIN: Final = 1.75
 CLEAR_LOSS: Final = 0.7
 #: Seconds without a request after which a measurement begins anew.
 IDLE: Final = 0.02
@@ -85,10 +88,11 @@ class HostLimit:
         self._mode: _Mode = "hold"
         self._base = self.limit  # where a try began
         self._base_rate: float | None = None
+        self._factor = 2  # of the next try upwards
         self._direction: Literal["up", "down"] = "up"
         self._tried_down = False
         self._doubtful = False
-        self._was_clear = False  # the last doubling brought half as much again, or more
+        self._was_clear = False  # the last try upwards brought half as much again, or more, for each doubling
         self._patience = 0
         self._backoff = PATIENCE
         self._peak = 0  # the limit before it was refused
@@ -168,6 +172,7 @@ class HostLimit:
             self._peak, self._pause, self._excusing = self.limit, 2, crowded
             self._ends = self._refused = 0
         self._mode, self._patience, self._step, self._was_clear = "refused", self._pause, 1, False
+        self._factor = 2
         lowered = taken < self.limit
         self.limit, self._cut = min(self.limit, taken), self.starts
         self._begin(now)
@@ -285,7 +290,7 @@ class HostLimit:
     def _try(self, now: float) -> None:
         self._base = self.limit
         if self._direction == "up" and self.limit < self._ceiling:
-            self._mode, self.limit = "up", min(2 * self.limit, self._ceiling)
+            self._mode, self.limit = "up", min(self._factor * self.limit, self._ceiling)
         elif self.limit > 1:
             self._mode, self.limit, self._tried_down = "down", self.limit // 2, True
         self._begin(now)
@@ -295,6 +300,11 @@ class HostLimit:
         if rate >= self._base_rate * (1 + GAIN * (self.limit / self._base - 1)):
             self._accept_up(rate, now)
             return
+        if self.limit > 2 * self._base:
+            self._factor = 2
+            self._back("up", now)
+            self._patience = 1
+            return
         loss = rate < self._base_rate * (1 - GAIN)
         down = loss or self._base > START or not self._tried_down
         self._back("down" if down else "up", now)
@@ -303,7 +313,9 @@ class HostLimit:
 
     def _accept_up(self, rate: float, now: float) -> None:
         """Stay at what more connections were worth, and try the double at once."""
-        self._was_clear = self._base_rate is not None and rate >= CLEAR_GAIN * self._base_rate
+        assert self._base_rate is not None
+        gain = rate / self._base_rate / max(1.0, self.limit / self._base / 2)  # as if it had been a doubling
+        self._was_clear, self._factor = gain >= CLEAR_GAIN, 4 if gain >= FULL_GAIN else 2
         self._mode, self._base_rate, self._backoff = "hold", rate, PATIENCE
         if self.limit < self._ceiling:
             self._direction = "up"

@@ -1,7 +1,7 @@
 """Who fetches: each peer is a name, the settings it may have, and the command line of a whole process.
 
 Whatever the setting, a peer shows no progress and reads no configuration of the user's. Which setting suits which
-workload is found by the sweep (`benchmarks.sweep`), not by hand.
+workload is found by the sweep (`benchmarks.sweep`), not by hand; an empty one leaves a native peer as it comes.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ def framefetch_command(order: Order, *limits: str) -> list[str]:
 
 
 def _curl(order: Order) -> list[str]:
-    many = ["--parallel", "--parallel-max", str(order.setting["connections"])]
-    many += ["--parallel-immediate"] if order.setting["immediate"] else []
+    setting = order.setting
+    many = ["--parallel", *(["--parallel-max", str(setting["connections"])] if setting else [])]
+    many += ["--parallel-immediate"] if setting.get("immediate") else []
     trust = ["--cacert", order.authority] if order.authority else []
     into = [] if order.warm else ["--create-dirs", "--output-dir", order.folder]
     plain = ["curl", "--disable", "--silent", "--show-error", "--fail"]
@@ -131,7 +132,7 @@ def _curl_lines(order: Order) -> str:
 
 
 def _wget2(order: Order) -> list[str]:
-    many = [f"--max-threads={order.setting['connections']}"]
+    many = [f"--max-threads={order.setting['connections']}"] if order.setting else []
     many += [f"--chunk-size={order.setting['chunk']}M"] if order.setting.get("chunk") else []
     skip = ["--timestamping"] if order.warm else []
     trust = [f"--ca-certificate={order.authority}"] if order.authority else []
@@ -144,9 +145,11 @@ def _aria2(order: Order) -> list[str]:
     if not os.path.exists(lines):
         with open(order.inputs.names, encoding="utf-8") as names, open(lines, "w", encoding="utf-8") as config:
             config.writelines(f"{order.inputs.base}/{name}\n  out={name}\n" for name in names.read().splitlines())
-    splits = order.setting["splits"]
-    many = [f"--max-connection-per-server={splits}", f"--split={splits}", "--min-split-size=1M"]
-    many += [f"--max-concurrent-downloads={order.setting['connections']}"]
+    many = []
+    if order.setting:
+        splits = order.setting["splits"]
+        many += [f"--max-connection-per-server={splits}", f"--split={splits}", "--min-split-size=1M"]
+        many += [f"--max-concurrent-downloads={order.setting['connections']}"]
     plain = ["--no-conf=true", "--quiet=true", "--file-allocation=none"]
     skip = ["--continue=true", "--auto-file-renaming=false"] if order.warm else []
     trust = [f"--ca-certificate={order.authority}"] if order.authority else []
@@ -154,10 +157,12 @@ def _aria2(order: Order) -> list[str]:
 
 
 def _rclone(order: Order) -> list[str]:
-    connections = str(order.setting["connections"])
-    many = ["--transfers", connections, "--checkers", connections]
-    many += ["--multi-thread-streams", str(order.setting["splits"]), "--multi-thread-cutoff", "8M"]
-    many += [] if order.setting["head"] or order.warm else ["--http-no-head", "--ignore-size"]
+    setting = order.setting
+    many = []
+    if setting:
+        many += ["--transfers", str(setting["connections"]), "--checkers", str(setting["connections"])]
+        many += ["--multi-thread-streams", str(setting["splits"]), "--multi-thread-cutoff", "8M"]
+        many += [] if setting["head"] or order.warm else ["--http-no-head", "--ignore-size"]
     plain = [
         "--config",
         "/dev/null",

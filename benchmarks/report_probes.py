@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.adaptive import enough, shares
+from benchmarks.defaults import TIMES_AS_FAST
 from benchmarks.growth import growth_of
+from benchmarks.judge import ratio
+from benchmarks.peers import BASE
 from benchmarks.rates import rates_of
 from benchmarks.report import align
 from benchmarks.timing import Spread
@@ -135,6 +138,23 @@ def _adaptive_lines(work: dict[str, Any], _: list[dict[str, Any]], *, judge: boo
     return [*align(rows), f"  target: the default reaches {ADAPTIVE_SHARE:g} of the best fixed number's speed"]
 
 
+def _defaults_lines(work: dict[str, Any], runs: list[dict[str, Any]], *, judge: bool) -> list[str]:
+    rows = [("", "files", "wall s", "times a file's", "(range)", "verdict")]
+    for peer in work["compared"]:
+        own = [run for run in runs if run["peer"] == peer]
+        if not own:
+            rows.append((peer, "failed", "", "", "", ""))
+            continue
+        wall, times = Spread.of(run["verified"]["wall"] for run in own), ratio({"runs": runs}, peer)
+        said = ["", "", ""]
+        if times is not None and peer != BASE:
+            verdict = _verdict(times.median >= TIMES_AS_FAST, judge)
+            said = [f"{times.median:.1f}", f"({times.low:.1f}-{times.high:.1f})", verdict]
+        rows.append((peer, f"{own[0]['files']:,}", f"{wall.median:.2f}", *said))
+    left = [f"  {name}: left out, {why}" for name, why in work["left_out"].items()]
+    return [*align(rows), *left, f"  target: each takes {TIMES_AS_FAST:g} times as long for a file, md5 included"]
+
+
 def _spread(values: list[float], form: str = ".2f") -> str:
     found = Spread.of(values)
     return f"{found.median:{form}} ({found.low:{form}}-{found.high:{form}})"
@@ -148,5 +168,6 @@ _SHOWN = {
     "commit": _growth_lines,
     "restart": _restart_lines,
     "rates": _rates_lines,
+    "defaults": _defaults_lines,
     "adaptive": _adaptive_lines,
 }

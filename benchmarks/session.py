@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.adaptive import run_adaptive
+from benchmarks.defaults import run_defaults
 from benchmarks.machine import choose_scratch, describe_machine
 from benchmarks.memory import kept_memory
 from benchmarks.publish import RESULTS, publish
@@ -123,6 +124,8 @@ class Session:
     def _probe(self, probe: Probe, folder: str) -> dict[str, Any]:
         if probe.name == "adaptive":
             return run_adaptive(probe, self._manner, folder)
+        if probe.name == "defaults":
+            return run_defaults(probe, self._peers, self._manner, folder)
         return run_probe(probe, self._options.rounds, folder)
 
     def _write(self) -> None:

@@ -100,6 +100,12 @@ PROBES = (
         5_000,
         "small files, then 64 large ones, with 16 connections: how fast, start-up left out",
     ),
+    Probe(
+        "d",
+        "defaults",
+        20_000,
+        "files of 8 KiB, 50 ms to the first byte: native peers with no knob turned either",
+    ),
     Probe("", "adaptive", 100, "per cent of each workload: the default against the best fixed number of connections"),
 )
 #: Where every fetch is asked to be light: CPU seconds against the better of these, start-up taken off.
@@ -136,6 +142,7 @@ _QUICK_PROBES = {
     "commit": 20_000,
     "restart": 500,
     "rates": 200,
+    "defaults": 300,
     "adaptive": 2,
 }
 

@@ -16,18 +16,20 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.defaults import run_defaults
 from benchmarks.files import FileSet, make_files, names_and_sizes
 from benchmarks.growth import growth_of, run_commit
 from benchmarks.judge import judged, net_cpu, ratio
 from benchmarks.peers import PEERS
 from benchmarks.publish import BEGIN, END, publish
 from benchmarks.rates import TARGETS, rates_of, run_rates
+from benchmarks.report_probes import show_probe
 from benchmarks.restart import run_restart
 from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
 from benchmarks.session import OtherManner, earlier_results
 from benchmarks.sweep import load_settings, save_settings, sweep, to_sweep
 from benchmarks.transfers import Manner, known_peer, run_transfer
-from benchmarks.workloads import FAULTY, LATE, MIB, PACED, WORKLOADS, Workload
+from benchmarks.workloads import FAULTY, LATE, MIB, PACED, PROBES, WORKLOADS, Workload
 from tests.conftest import needed
 
 pytestmark = pytest.mark.nginx
@@ -86,6 +88,21 @@ def test_rates_are_those_of_programs_that_fetched_everything(tmp_path: Path) -> 
     assert all(0 < run["seconds"] < run["process_seconds"] for run in found["runs"])
     assert rates_of(found["runs"], "small", "prototype")[0] > 0
     assert os.listdir(tmp_path) == [], "nothing is left behind"
+
+
+def test_native_peers_fetch_late_files_as_they_come(tmp_path: Path) -> None:
+    lacking = missing_for(LATE)
+    needed(lacking is None, str(lacking))
+    there = [peer for peer in PEERS if not peer.missing()]
+    needed(shutil.which("curl") is not None, "curl")
+    probe = replace(next(probe for probe in PROBES if probe.name == "defaults"), count=20)
+    found = run_defaults(probe, there, Manner(1, timeout=30), str(tmp_path))
+    assert found["left_out"] == {}
+    fetched = {run["peer"]: run["files"] for run in found["runs"] if run["failure"] is None}
+    native = {peer.name: 20 if peer.name in ("framefetch", "curl") else 2 for peer in there if peer.kind == "native"}
+    assert fetched == native
+    shown = show_probe(found, judge=True).splitlines()
+    assert [line.split()[0] for line in shown[2:-1]] == found["compared"]
 
 
 @pytest.mark.parametrize("served", [LATE], indirect=True)

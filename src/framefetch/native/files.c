@@ -1,0 +1,131 @@
+/* Many small files at a time: written, and moved to names that are free. */
+#include "module.h"
+
+#ifdef CAN_BE_NATIVE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What became of one file: what the system says of it, or the number of an error. */
+typedef struct {
+    int error;
+    struct stat found;
+} Outcome;
+
+static PyObject *
+told(const Outcome outcomes[], Py_ssize_t count)
+{
+    PyObject *result = PyList_New(count);
+
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        const struct stat *found = &outcomes[i].found;
+        PyObject *item =
+            outcomes[i].error
+                ? PyLong_FromLong(outcomes[i].error)
+                : Py_BuildValue("iLLLK", (int)found->st_mode, (long long)found->st_size,
+                                found->st_mtim.tv_sec * 1000000000LL + found->st_mtim.tv_nsec,
+                                found->st_ctim.tv_sec * 1000000000LL + found->st_ctim.tv_nsec,
+                                (unsigned long long)found->st_ino);
+        if (item == NULL || PyList_SetItem(result, i, item) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    return result;
+}
+
+static Outcome
+write_one(const char *path, const Py_buffer *body)
+{
+    Outcome outcome = {.error = 0};
+    int target;
+
+    do {
+        target = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    } while (target < 0 && errno == EINTR);
+    if (target < 0) {
+        outcome.error = errno;
+        return outcome;
+    }
+    outcome.error = write_all(target, body->buf, (size_t)body->len);
+    if (!outcome.error && fstat(target, &outcome.found) < 0) {
+        outcome.error = errno;
+    }
+    if (close(target) < 0 && !outcome.error && errno != EINTR) { /* a full disk or quota may show itself only here */
+        outcome.error = errno;
+    }
+    if (outcome.error) {
+        unlink(path);
+    }
+    return outcome;
+}
+
+/* Never over anything: not even over what comes there in this moment, where the file system can promise that. */
+static Outcome
+move_one(const char *part, const char *target)
+{
+    Outcome outcome = {.error = ESTALE};
+
+    /* A network file system may remember a folder that is another one by now; it looks again. */
+    for (int times = 0; times < 2 && outcome.error == ESTALE; times++) {
+        outcome.error = renameat2(AT_FDCWD, part, AT_FDCWD, target, RENAME_NOREPLACE) < 0 ? errno : 0;
+        if (outcome.error == EINVAL || outcome.error == ENOSYS || outcome.error == EOPNOTSUPP) {
+            outcome.error = lstat(target, &outcome.found) == 0 ? EEXIST : errno;
+            if (outcome.error == ENOENT) {
+                outcome.error = rename(part, target) < 0 ? errno : 0;
+            }
+        }
+    }
+    if (!outcome.error && lstat(target, &outcome.found) < 0) {
+        outcome.error = errno;
+    }
+    return outcome;
+}
+
+/* Do something with each pair of the items of two lists of the same length. */
+static PyObject *
+for_each(PyObject *arguments, bool moves)
+{
+    PyObject *first, *second, *result = NULL;
+    Held paths, others = {.count = 0};
+    Outcome *outcomes = NULL;
+
+    if (!PyArg_ParseTuple(arguments, "OO", &first, &second) || !hold(&paths, first, true)) {
+        return NULL;
+    }
+    if (hold(&others, second, moves)) {
+        if (paths.count != others.count) {
+            PyErr_SetString(PyExc_ValueError, "expected lists of the same length");
+        } else if ((outcomes = PyMem_Calloc((size_t)paths.count + 1, sizeof *outcomes)) == NULL) {
+            PyErr_NoMemory();
+        } else {
+            Py_BEGIN_ALLOW_THREADS;
+            for (Py_ssize_t i = 0; i < paths.count; i++) {
+                const char *path = paths.views[i].buf;
+                outcomes[i] = moves ? move_one(path, others.views[i].buf) : write_one(path, &others.views[i]);
+            }
+            Py_END_ALLOW_THREADS;
+            result = told(outcomes, paths.count);
+            PyMem_Free(outcomes);
+        }
+        let_go(&others);
+    }
+    let_go(&paths);
+    return result;
+}
+
+PyObject *
+write_new(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    return for_each(arguments, false);
+}
+
+PyObject *
+move_new(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    return for_each(arguments, true);
+}
+
+#endif

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,13 @@ REPOSITORY = Path(__file__).parents[1]
 #: No waiting between attempts, short silences: what a test asserts is what was asked, not how long it took. A silence
 #: is so long that a machine that pauses for half a second makes none.
 EAGER = Options(retry=RetryPolicy(base=0.0, cap=0.0), timeouts=Timeouts(connect=2.0, stall=1.0, speed_window=0.5))
+
+
+def pytest_configure() -> None:
+    """Let what tests start hear signals that they send, also where all this runs in the background or under nohup."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

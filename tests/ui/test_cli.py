@@ -175,6 +175,20 @@ def test_signals_end_in_good_order(table, tmp_path, number, code) -> None:
     assert framefetch("verify", tmp_path / "c", "--hash").returncode == 0
 
 
+def test_what_is_ignored_stays_ignored(table, tmp_path) -> None:
+    """As `nohup` has it for SIGHUP, and a shell for SIGINT of what a script has in the background."""
+    warehouse, path, _ = table
+    warehouse.script("107", hold(), then=Serve())
+    command = [sys.executable, "-m", "framefetch", "mirror", path, tmp_path / "c", "--json"]
+    with subprocess.Popen(["nohup", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        warehouse.wait_for("107")
+        process.send_signal(signal.SIGHUP)
+        warehouse.release("107")
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["downloaded"] == 8
+
+
 def test_a_second_interrupt_ends_at_once(table, tmp_path) -> None:
     warehouse, path, _ = table
     warehouse.script_all(hold())

@@ -127,7 +127,7 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
 
 
 class _Signals:
-    """The first signal ends the run in good order, the second at once."""
+    """The first signal ends the run in good order, the second at once; what is ignored, as after nohup, stays so."""
 
     CODES: ClassVar[dict[int, int]] = {
         getattr(signal, name): 128 + getattr(signal, name)
@@ -139,7 +139,8 @@ class _Signals:
         self.code: int | None = None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._take) for number in self.CODES}
+        heard = [number for number in self.CODES if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._take) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

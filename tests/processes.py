@@ -21,7 +21,7 @@ def kill_mirror(table: Path, folder: Path, *words: str, after: int) -> None:
 
 def wait_for_part(process: subprocess.Popen, folder: Path, size: int) -> None:
     """Return when the unfinished file of a cache has so many bytes, holes not counted."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 15
     while time.monotonic() < deadline and process.poll() is None:
         try:
             parts = [entry for entry in os.scandir(folder / ".framefetch" / "parts") if "." not in entry.name]

@@ -321,7 +321,7 @@ def held_by_another(cache: MetadataCache) -> sqlite3.Connection:
 
 
 def wait_until(so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 10
     while not so():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -215,7 +215,7 @@ def test_case_75_a_host_that_had_answered_gets_more_time(
 
 
 def test_a_host_that_is_far_away_is_asked_for_hundreds_at_once(warehouse: WarehouseThread, tmp_path: Path) -> None:
-    """And each of them once: 16 + 32 + 64 + 128 files are through when 256 are asked for."""
+    """And each of them once: 16 + 32 + 128 files are through when 256 are asked for."""
     urls = stock(warehouse, 800)
     warehouse.script_all(Serve(delay=0.15))
     frame = mirror(urls, tmp_path, Options())  # whose stall timeout no pause of a busy machine comes near

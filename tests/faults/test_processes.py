@@ -129,7 +129,7 @@ def test_what_somebody_leaves_is_gone_on_with_when_its_turn_comes(
     second = mirror(table, "--quiet", "--max-connections", "1")
     warehouse.wait_for("/f0.nwb", 1, "held")
     first.send_signal(end)
-    first.wait(timeout=60)
+    first.wait(timeout=10)
     warehouse.release("/f0.nwb")
     output, _ = second.communicate(timeout=30)
     assert second.returncode == 0, output

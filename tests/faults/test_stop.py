@@ -104,11 +104,11 @@ async def test_a_timeout_around_a_failing_batch_is_not_retried(
     warehouse: WarehouseThread, stock: Stock, tmp_path: Path, note: Callable[..., None]
 ) -> None:
     frame = pd.read_csv(stock.table).head(1)
-    warehouse.script_all(Reply(503, headers={"Retry-After": "60"}))
+    warehouse.script_all(Reply(503, headers={"Retry-After": "1"}))
     with MetadataCache(frame, tmp_path / "cache") as cache:
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(cache.fetch_all(frame), 0.3)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 0.3 + 0.5
         assert warehouse.count() == 1
     note("102", "a timeout around a call that is failing", "at once", 1)

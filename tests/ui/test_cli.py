@@ -162,7 +162,7 @@ def test_signals_end_in_good_order(table, tmp_path, number, code) -> None:
         warehouse.wait_for(str(100 + at), 1, "answered")
     warehouse.wait_for("107")
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=4)
     assert process.returncode == code, err
     figures = json.loads(out)
     assert figures["downloaded"] + figures["cancelled"] == 8
@@ -198,7 +198,7 @@ def test_a_second_interrupt_ends_at_once(table, tmp_path) -> None:
     warehouse.wait_for(count=8)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=4)
     assert process.returncode == 130
 
 

@@ -115,7 +115,7 @@ async def test_leaving_ends_everything_at_once(answer, caplog):
             writer.write(request("/f"))
         await warehouse.wait_for("/f", 5)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 60, "the answers never end by themselves"
+    assert time.monotonic() - begin < 5, "the answers never end by themselves"
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
     for _, writer in streams:
         writer.close()
@@ -190,7 +190,7 @@ async def test_a_client_that_never_speaks_does_not_hold_up_the_end():
         streams = [await asyncio.open_connection("127.0.0.1", warehouse.port) for _ in range(3)]
         streams[2][1].write(b"GET /")
         begin = time.monotonic()
-    assert time.monotonic() - begin < 60, "the answers never end by themselves"
+    assert time.monotonic() - begin < 5, "the answers never end by themselves"
     for reader, writer in streams:
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
@@ -269,7 +269,7 @@ def test_a_thread_ends_at_once():
         connection.sendall(request("/f"))
         warehouse.wait_for("/f", 1, "held")
         begin = time.monotonic()
-    assert time.monotonic() - begin < 60, "the answers never end by themselves"
+    assert time.monotonic() - begin < 5, "the answers never end by themselves"
     connection.close()
 
 

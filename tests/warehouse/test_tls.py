@@ -99,7 +99,7 @@ async def test_failed_and_unfinished_handshakes_are_no_news(secure, trusting, ca
     await secure.wait_for("/f", 1, "held")
     begin = time.monotonic()
     await secure.__aexit__(None, None, None)
-    assert time.monotonic() - begin < 60, "nobody else ends them"
+    assert time.monotonic() - begin < 0.5
     writer.transport.abort()
     silent.close()
     assert caplog.records == []

@@ -7,9 +7,9 @@ connection's slow beginning and an old level's rest are in nobody's figure.
 
 Twice as many connections must bring a tenth more, or they are given up; where they brought nearly twice as much, four
 times as many are tried next. Half as many must cost next to nothing, or they stay, and below where it began the limit
-goes only for a gain. What was tried in vain is tried again after twice
-as long. A refusal (429, 503, no connection, silence) needs no measuring: what is still under way is what the host
-takes. From there the limit grows by steps that double while they are borne and begin anew when one is not.
+goes only for a gain. What was tried in vain is tried again after twice as long. A refusal (429, 503, no connection,
+silence) needs no measuring: what is still under way is what the host takes. From there the limit grows by steps that
+double while they are borne and begin anew when one is not.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ class HostLimit:
         if rate >= self._base_rate * (1 + GAIN * (self.limit / self._base - 1)):
             self._accept_up(rate, now)
             return
-        if self.limit > 2 * self._base:
+        if self.limit > 2 * self._base:  # too large a step says nothing of a smaller one
             self._factor = 2
             self._back("up", now)
             self._patience = 1
@@ -312,7 +312,7 @@ class HostLimit:
             self._patience = 1
 
     def _accept_up(self, rate: float, now: float) -> None:
-        """Stay at what more connections were worth, and try the double at once."""
+        """Stay at what more connections were worth, and try still more at once."""
         assert self._base_rate is not None
         gain = rate / self._base_rate / max(1.0, self.limit / self._base / 2)  # as if it had been a doubling
         self._was_clear, self._factor = gain >= CLEAR_GAIN, 4 if gain >= FULL_GAIN else 2

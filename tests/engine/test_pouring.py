@@ -35,7 +35,6 @@ class Spring:
     def __init__(self, piece: bytes) -> None:
         self.taken = self.received = 0
         self.has_ahead = self.is_dry = False
-        self.pours = True
         self.error = None
         self._piece = piece
 

@@ -88,11 +88,10 @@ def ranges(warehouse: WarehouseThread, path: str = "/f.nwb") -> list[str | None]
 
 
 def test_a_thread_reads_from_the_socket(
-    way: str, warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch
+    warehouse: WarehouseThread, open_cache: Open, taps: list[Tap], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY)]})
-    readers, name = set(), "_open" if "TLS" in way else "pour"
-    receive = getattr(Tap, name)
+    readers, receive = set(), Tap.pour
 
     def once_it_has_come(self: Tap, *arguments: Any) -> int:
         if not self.received:
@@ -100,7 +99,7 @@ def test_a_thread_reads_from_the_socket(
         readers.add(threading.current_thread().name.rpartition("_")[0])
         return receive(self, *arguments)
 
-    monkeypatch.setattr(Tap, name, once_it_has_come)
+    monkeypatch.setattr(Tap, "pour", once_it_has_come)
     result = open_cache(table, options=ALONE).mirror(table)
     assert Path(result.paths[0]).read_bytes() == BODY
     assert result.summary()["bytes"] == len(BODY)
@@ -181,7 +180,6 @@ def test_what_is_sent_behind_a_body_never_reaches_the_next_file(
 
 
 async def test_a_call_that_is_cancelled_while_a_thread_reads_leaves_nothing_open(
-    way: str,
     warehouse: WarehouseThread,
     open_cache: Open,
     taps: list[Tap],
@@ -189,17 +187,16 @@ async def test_a_call_that_is_cancelled_while_a_thread_reads_leaves_nothing_open
     note: Note,
 ) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", BODY), warehouse.add("/g.nwb", b"\x89HDF\r\n\x1a\n")]})
-    reading, go_on, name = threading.Event(), threading.Event(), "_open" if "TLS" in way else "pour"
-    receive = getattr(Tap, name)
+    reading, go_on, receive = threading.Event(), threading.Event(), Tap.pour
 
-    def slow(self: Tap, into: Any, most: Any, *arguments: Any) -> int:
-        count = receive(self, into, most if "TLS" in way else min(most, MIB), *arguments)
+    def slow(self: Tap, into: Any, most: int, *arguments: Any) -> int:
+        count = receive(self, into, min(most, MIB), *arguments)
         if self.received > MIB:
             reading.set()
             assert go_on.wait(20)
         return count
 
-    monkeypatch.setattr(Tap, name, slow)
+    monkeypatch.setattr(Tap, "pour", slow)
     cache = open_cache(table, options=ALONE)
     call = asyncio.create_task(cache.fetch_all(table.head(1)))
     await asyncio.to_thread(reading.wait, 20)

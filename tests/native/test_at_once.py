@@ -14,9 +14,10 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -206,7 +207,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def poured(module: ModuleType, source: int, target: int, **wish: float) -> tuple[tuple[int, bool, int, int], str]:
+def poured(module: ModuleType, source: Any, target: int, **wish: float) -> tuple[tuple[int, bool, int, int], str]:
     digest = module.Md5()
     result = digest.pour(source, target, bytearray(int(wish.get("room", 4096))), int(wish.get("most", MIB)), 60.0)
     return result, digest.hexdigest()
@@ -257,6 +258,93 @@ def test_an_end_is_told_as_nothing_there_and_a_broken_connection_by_its_number(
         number = ours.fileno()
         ours.close()
         assert poured(module, number, file.fileno()) == ((0, True, errno.EBADF, 0), md5(b""))
+
+
+def giver(content: bytes, most: int) -> Callable[[memoryview], int]:
+    """Return what puts a content into room, at most so many bytes at a time."""
+    left = memoryview(content)
+
+    def give(room: memoryview) -> int:
+        nonlocal left
+        count = min(len(room), len(left), most)
+        room[:count] = left[:count]
+        left = left[count:]
+        return count
+
+    return give
+
+
+@pytest.mark.parametrize("room", [2, 100, 4096, 2 * MIB])
+def test_what_a_function_gives_is_written_and_digested(module: ModuleType, tmp_path: Path, room: int) -> None:
+    content = random.Random(room).randbytes(min(50_000 * room, 3 * MIB))
+    with open(tmp_path / "f", "w+b", buffering=0) as file:
+        file.write(b"before")
+        wish = {"room": room, "most": len(content) + 1}
+        result, digest = poured(module, giver(content, 40_000), file.fileno(), **wish)
+    assert result == (len(content), True, 0, 0)
+    assert digest == md5(content)
+    assert (tmp_path / "f").read_bytes() == b"before" + content
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [(OSError(errno.EIO, "broken"), OSError), (-1, ValueError), (3000, ValueError), ("1", TypeError)]
+)
+def test_a_function_that_fails_has_given_nothing(module: ModuleType, tmp_path: Path, said: Any, error: type) -> None:
+    digest, give = module.Md5(), giver(b"a" * 5000, 1000)
+    digest.update(b"before")
+
+    def fails_later(room: memoryview) -> int:
+        count = give(room)
+        if count:
+            return count
+        if isinstance(said, OSError):
+            raise said
+        return said
+
+    with open(tmp_path / "f", "wb", buffering=0) as file, pytest.raises(error):
+        digest.pour(fails_later, file.fileno(), bytearray(4000), MIB, 60.0)
+    assert digest.hexdigest() == md5(b"before")
+    digest.update(b"behind")
+    assert digest.hexdigest() == md5(b"beforebehind")
+
+
+@pytest.mark.parametrize("threads", [2, 5, 8, 12])
+def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path, threads: int) -> None:
+    contents = [random.Random(at).randbytes(3 * MIB + 1000 * at) for at in range(threads)]
+    found: dict[int, tuple[object, str]] = {}
+
+    def work(at: int) -> None:
+        with open(tmp_path / str(at), "wb", buffering=0) as file:
+            give = giver(contents[at], random.Random(at).choice([70_000, MIB]))
+            found[at] = poured(module, give, file.fileno(), room=MIB, most=10 * MIB)
+
+    running = [threading.Thread(target=work, args=(at,)) for at in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert found == {at: ((len(one), True, 0, 0), md5(one)) for at, one in enumerate(contents)}
+    assert [(tmp_path / str(at)).read_bytes() for at in range(threads)] == contents
+
+
+def test_nobody_waits_for_one_that_brings_nothing(module: ModuleType, tmp_path: Path) -> None:
+    content, entered, go_on = random.Random(1).randbytes(3 * MIB), threading.Event(), threading.Event()
+
+    def give_later(_: memoryview) -> int:
+        entered.set()
+        assert go_on.wait(60)
+        return 0
+
+    with open(tmp_path / "slow", "wb", buffering=0) as slow, open(tmp_path / "f", "wb", buffering=0) as file:
+        idle = threading.Thread(target=poured, args=(module, give_later, slow.fileno()))
+        idle.start()
+        assert entered.wait(60)
+        try:
+            result = poured(module, giver(content, MIB), file.fileno(), room=MIB, most=10 * MIB)
+        finally:
+            go_on.set()
+            idle.join()
+    assert result == ((3 * MIB, True, 0, 0), md5(content))
 
 
 def test_what_cannot_be_written_is_not_digested(module: ModuleType, pair, tmp_path: Path) -> None:

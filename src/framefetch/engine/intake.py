@@ -217,7 +217,7 @@ class Intake:
             if (cancelled() or time.monotonic() >= until) and not tap.has_ahead:
                 self._flows = not cancelled()
                 return
-            if tap.pours and not tap.has_ahead and part.flows_at(self.position):
+            if not tap.has_ahead and part.flows_at(self.position):
                 self._flow(part, tap, until)
                 piece = None if tap.is_dry else b""
                 continue

@@ -1,11 +1,18 @@
 import select
+from collections.abc import Callable
 from typing import Self
 
 class Md5:
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def write(self, target: int, data: bytes | bytearray | memoryview, /) -> int: ...
     def pour(
-        self, source: int, target: int, room: bytearray | memoryview, most: int, seconds: float, /
+        self,
+        source: int | Callable[[memoryview], int],
+        target: int,
+        room: bytearray | memoryview,
+        most: int,
+        seconds: float,
+        /,
     ) -> tuple[int, bool, int, int]: ...
     def read(self, source: int, offset: int, room: bytearray | memoryview, most: int, /) -> tuple[int, int]: ...
     def hexdigest(self) -> str: ...

@@ -106,9 +106,11 @@ write_and_take(Message *message, int target, const uint8_t *bytes, size_t length
     const Message before = *message;
     int error;
 
+    md5_enter(); /* it begins once, but its like, one block after the other, are many */
     md5_begin(message, bytes, length);
     error = write_all(target, bytes, length);
     md5_settle(message);
+    md5_leave();
     if (error) {
         md5_copy(message, &before);
     }
@@ -134,28 +136,74 @@ md5_write(PyObject *object, PyObject *arguments)
     return PyLong_FromLong(error);
 }
 
+/* Where bytes come from: a descriptor, or something of Python's that is called with room and returns how many it has
+ * put there, for which the interpreter's lock is taken back. */
+typedef struct {
+    int descriptor;
+    PyObject *draw;
+    PyThreadState *unlocked;
+    bool raised;
+} Source;
+
+/* Have Python put bytes somewhere; return how many, or -1 with an exception. */
+static Py_ssize_t
+drawn(PyObject *draw, uint8_t *bytes, size_t wanted)
+{
+    PyObject *view = PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)wanted, PyBUF_WRITE);
+    PyObject *said = view == NULL ? NULL : PyObject_CallFunctionObjArgs(draw, view, NULL);
+    PyObject *released = said == NULL ? NULL : PyObject_CallMethod(view, "release", NULL);
+    Py_ssize_t count = released == NULL ? -1 : PyLong_AsSsize_t(said);
+
+    if (count > (Py_ssize_t)wanted || (count < 0 && !PyErr_Occurred())) {
+        PyErr_SetString(PyExc_ValueError, "expected the number of bytes that were put into the room");
+        count = -1;
+    }
+    Py_XDECREF(released);
+    Py_XDECREF(said);
+    Py_XDECREF(view);
+    return count;
+}
+
+static ssize_t
+receive(Source *source, uint8_t *bytes, size_t wanted)
+{
+    ssize_t count;
+
+    if (source->draw == NULL) {
+        return read(source->descriptor, bytes, wanted);
+    }
+    PyEval_RestoreThread(source->unlocked);
+    count = drawn(source->draw, bytes, wanted);
+    source->raised = count < 0;
+    source->unlocked = PyEval_SaveThread();
+    return source->raised ? 0 : count;
+}
+
 typedef struct {
     size_t taken;
     bool is_dry;
     int read_error, write_error;
 } Poured;
 
-/* One half of the room is digested while the other is received into and written. */
+/* One half of the room is digested while the other is received into and written; where the source raises, nothing is
+ * taken. */
 static Poured
-pour(Message *message, int source, int target, uint8_t *room, size_t size, size_t most, double seconds)
+pour(Message *message, Source *source, int target, uint8_t *room, size_t size, size_t most, double seconds)
 {
+    const Message before = *message;
     Poured poured = {.taken = 0};
     const size_t half = size / 2;
     struct timespec now;
     double until;
     bool second = false;
 
+    md5_enter();
     clock_gettime(CLOCK_MONOTONIC, &now);
     until = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec + seconds;
     while (poured.taken < most) {
         uint8_t *bytes = second ? room + half : room;
         const size_t wanted = most - poured.taken < half ? most - poured.taken : half;
-        const ssize_t count = read(source, bytes, wanted);
+        const ssize_t count = receive(source, bytes, wanted);
 
         if (count < 0 && errno == EINTR) {
             continue;
@@ -178,6 +226,10 @@ pour(Message *message, int source, int target, uint8_t *room, size_t size, size_
         }
     }
     md5_settle(message);
+    md5_leave();
+    if (source->raised) {
+        md5_copy(message, &before);
+    }
     return poured;
 }
 
@@ -185,26 +237,38 @@ static PyObject *
 md5_pour(PyObject *object, PyObject *arguments)
 {
     Md5 *self = (Md5 *)object;
+    Source source = {.descriptor = -1};
+    PyObject *from;
     Py_buffer room;
     Py_ssize_t most;
     double seconds;
-    int source, target;
+    int target;
     Poured poured;
 
-    if (is_busy(self) || !PyArg_ParseTuple(arguments, "iiw*nd", &source, &target, &room, &most, &seconds)) {
+    if (is_busy(self) || !PyArg_ParseTuple(arguments, "Oiw*nd", &from, &target, &room, &most, &seconds)) {
         return NULL;
     }
-    if (room.len < 2 || most < 0) {
-        PyBuffer_Release(&room);
+    if (PyCallable_Check(from)) {
+        source.draw = from;
+    } else {
+        source.descriptor = (int)PyLong_AsLong(from);
+    }
+    if (!PyErr_Occurred() && (room.len < 2 || most < 0)) {
         PyErr_SetString(PyExc_ValueError, "expected room for at least two bytes, and no negative number of them");
+    }
+    if (PyErr_Occurred()) {
+        PyBuffer_Release(&room);
         return NULL;
     }
     self->is_busy = true;
-    Py_BEGIN_ALLOW_THREADS;
-    poured = pour(&self->message, source, target, room.buf, (size_t)room.len, (size_t)most, seconds);
-    Py_END_ALLOW_THREADS;
+    source.unlocked = PyEval_SaveThread();
+    poured = pour(&self->message, &source, target, room.buf, (size_t)room.len, (size_t)most, seconds);
+    PyEval_RestoreThread(source.unlocked);
     self->is_busy = false;
     PyBuffer_Release(&room);
+    if (source.raised) {
+        return NULL;
+    }
     return Py_BuildValue("nNii", (Py_ssize_t)poured.taken, PyBool_FromLong(poured.is_dry), poured.read_error,
                          poured.write_error);
 }
@@ -217,6 +281,7 @@ reread(Message *message, int source, off_t offset, uint8_t *room, size_t size, s
     bool second = false;
     int error = 0;
 
+    md5_enter();
     while (*taken < most) {
         uint8_t *bytes = second ? room + half : room;
         const size_t wanted = most - *taken < half ? most - *taken : half;
@@ -234,6 +299,7 @@ reread(Message *message, int source, off_t offset, uint8_t *room, size_t size, s
         *taken += (size_t)count;
     }
     md5_settle(message);
+    md5_leave();
     return error;
 }
 
@@ -295,8 +361,9 @@ static PyMethodDef object_methods[] = {
      PyDoc_STR("write(target, data)\n--\n\nWrite the next bytes to a descriptor and take them, or neither.\n\nReturns "
                "0, or the number of the error.")},
     {"pour", md5_pour, METH_VARARGS,
-     PyDoc_STR("pour(source, target, room, most, seconds)\n--\n\nRead from one descriptor, write to another, and take "
-               "what was written, until nothing is there for the moment.\n\nReturns how many bytes were taken, whether "
+     PyDoc_STR("pour(source, target, room, most, seconds)\n--\n\nRead from a descriptor, or have a function put bytes "
+               "into some room, write them to another, and take what was written, until nothing is there for the "
+               "moment.\n\nReturns how many bytes were taken, whether "
                "nothing more was there, and the numbers of the errors of reading and of writing.")},
     {"read", md5_read, METH_VARARGS,
      PyDoc_STR("read(source, offset, room, most)\n--\n\nRead a file from some place on and take that, as far as it "

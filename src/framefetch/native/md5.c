@@ -239,6 +239,8 @@ static pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER; /* of what follows, and
 static pthread_cond_t arrived = PTHREAD_COND_INITIALIZER;
 static Message *lanes[LANES];
 static int taken;
+static int entered; /* threads that will bring more */
+static int awaited; /* messages in lanes for which a thread waits */
 static bool is_started;
 
 /* A child has neither the thread nor those who wait for it. */
@@ -248,8 +250,16 @@ forget(void)
     door = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     arrived = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
     memset(lanes, 0, sizeof lanes);
-    taken = 0;
+    taken = entered = awaited = 0;
     is_started = false;
+}
+
+/* Whether it is worth while to go on: fewer lanes take as long as all of them, so whoever may still come is waited for,
+ * until somebody waits for us. */
+static bool
+is_worth_while(void)
+{
+    return taken > 0 && (awaited > 0 || taken >= entered || taken == LANES);
 }
 
 static void *
@@ -261,7 +271,7 @@ work(void *nothing)
         int places[LANES], count = 0;
         size_t blocks = STRIDE;
 
-        while (taken == 0) {
+        while (!is_worth_while()) {
             pthread_cond_wait(&arrived, &door);
         }
         for (int lane = 0; lane < LANES; lane++) {
@@ -279,6 +289,7 @@ work(void *nothing)
         for (int i = 0; i < count; i++) {
             if (streams[i]->blocks == 0) {
                 lanes[places[i]]->is_done = true;
+                awaited -= lanes[places[i]]->is_awaited;
                 pthread_cond_signal(&lanes[places[i]]->done);
                 lanes[places[i]] = NULL; /* it may be gone as soon as the door is open */
                 taken--;
@@ -316,9 +327,10 @@ hand_over(Message *message)
             lane++;
         }
         message->is_handed = true;
-        message->is_done = false;
+        message->is_done = message->is_awaited = false;
         lanes[lane] = message;
-        if (taken++ == 0) {
+        taken++;
+        if (is_worth_while()) {
             pthread_cond_signal(&arrived);
         }
     }
@@ -360,12 +372,36 @@ md5_close(Message *message)
 }
 
 void
+md5_enter(void)
+{
+    pthread_mutex_lock(&door);
+    entered++;
+    pthread_mutex_unlock(&door);
+}
+
+void
+md5_leave(void)
+{
+    pthread_mutex_lock(&door);
+    entered--;
+    if (is_worth_while()) {
+        pthread_cond_signal(&arrived);
+    }
+    pthread_mutex_unlock(&door);
+}
+
+void
 md5_settle(Message *message)
 {
     if (!message->is_handed) {
         return;
     }
     pthread_mutex_lock(&door);
+    if (!message->is_done) {
+        message->is_awaited = true;
+        awaited++;
+        pthread_cond_signal(&arrived);
+    }
     while (!message->is_done) {
         pthread_cond_wait(&message->done, &door);
     }

@@ -3,8 +3,9 @@
  * One MD5 is a chain of operations of which each waits for the one before, so a core that computes it does one thing
  * at a time. Vectors have lanes: they compute eight in little more than the time of one. Long streams are left to one
  * thread, which takes up to eight at once, each in a lane; one that comes meanwhile joins after the stride that is
- * under way. Nothing ever waits for lanes to be filled. It is for x86 processors with AVX2, and uses AVX-512VL where
- * that is there. Nothing here knows of Python.
+ * under way. It begins as late as it can, so that lanes fill: when all have come whose threads said that they bring
+ * more, or when one of these has nothing else to do than wait. It is for x86 processors with AVX2, and uses AVX-512VL
+ * where that is there. Nothing here knows of Python.
  */
 #ifndef FRAMEFETCH_MD5_H
 #define FRAMEFETCH_MD5_H
@@ -23,13 +24,13 @@ typedef struct {
     size_t blocks;
 } Stream;
 
-/* A message as it comes. While `is_handed` its thread is at the bytes that came last: they must stay. */
+/* A message as it comes. While `is_handed` the bytes that came last are being digested, or will be: they must stay. */
 typedef struct {
     uint32_t state[4];
     uint64_t length;
     uint8_t rest[MD5_BLOCK]; /* what came behind the last whole block */
     Stream job;
-    bool is_handed, is_done;
+    bool is_handed, is_done, is_awaited;
     pthread_cond_t done;
 } Message;
 
@@ -51,6 +52,9 @@ void md5_close(Message *message);
 /* Begin to take bytes, which must not change until `md5_settle`; whatever was begun before is settled first. */
 void md5_begin(Message *message, const uint8_t *bytes, size_t length);
 void md5_settle(Message *message);
+/* Say that the caller will begin several times, and that it is through with that, its message settled. */
+void md5_enter(void);
+void md5_leave(void);
 /* The digest of all that came, and a copy; the message must be settled. */
 void md5_digest(const Message *message, uint32_t digest[4]);
 void md5_copy(Message *to, const Message *from);

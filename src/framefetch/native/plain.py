@@ -57,14 +57,23 @@ class Md5:
         return 0
 
     def pour(
-        self, source: int, target: int, room: bytearray | memoryview, most: int, seconds: float, /
+        self,
+        source: int | Callable[[memoryview], int],
+        target: int,
+        room: bytearray | memoryview,
+        most: int,
+        seconds: float,
+        /,
     ) -> tuple[int, bool, int, int]:
-        """Read from one descriptor, write to another, and take what was written, until nothing is there.
+        """Receive, write to a descriptor, and take what was written, until nothing is there.
 
         Parameters
         ----------
-        source, target : int
-            The descriptors; the first must not block.
+        source : int or callable
+            A descriptor that does not block, or what puts bytes into some room and returns how many; what that raises
+            is raised, and nothing is taken.
+        target : int
+            The other descriptor.
         room : bytearray or memoryview
             Where to receive.
         most : int
@@ -77,17 +86,20 @@ class Md5:
         tuple of (int, bool, int, int)
             Bytes that were taken; whether no more were there; the numbers of the errors of reading, and of writing.
         """
-        view = memoryview(room)
+        view, begun = memoryview(room), self._hash.copy()
         taken, until = 0, time.monotonic() + seconds
         while taken < most:
-            try:
-                count = os.readv(source, [view[: most - taken]])
-            except InterruptedError:
-                continue
-            except BlockingIOError:
-                return taken, True, 0, 0
-            except OSError as broke:
-                return taken, True, broke.errno or errno.EIO, 0
+            free = view[: most - taken]
+            if callable(source):
+                try:
+                    count = _given(source, free)
+                except BaseException:
+                    self._hash = begun
+                    raise
+            else:
+                count, broke = _read_now(source, free)
+                if broke:
+                    return taken, True, broke, 0
             if not count:
                 return taken, True, 0, 0  # an end too is for others to see, and to say what it means
             if error := self.write(target, view[:count]):
@@ -177,6 +189,27 @@ def hear_any(poll: select.epoll, seconds: float, room: bytearray | memoryview, /
 def plain_answer(_: bytes, /) -> tuple[bytes, str | None] | None:
     """Return body and entity tag of an answer of which nothing is in doubt, or None: who calls has rules of his own."""
     return None
+
+
+def _given(source: Callable[[memoryview], int], room: memoryview) -> int:
+    """Have something put bytes into some room; return how many."""
+    count = source(room)
+    if not 0 <= count <= len(room):
+        raise ValueError("expected the number of bytes that were put into the room")
+    return count
+
+
+def _read_now(source: int, room: memoryview) -> tuple[int, int]:
+    """Read what a descriptor has for the moment; return how many bytes, and the number of an error."""
+    while True:
+        try:
+            return os.readv(source, [room]), 0
+        except InterruptedError:
+            continue
+        except BlockingIOError:
+            return 0, 0
+        except OSError as broke:
+            return 0, broke.errno or errno.EIO
 
 
 def _ask(number: int, request: bytes) -> int:

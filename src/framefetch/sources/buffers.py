@@ -22,6 +22,8 @@ WORTH_A_BLOCK: Final = 1 << 17
 SMALL_BLOCK: Final = 1 << 18
 #: Bytes in use from which on they are many.
 MANY: Final = 64 << 20
+#: Bytes of one read of what is sealed, which is copied once more.
+SEALED_PIECE: Final = 1 << 18
 #: Bytes that one read may bring where no block is being filled.
 SCRATCH: Final = 1 << 18
 
@@ -29,13 +31,13 @@ SCRATCH: Final = 1 << 18
 class _Room(threading.local):
     """Memory of a thread of its own, for what it reads and deals with before it reads again."""
 
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(BLOCK))
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
 
 
-ROOM: Final = _Room()
+ROOM: Final = _Room(BLOCK)
 #: The same for what comes with a seal on it, and is opened into the other.
-SEALED: Final = _Room()
+SEALED: Final = _Room(SEALED_PIECE)
 
 
 class Blocks:

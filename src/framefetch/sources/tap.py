@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from framefetch.sources.buffers import BLOCK, ROOM, SEALED
@@ -28,8 +30,9 @@ CAN_TAP: Final = hasattr(os, "readv")
 #: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written; but for each
 #: read the interpreter lock is asked for three times, which costs more.
 PIECE: Final = BLOCK
-#: Bytes of one read of what is sealed, which is copied once more.
-SEALED_PIECE: Final = 1 << 18
+#: Held by who opens what is sealed. The interpreter's lock is let go for each record of 16 KiB; threads that do that at
+#: the same time do little but hand it to one another.
+OPENING: Final = threading.Lock()
 
 
 def second_number(handle: int) -> int | None:
@@ -64,8 +67,6 @@ class Tap:
         Bytes that were read.
     received : int
         Of these, how many came from the socket.
-    pours : bool
-        Whether it can `pour`; what is sealed must be read.
     is_dry : bool
         Whether the last `pour` ended because nothing was there.
     error : OSError or None
@@ -85,7 +86,6 @@ class Tap:
         self._closed = closed
         self._handle = handle
         self._seal = seal
-        self.pours = seal is None
         self.taken = self.received = 0
         self.is_dry = False
         self.error: OSError | None = None
@@ -111,15 +111,19 @@ class Tap:
         return block
 
     def pour(
-        self, into: Callable[[int, memoryview, int, float], tuple[int, bool, int]], most: int, seconds: float
+        self,
+        into: Callable[[int | Callable[[memoryview], int], memoryview, int, float], tuple[int, bool, int]],
+        most: int,
+        seconds: float,
     ) -> int:
         """Have somebody take what comes from the socket at one go; return how many bytes.
 
         Parameters
         ----------
         into : callable
-            Called with the socket's number, room, and the next two; returns how many bytes it took, whether no more
-            were there, and the number of an error of the socket, or 0.
+            Called with the socket's number, or what puts into some room what it has under its seal, with room, and
+            the next two; returns how many bytes it took, whether no more were there, and the number of an error of the
+            socket, or 0.
         most : int
             Bytes at most.
         seconds : float
@@ -129,7 +133,8 @@ class Tap:
         if not size or self.error is not None:
             self.is_dry = True
             return 0
-        count, self.is_dry, broke = into(self._handle, ROOM.view, size, seconds)
+        source = self._handle if self._seal is None else partial(self._open, self._seal)
+        count, self.is_dry, broke = into(source, ROOM.view, size, seconds)
         if broke:
             self.error = OSError(broke, os.strerror(broke))
         self.taken += count
@@ -164,13 +169,14 @@ class Tap:
 
     def _open(self, seal: Seal, room: memoryview) -> int:
         """Fill some room with what is under the seal; what lies there comes before what the socket has."""
-        sealed = SEALED.view[:SEALED_PIECE]
+        sealed = SEALED.view
         filled = 0
-        try:
-            filled = seal.fill(room)
-            while filled < len(room) and not seal.ended and (drawn := self._draw(sealed)):
-                seal.feed(sealed[:drawn])
-                filled += seal.fill(room[filled:])
-        except ssl.SSLError as error:
-            self.error = error
+        with OPENING:
+            try:
+                filled = seal.fill(room)
+                while filled < len(room) and not seal.ended and (drawn := self._draw(sealed)):
+                    seal.feed(sealed[:drawn])
+                    filled += seal.fill(room[filled:])
+            except ssl.SSLError as error:
+                self.error = error
         return filled

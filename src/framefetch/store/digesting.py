@@ -13,7 +13,7 @@ from framefetch.store.digests import SEEKING, Hasher
 from framefetch.store.extents import Extents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["OPEN_NEW", "OPEN_OLD", "DigestingFile"]
 
@@ -52,13 +52,15 @@ class DigestingFile(io.FileIO):
                 self.extents.add(start, self.hasher.length)
         return len(block)
 
-    def pour(self, source: int, room: memoryview, most: int, seconds: float) -> tuple[int, bool, int]:
-        """Append and digest what comes from a descriptor, as long as something is there; only where `hasher.pours`.
+    def pour(
+        self, source: int | Callable[[memoryview], int], room: memoryview, most: int, seconds: float
+    ) -> tuple[int, bool, int]:
+        """Append and digest what comes, as long as something is there; only where `hasher.pours`.
 
         Parameters
         ----------
-        source : int
-            The descriptor, which must not block.
+        source : int or callable
+            A descriptor that does not block, or what puts bytes into some room and returns how many.
         room : memoryview
             Where to receive.
         most : int

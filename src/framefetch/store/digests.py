@@ -102,8 +102,10 @@ class Hasher:
             hasher.update(block)
         self.length += len(block)
 
-    def pour(self, source: int, target: int, room: memoryview, most: int, seconds: float) -> tuple[int, bool, int, int]:
-        """Read from one descriptor, write to another, and take what was written: see `framefetch.native.plain`."""
+    def pour(
+        self, source: int | Callable[[memoryview], int], target: int, room: memoryview, most: int, seconds: float
+    ) -> tuple[int, bool, int, int]:
+        """Receive, write to a descriptor, and take what was written: see `framefetch.native.plain`."""
         poured: tuple[int, bool, int, int] = self._hashers[0][1].pour(source, target, room, most, seconds)
         self.length += poured[0]
         return poured

@@ -66,11 +66,11 @@ class FileStore:
         Absolute path of the cache; the only link that is followed is the root itself.
     journal : Journal
         Where intents are written before a rename.
-    threads : int, default 4
-        Threads that write and digest.
+    threads : int, default 8
+        Threads that write and digest: as many as are digested together (`framefetch.native`).
     """
 
-    def __init__(self, root: str, journal: Journal, threads: int = 4) -> None:
+    def __init__(self, root: str, journal: Journal, threads: int = 8) -> None:
         self.root = root
         #: Called, in the loop's thread, with a file that was published for a call which had been cancelled by then.
         self.orphaned: Callable[[Entry], None] | None = None

@@ -27,8 +27,8 @@ __all__ = ["BLOCK", "Intake"]
 BLOCK: Final = 1 << 20
 #: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
 WORTH_KEEPING: Final = 8 << 10
-#: Bytes that may flow into a part before anybody looks.
-CLAIM: Final = 4 << 20
+#: Bytes that may flow into a part before anybody looks: about what a stint brings, as the digest is waited for then.
+CLAIM: Final = 16 << 20
 #: Seconds that a thread may go on with one socket: others wait for it.
 STINT: Final = 0.02
 

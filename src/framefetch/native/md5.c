@@ -254,12 +254,12 @@ forget(void)
     is_started = false;
 }
 
-/* Whether it is worth while to go on: fewer lanes take as long as all of them, so whoever may still come is waited for,
- * until somebody waits for us. */
+/* Whether it is worth while to go on: fewer lanes take as long as all of them, so those who may still come are waited
+ * for, until somebody waits for us. Not for the last one: with two, the other's turn would be lost. */
 static bool
 is_worth_while(void)
 {
-    return taken > 0 && (awaited > 0 || taken >= entered || taken == LANES);
+    return taken > 0 && (awaited > 0 || taken + 1 >= entered || taken == LANES);
 }
 
 static void *

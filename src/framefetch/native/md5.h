@@ -3,8 +3,8 @@
  * One MD5 is a chain of operations of which each waits for the one before, so a core that computes it does one thing
  * at a time. Vectors have lanes: they compute eight in little more than the time of one. Long streams are left to one
  * thread, which takes up to eight at once, each in a lane; one that comes meanwhile joins after the stride that is
- * under way. It begins as late as it can, so that lanes fill: when all have come whose threads said that they bring
- * more, or when one of these has nothing else to do than wait. It is for x86 processors with AVX2, and uses AVX-512VL
+ * under way. It begins late, so that lanes fill: when all but one have come whose threads said that they bring more,
+ * or when one of these has nothing else to do than wait. It is for x86 processors with AVX2, and uses AVX-512VL
  * where that is there. Nothing here knows of Python.
  */
 #ifndef FRAMEFETCH_MD5_H

@@ -149,6 +149,26 @@ async def test_a_stop_is_never_set_within_what_flows_meanwhile(monkeypatch: pyte
     assert {most for _, most in seen[:3]} == {intakes.CLAIM}
 
 
+async def test_more_is_claimed_where_all_came_and_little_again_where_nothing_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intakes, "STINT", 60.0)
+    spring, blocks, claims = Spring(bytes(16 * MIB)), [b"first", b"more"], []
+    body = body_of(lambda: spring)
+
+    async def read() -> bytes:
+        return blocks.pop(0) if blocks else b""
+
+    class Drying(Basin):
+        def flow(self, give: Callable[..., int], most: int, seconds: float) -> int:
+            claims.append(most)
+            return super().flow(give, most if len(claims) < 5 else 0, seconds)
+
+    body.read = read
+    await intake_of(body).into(Drying(flows=True))
+    assert claims == [intakes.CLAIM, 2 * intakes.CLAIM, *[intakes.LARGEST_CLAIM] * 3, intakes.CLAIM]
+
+
 async def test_a_disk_that_refuses_what_flows_leaves_the_place_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intakes, "STINT", 60.0)
     intake = intake_of(body_of(lambda: Spring(bytes(100))))

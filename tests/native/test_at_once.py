@@ -308,6 +308,20 @@ def test_a_function_that_fails_has_given_nothing(module: ModuleType, tmp_path: P
     assert digest.hexdigest() == md5(b"beforebehind")
 
 
+def test_what_a_function_keeps_of_its_room_stays_good(module: ModuleType, tmp_path: Path) -> None:
+    """As the frames of an exception do."""
+    kept: list[memoryview] = []
+
+    def fails(room: memoryview) -> int:
+        kept.append(room[2:])
+        raise OSError(errno.EIO, "broken")
+
+    with open(tmp_path / "f", "wb", buffering=0) as file, pytest.raises(OSError, match="broken"):
+        module.Md5().pour(fails, file.fileno(), bytearray(MIB), MIB, 60.0)
+    assert isinstance(kept[0].obj, bytearray), "which is alive as long as this is"
+    kept[0][:] = bytes(len(kept[0]))
+
+
 @pytest.mark.parametrize("threads", [2, 5, 8, 12])
 def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path, threads: int) -> None:
     contents = [random.Random(at).randbytes(3 * MIB + 1000 * at) for at in range(threads)]
@@ -327,23 +341,25 @@ def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path,
     assert [(tmp_path / str(at)).read_bytes() for at in range(threads)] == contents
 
 
-def test_nobody_waits_for_one_that_brings_nothing(module: ModuleType, tmp_path: Path) -> None:
-    content, entered, go_on = random.Random(1).randbytes(3 * MIB), threading.Event(), threading.Event()
+def test_nobody_waits_for_those_that_bring_nothing(module: ModuleType, tmp_path: Path) -> None:
+    content, entered, go_on = random.Random(1).randbytes(3 * MIB), threading.Barrier(4), threading.Event()
 
     def give_later(_: memoryview) -> int:
-        entered.set()
+        entered.wait(60)
         assert go_on.wait(60)
         return 0
 
     with open(tmp_path / "slow", "wb", buffering=0) as slow, open(tmp_path / "f", "wb", buffering=0) as file:
-        idle = threading.Thread(target=poured, args=(module, give_later, slow.fileno()))
-        idle.start()
-        assert entered.wait(60)
+        idle = [threading.Thread(target=poured, args=(module, give_later, slow.fileno())) for _ in range(3)]
+        for thread in idle:
+            thread.start()
+        entered.wait(60)
         try:
             result = poured(module, giver(content, MIB), file.fileno(), room=MIB, most=10 * MIB)
         finally:
             go_on.set()
-            idle.join()
+            for thread in idle:
+                thread.join()
     assert result == ((3 * MIB, True, 0, 0), md5(content))
 
 

@@ -27,8 +27,10 @@ __all__ = ["BLOCK", "Intake"]
 BLOCK: Final = 1 << 20
 #: Bytes of a small body that broke which are worth a part: fewer are asked for anew.
 WORTH_KEEPING: Final = 8 << 10
-#: Bytes that may flow into a part before anybody looks: about what a stint brings, as the digest is waited for then.
-CLAIM: Final = 16 << 20
+#: Bytes that may flow into a part before anybody looks.
+CLAIM: Final = 4 << 20
+#: The same where all claims were filled: about what a stint brings, as the digest is waited for at the end of each.
+LARGEST_CLAIM: Final = 16 << 20
 #: Seconds that a thread may go on with one socket: others wait for it.
 STINT: Final = 0.02
 
@@ -80,7 +82,7 @@ class Intake:
         self._lane = lane
         self._seen = self.position = body.offset
         self.stop: int | None = None
-        self._claiming = threading.Lock()
+        self._claiming, self._claim = threading.Lock(), CLAIM
         self.received = 0
         self.waited = 0.0
         self._flows = False
@@ -228,13 +230,17 @@ class Intake:
     def _flow(self, part: Part, tap: Tap, until: float) -> None:
         """Let what comes go straight into the part for a while."""
         with self._claiming:
-            most = min(CLAIM, self._room)
+            most = min(self._claim, self._room)
             self.position += most
         count = 0
         try:
             count = part.flow(tap.pour, most, until - time.monotonic())
         finally:
             self.position -= most - count
+        if tap.is_dry:  # one that is slow may be shared soon
+            self._claim = CLAIM
+        elif count == most:
+            self._claim = min(2 * self._claim, LARGEST_CLAIM)
         self.received += count
         self._seen += count
 

@@ -136,44 +136,42 @@ md5_write(PyObject *object, PyObject *arguments)
     return PyLong_FromLong(error);
 }
 
-/* Where bytes come from: a descriptor, or something of Python's that is called with room and returns how many it has
- * put there, for which the interpreter's lock is taken back. */
+/* Where bytes come from: a descriptor, or something of Python's that is called with a view of room and returns how many
+ * it has put there, for which the interpreter's lock is taken back. */
 typedef struct {
     int descriptor;
-    PyObject *draw;
+    PyObject *draw, *view; /* the view is of the whole room, and a part of it keeps the room alive */
     PyThreadState *unlocked;
     bool raised;
 } Source;
 
-/* Have Python put bytes somewhere; return how many, or -1 with an exception. */
+/* Have Python put bytes into the room from some place on; return how many, or -1 with an exception. */
 static Py_ssize_t
-drawn(PyObject *draw, uint8_t *bytes, size_t wanted)
+drawn(const Source *source, size_t start, size_t wanted)
 {
-    PyObject *view = PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)wanted, PyBUF_WRITE);
-    PyObject *said = view == NULL ? NULL : PyObject_CallFunctionObjArgs(draw, view, NULL);
-    PyObject *released = said == NULL ? NULL : PyObject_CallMethod(view, "release", NULL);
-    Py_ssize_t count = released == NULL ? -1 : PyLong_AsSsize_t(said);
+    PyObject *part = PySequence_GetSlice(source->view, (Py_ssize_t)start, (Py_ssize_t)(start + wanted));
+    PyObject *said = part == NULL ? NULL : PyObject_CallFunctionObjArgs(source->draw, part, NULL);
+    Py_ssize_t count = said == NULL ? -1 : PyLong_AsSsize_t(said);
 
     if (count > (Py_ssize_t)wanted || (count < 0 && !PyErr_Occurred())) {
         PyErr_SetString(PyExc_ValueError, "expected the number of bytes that were put into the room");
         count = -1;
     }
-    Py_XDECREF(released);
     Py_XDECREF(said);
-    Py_XDECREF(view);
+    Py_XDECREF(part);
     return count;
 }
 
 static ssize_t
-receive(Source *source, uint8_t *bytes, size_t wanted)
+receive(Source *source, uint8_t *room, size_t start, size_t wanted)
 {
     ssize_t count;
 
     if (source->draw == NULL) {
-        return read(source->descriptor, bytes, wanted);
+        return read(source->descriptor, room + start, wanted);
     }
     PyEval_RestoreThread(source->unlocked);
-    count = drawn(source->draw, bytes, wanted);
+    count = drawn(source, start, wanted);
     source->raised = count < 0;
     source->unlocked = PyEval_SaveThread();
     return source->raised ? 0 : count;
@@ -203,7 +201,7 @@ pour(Message *message, Source *source, int target, uint8_t *room, size_t size, s
     while (poured.taken < most) {
         uint8_t *bytes = second ? room + half : room;
         const size_t wanted = most - poured.taken < half ? most - poured.taken : half;
-        const ssize_t count = receive(source, bytes, wanted);
+        const ssize_t count = receive(source, room, (size_t)(bytes - room), wanted);
 
         if (count < 0 && errno == EINTR) {
             continue;
@@ -248,13 +246,13 @@ md5_pour(PyObject *object, PyObject *arguments)
     if (is_busy(self) || !PyArg_ParseTuple(arguments, "Oiw*nd", &from, &target, &room, &most, &seconds)) {
         return NULL;
     }
-    if (PyCallable_Check(from)) {
-        source.draw = from;
-    } else {
-        source.descriptor = (int)PyLong_AsLong(from);
-    }
-    if (!PyErr_Occurred() && (room.len < 2 || most < 0)) {
+    if (room.len < 2 || most < 0) {
         PyErr_SetString(PyExc_ValueError, "expected room for at least two bytes, and no negative number of them");
+    } else if (PyCallable_Check(from)) {
+        source.draw = from;
+        source.view = PyMemoryView_FromObject(room.obj);
+    } else {
+        source.descriptor = PyObject_AsFileDescriptor(from);
     }
     if (PyErr_Occurred()) {
         PyBuffer_Release(&room);
@@ -265,6 +263,7 @@ md5_pour(PyObject *object, PyObject *arguments)
     poured = pour(&self->message, &source, target, room.buf, (size_t)room.len, (size_t)most, seconds);
     PyEval_RestoreThread(source.unlocked);
     self->is_busy = false;
+    Py_XDECREF(source.view);
     PyBuffer_Release(&room);
     if (source.raised) {
         return NULL;

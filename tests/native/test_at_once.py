@@ -179,7 +179,7 @@ def test_what_is_written_is_digested_and_what_is_not_is_not(module: ModuleType, 
     assert (tmp_path / "f").read_bytes() == b"abc" + content
 
 
-@pytest.mark.parametrize("room", [2, 1000, 4096, MIB])
+@pytest.mark.parametrize("room", [260, 1000, 4096, MIB])
 def test_a_file_is_read_from_anywhere_as_far_as_it_goes(module: ModuleType, tmp_path: Path, room: int) -> None:
     content = random.Random(room).randbytes(100_000)
     (tmp_path / "f").write_bytes(content)
@@ -213,7 +213,7 @@ def poured(module: ModuleType, source: Any, target: int, **wish: float) -> tuple
     return result, digest.hexdigest()
 
 
-@pytest.mark.parametrize("room", [2, 100, 4096, MIB])
+@pytest.mark.parametrize("room", [260, 1000, 4096, MIB])
 def test_what_is_there_is_written_and_digested(module: ModuleType, pair, tmp_path: Path, room: int) -> None:
     ours, theirs = pair
     content = random.Random(room).randbytes(20_000)
@@ -239,7 +239,7 @@ def test_when_time_is_up_it_stops_behind_what_it_has(module: ModuleType, pair, t
     theirs.sendall(b"a" * 5000)
     digest = module.Md5()
     with open(tmp_path / "f", "wb", buffering=0) as file:
-        count, is_dry, *errors = digest.pour(ours.fileno(), file.fileno(), bytearray(200), 5000, 0.0)
+        count, is_dry, *errors = digest.pour(ours.fileno(), file.fileno(), bytearray(1000), 5000, 0.0)
     assert 0 < count < 5000
     assert not is_dry
     assert errors == [0, 0]
@@ -274,7 +274,7 @@ def giver(content: bytes, most: int) -> Callable[[memoryview], int]:
     return give
 
 
-@pytest.mark.parametrize("room", [2, 100, 4096, 2 * MIB])
+@pytest.mark.parametrize("room", [260, 1000, 4096, 2 * MIB])
 def test_what_a_function_gives_is_written_and_digested(module: ModuleType, tmp_path: Path, room: int) -> None:
     content = random.Random(room).randbytes(min(50_000 * room, 3 * MIB))
     with open(tmp_path / "f", "w+b", buffering=0) as file:
@@ -324,12 +324,12 @@ def test_what_a_function_keeps_of_its_room_stays_good(module: ModuleType, tmp_pa
 
 @pytest.mark.parametrize("threads", [2, 5, 8, 12])
 def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path, threads: int) -> None:
-    contents = [random.Random(at).randbytes(3 * MIB + 1000 * at) for at in range(threads)]
+    contents = [random.Random(at).randbytes(5 * MIB + 1001 * at) for at in range(threads)]
     found: dict[int, tuple[object, str]] = {}
 
     def work(at: int) -> None:
         with open(tmp_path / str(at), "wb", buffering=0) as file:
-            give = giver(contents[at], random.Random(at).choice([70_000, MIB]))
+            give = giver(contents[at], random.Random(at).choice([17_003, 70_001, MIB]))
             found[at] = poured(module, give, file.fileno(), room=MIB, most=10 * MIB)
 
     running = [threading.Thread(target=work, args=(at,)) for at in range(threads)]

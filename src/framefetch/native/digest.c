@@ -12,6 +12,7 @@
 
 enum {
     WORTH_UNLOCKING = 2048, /* bytes to be digested from which on the interpreter's lock is given up */
+    LEAST_ROOM = MD5_PIECES * (MD5_BLOCK + 1),
 };
 
 static PyObject *
@@ -183,25 +184,31 @@ typedef struct {
     int read_error, write_error;
 } Poured;
 
-/* One half of the room is digested while the other is received into and written; where the source raises, nothing is
- * taken. */
+/* Where the bytes of a piece begin: before them is what the message needs. */
+static size_t
+place_of(size_t number, size_t size)
+{
+    return size / MD5_PIECES * (number % MD5_PIECES) + MD5_BLOCK;
+}
+
+/* Pieces are digested while others are received and written; where the source raises, nothing is taken. */
 static Poured
 pour(Message *message, Source *source, int target, uint8_t *room, size_t size, size_t most, double seconds)
 {
     const Message before = *message;
     Poured poured = {.taken = 0};
-    const size_t half = size / 2;
+    const size_t piece = size / MD5_PIECES - MD5_BLOCK;
+    size_t number = 0;
     struct timespec now;
     double until;
-    bool second = false;
 
     md5_enter();
     clock_gettime(CLOCK_MONOTONIC, &now);
     until = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec + seconds;
     while (poured.taken < most) {
-        uint8_t *bytes = second ? room + half : room;
-        const size_t wanted = most - poured.taken < half ? most - poured.taken : half;
-        const ssize_t count = receive(source, room, (size_t)(bytes - room), wanted);
+        const size_t place = place_of(number, size);
+        const size_t wanted = most - poured.taken < piece ? most - poured.taken : piece;
+        const ssize_t count = receive(source, room, place, wanted);
 
         if (count < 0 && errno == EINTR) {
             continue;
@@ -211,12 +218,12 @@ pour(Message *message, Source *source, int target, uint8_t *room, size_t size, s
             poured.read_error = count == 0 || errno == EAGAIN || errno == EWOULDBLOCK ? 0 : errno;
             break;
         }
-        poured.write_error = write_all(target, bytes, (size_t)count);
+        poured.write_error = write_all(target, room + place, (size_t)count);
         if (poured.write_error) {
             break;
         }
-        md5_begin(message, bytes, (size_t)count);
-        second = !second;
+        md5_follow(message, room + place, (size_t)count);
+        number++;
         poured.taken += (size_t)count;
         clock_gettime(CLOCK_MONOTONIC, &now);
         if ((double)now.tv_sec + 1e-9 * (double)now.tv_nsec >= until) {
@@ -246,8 +253,8 @@ md5_pour(PyObject *object, PyObject *arguments)
     if (is_busy(self) || !PyArg_ParseTuple(arguments, "Oiw*nd", &from, &target, &room, &most, &seconds)) {
         return NULL;
     }
-    if (room.len < 2 || most < 0) {
-        PyErr_SetString(PyExc_ValueError, "expected room for at least two bytes, and no negative number of them");
+    if (room.len < LEAST_ROOM || most < 0) {
+        PyErr_Format(PyExc_ValueError, "expected room for at least %d bytes, and no negative number of them", LEAST_ROOM);
     } else if (PyCallable_Check(from)) {
         source.draw = from;
         source.view = PyMemoryView_FromObject(room.obj);
@@ -272,18 +279,18 @@ md5_pour(PyObject *object, PyObject *arguments)
                          poured.write_error);
 }
 
-/* Read a file from some place on, one half of the room while the other is digested; return the number of an error. */
+/* Read a file from some place on, pieces of it while others are digested; return the number of an error. */
 static int
 reread(Message *message, int source, off_t offset, uint8_t *room, size_t size, size_t most, size_t *taken)
 {
-    const size_t half = size / 2;
-    bool second = false;
+    const size_t piece = size / MD5_PIECES - MD5_BLOCK;
+    size_t number = 0;
     int error = 0;
 
     md5_enter();
     while (*taken < most) {
-        uint8_t *bytes = second ? room + half : room;
-        const size_t wanted = most - *taken < half ? most - *taken : half;
+        uint8_t *bytes = room + place_of(number, size);
+        const size_t wanted = most - *taken < piece ? most - *taken : piece;
         const ssize_t count = pread(source, bytes, wanted, offset + (off_t)*taken);
 
         if (count < 0 && errno == EINTR) {
@@ -293,8 +300,8 @@ reread(Message *message, int source, off_t offset, uint8_t *room, size_t size, s
             error = count < 0 ? errno : 0;
             break;
         }
-        md5_begin(message, bytes, (size_t)count);
-        second = !second;
+        md5_follow(message, bytes, (size_t)count);
+        number++;
         *taken += (size_t)count;
     }
     md5_settle(message);
@@ -315,9 +322,9 @@ md5_read(PyObject *object, PyObject *arguments)
     if (is_busy(self) || !PyArg_ParseTuple(arguments, "iLw*n", &source, &offset, &room, &most)) {
         return NULL;
     }
-    if (room.len < 2 || most < 0 || offset < 0) {
+    if (room.len < LEAST_ROOM || most < 0 || offset < 0) {
         PyBuffer_Release(&room);
-        PyErr_SetString(PyExc_ValueError, "expected room for at least two bytes, and no negative number of them");
+        PyErr_Format(PyExc_ValueError, "expected room for at least %d bytes, and no negative number of them", LEAST_ROOM);
         return NULL;
     }
     self->is_busy = true;

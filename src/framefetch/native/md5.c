@@ -262,6 +262,34 @@ is_worth_while(void)
     return taken > 0 && (awaited > 0 || taken + 1 >= entered || taken == LANES);
 }
 
+static void
+take_next(Message *message)
+{
+    const Piece *piece = &message->pieces[message->done % MD5_BEGUN];
+
+    message->stream.bytes = piece->bytes;
+    message->stream.blocks = piece->blocks;
+}
+
+/* The piece that a lane took is done. */
+static void
+finish(int lane)
+{
+    Message *message = lanes[lane];
+
+    if (++message->done < message->begun) {
+        take_next(message);
+    } else {
+        lanes[lane] = NULL;
+        taken--;
+    }
+    if (message->awaited && message->done >= message->awaited) {
+        message->awaited = 0;
+        awaited--;
+        pthread_cond_signal(&message->came); /* it may be gone as soon as the door is open */
+    }
+}
+
 static void *
 work(void *nothing)
 {
@@ -277,9 +305,9 @@ work(void *nothing)
         for (int lane = 0; lane < LANES; lane++) {
             if (lanes[lane] != NULL) {
                 places[count] = lane;
-                streams[count++] = &lanes[lane]->job;
-                if (lanes[lane]->job.blocks < blocks) {
-                    blocks = lanes[lane]->job.blocks;
+                streams[count++] = &lanes[lane]->stream;
+                if (lanes[lane]->stream.blocks < blocks) {
+                    blocks = lanes[lane]->stream.blocks;
                 }
             }
         }
@@ -288,11 +316,7 @@ work(void *nothing)
         pthread_mutex_lock(&door);
         for (int i = 0; i < count; i++) {
             if (streams[i]->blocks == 0) {
-                lanes[places[i]]->is_done = true;
-                awaited -= lanes[places[i]]->is_awaited;
-                pthread_cond_signal(&lanes[places[i]]->done);
-                lanes[places[i]] = NULL; /* it may be gone as soon as the door is open */
-                taken--;
+                finish(places[i]);
             }
         }
     }
@@ -316,22 +340,46 @@ start(void)
     return is_started;
 }
 
-/* Put a message into a lane; where all are taken, or there can be no thread, it is not handed. */
-static void
-hand_over(Message *message)
+/* Put a message's next piece behind those that are not done, or, where there are none, into a lane; false where all of
+ * these are taken, or there can be no thread. */
+static bool
+hand_over(Message *message, const uint8_t *bytes, size_t blocks)
 {
+    bool has_lane, can;
+
     pthread_mutex_lock(&door);
-    if (taken < LANES && (is_started || start())) {
+    has_lane = message->done < message->begun;
+    can = has_lane || (taken < LANES && (is_started || start()));
+    if (can) {
+        message->pieces[message->begun++ % MD5_BEGUN] = (Piece){.bytes = bytes, .blocks = blocks};
+    }
+    if (can && !has_lane) {
         int lane = 0;
         while (lanes[lane] != NULL) {
             lane++;
         }
-        message->is_handed = true;
-        message->is_done = message->is_awaited = false;
+        take_next(message);
         lanes[lane] = message;
         taken++;
         if (is_worth_while()) {
             pthread_cond_signal(&arrived);
+        }
+    }
+    pthread_mutex_unlock(&door);
+    return can;
+}
+
+/* Wait until at most so many pieces of a message are not done. */
+static void
+wait_until(Message *message, uint64_t left)
+{
+    pthread_mutex_lock(&door);
+    if (message->begun - message->done > left) {
+        message->awaited = message->begun - left;
+        awaited++;
+        pthread_cond_signal(&arrived);
+        while (message->awaited) {
+            pthread_cond_wait(&message->came, &door);
         }
     }
     pthread_mutex_unlock(&door);
@@ -359,15 +407,15 @@ void
 md5_open(Message *message)
 {
     memset(message, 0, sizeof *message);
-    memcpy(message->state, START, sizeof START);
-    pthread_cond_init(&message->done, NULL);
+    memcpy(message->stream.state, START, sizeof START);
+    pthread_cond_init(&message->came, NULL);
 }
 
 void
 md5_close(Message *message)
 {
-    if (!message->is_handed) { /* else its thread is another process's, and would be waited for */
-        pthread_cond_destroy(&message->done);
+    if (message->done == message->begun) { /* else its thread is another process's, and would be waited for */
+        pthread_cond_destroy(&message->came);
     }
 }
 
@@ -393,47 +441,51 @@ md5_leave(void)
 void
 md5_settle(Message *message)
 {
-    if (!message->is_handed) {
-        return;
+    if (message->begun) { /* else it has never met the thread, nor need it meet the door */
+        wait_until(message, 0);
     }
-    pthread_mutex_lock(&door);
-    if (!message->is_done) {
-        message->is_awaited = true;
-        awaited++;
-        pthread_cond_signal(&arrived);
+}
+
+/* Take bytes that begin with a block. */
+static void
+take(Message *message, const uint8_t *bytes, size_t length)
+{
+    const size_t blocks = length / BLOCK;
+
+    if (blocks < WORTH_HANDING || !hand_over(message, bytes, blocks)) {
+        md5_settle(message);
+        digest_one(message->stream.state, bytes, blocks);
     }
-    while (!message->is_done) {
-        pthread_cond_wait(&message->done, &door);
-    }
-    pthread_mutex_unlock(&door);
-    memcpy(message->state, message->job.state, sizeof message->state);
-    message->is_handed = false;
+    memcpy(message->rest, bytes + blocks * BLOCK, length % BLOCK);
 }
 
 void
 md5_begin(Message *message, const uint8_t *bytes, size_t length)
 {
-    size_t there = message->length % BLOCK, blocks;
+    const size_t there = message->length % BLOCK, lacking = BLOCK - there;
 
     md5_settle(message);
     message->length += length;
-    if (there && there + length >= BLOCK) {
-        memcpy(message->rest + there, bytes, BLOCK - there);
-        digest_one(message->state, message->rest, 1);
-        bytes += BLOCK - there;
-        length -= BLOCK - there;
-        there = 0;
+    if (there == 0) {
+        take(message, bytes, length);
+    } else if (length < lacking) {
+        memcpy(message->rest + there, bytes, length);
+    } else {
+        memcpy(message->rest + there, bytes, lacking);
+        digest_one(message->stream.state, message->rest, 1);
+        take(message, bytes + lacking, length - lacking);
     }
-    blocks = length / BLOCK;
-    memcpy(message->rest + there, bytes + blocks * BLOCK, length % BLOCK);
-    if (blocks >= WORTH_HANDING) {
-        message->job = (Stream){.bytes = bytes, .blocks = blocks};
-        memcpy(message->job.state, message->state, sizeof message->state);
-        hand_over(message);
-    }
-    if (!message->is_handed) {
-        digest_one(message->state, bytes, blocks);
-    }
+}
+
+void
+md5_follow(Message *message, uint8_t *bytes, size_t length)
+{
+    const size_t there = message->length % BLOCK;
+
+    wait_until(message, MD5_BEGUN - 1);
+    memcpy(bytes - there, message->rest, there);
+    message->length += length;
+    take(message, bytes - there, there + length);
 }
 
 /* Write what follows the last whole block of a message, and its padding; return how many blocks that are. */
@@ -455,14 +507,14 @@ md5_digest(const Message *message, uint32_t digest[4])
 {
     uint8_t last[2 * BLOCK];
 
-    memcpy(digest, message->state, sizeof message->state);
+    memcpy(digest, message->stream.state, sizeof message->stream.state);
     digest_one(digest, last, pad(last, message->rest, message->length));
 }
 
 void
 md5_copy(Message *to, const Message *from)
 {
-    memcpy(to->state, from->state, sizeof to->state);
+    memcpy(to->stream.state, from->stream.state, sizeof to->stream.state);
     memcpy(to->rest, from->rest, sizeof to->rest);
     to->length = from->length;
 }

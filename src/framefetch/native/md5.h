@@ -4,8 +4,9 @@
  * at a time. Vectors have lanes: they compute eight in little more than the time of one. Long streams are left to one
  * thread, which takes up to eight at once, each in a lane; one that comes meanwhile joins after the stride that is
  * under way. It begins late, so that lanes fill: when all but one have come whose threads said that they bring more,
- * or when one of these has nothing else to do than wait. It is for x86 processors with AVX2, and uses AVX-512VL
- * where that is there. Nothing here knows of Python.
+ * or when one of these has nothing else to do than wait. Each may have several pieces there, so that neither side
+ * waits for the other at every one of them. It is for x86 processors with AVX2, and uses AVX-512VL where that is
+ * there. Nothing here knows of Python.
  */
 #ifndef FRAMEFETCH_MD5_H
 #define FRAMEFETCH_MD5_H
@@ -15,7 +16,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MD5_BLOCK = 64 }; /* bytes that it takes at a time */
+enum {
+    MD5_BLOCK = 64,             /* bytes that it takes at a time */
+    MD5_PIECES = 4,             /* pieces of a message that need room at once: one is received, the others are: */
+    MD5_BEGUN = MD5_PIECES - 1, /* those that were begun and are not done */
+};
 
 /* Blocks that are still to be taken, and the state up to them. */
 typedef struct {
@@ -24,14 +29,20 @@ typedef struct {
     size_t blocks;
 } Stream;
 
-/* A message as it comes. While `is_handed` the bytes that came last are being digested, or will be: they must stay. */
 typedef struct {
-    uint32_t state[4];
+    const uint8_t *bytes;
+    size_t blocks;
+} Piece;
+
+/* A message as it comes. While fewer pieces are done than were begun, theirs are bytes that must stay. */
+typedef struct {
+    Stream stream; /* what is being taken of the first that is not done */
     uint64_t length;
     uint8_t rest[MD5_BLOCK]; /* what came behind the last whole block */
-    Stream job;
-    bool is_handed, is_done, is_awaited;
-    pthread_cond_t done;
+    Piece pieces[MD5_BEGUN]; /* by their number, modulo that */
+    uint64_t begun, done;
+    uint64_t awaited; /* how many must be done for the thread that waits, 0 where none does */
+    pthread_cond_t came;
 } Message;
 
 /* A whole message. */
@@ -51,6 +62,9 @@ void md5_open(Message *message);
 void md5_close(Message *message);
 /* Begin to take bytes, which must not change until `md5_settle`; whatever was begun before is settled first. */
 void md5_begin(Message *message, const uint8_t *bytes, size_t length);
+/* The same, but nothing is settled: these bytes, and MD5_BLOCK of room before them, are the caller's again when
+ * MD5_BEGUN more of such calls have returned. */
+void md5_follow(Message *message, uint8_t *bytes, size_t length);
 void md5_settle(Message *message);
 /* Say that the caller will begin several times, and that it is through with that, its message settled. */
 void md5_enter(void);

@@ -24,6 +24,9 @@ SMALL_BLOCK: Final = 1 << 18
 MANY: Final = 64 << 20
 #: Bytes of one read of what is sealed, which is copied once more.
 SEALED_PIECE: Final = 1 << 18
+#: Bytes of a thread's room: a quarter of it is received while the others are digested or wait for that. A half of it
+#: at a time, of half as much, let both sides wait for each other.
+ROOM_SIZE: Final = 2 * BLOCK
 #: Bytes that one read may bring where no block is being filled.
 SCRATCH: Final = 1 << 18
 
@@ -35,7 +38,7 @@ class _Room(threading.local):
         self.view = memoryview(bytearray(size))
 
 
-ROOM: Final = _Room(BLOCK)
+ROOM: Final = _Room(ROOM_SIZE)
 #: The same for what comes with a seal on it, and is opened into the other.
 SEALED: Final = _Room(SEALED_PIECE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "keep_memory.py")
 #: There where the kernel can report free pages to a host.
 REPORTING = "/sys/module/page_reporting"
+_KEEPER: contextvars.ContextVar[subprocess.Popen[bytes] | None] = contextvars.ContextVar("keeper", default=None)
 
 
 def is_handed_back() -> bool:
@@ -30,9 +32,23 @@ def kept_memory() -> Iterator[None]:
     command = [sys.executable, "-P", PROGRAM]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdin is not None
-        assert keeper.stdout is not None
-        keeper.stdout.readline()
+        token = _KEEPER.set(keeper)
         try:
+            settle_memory()
             yield
         finally:
+            _KEEPER.reset(token)
             keeper.stdin.close()
+
+
+def settle_memory() -> None:
+    """Wait until what was freed last is kept: else that would take from the time of whoever runs next."""
+    keeper = _KEEPER.get()
+    if keeper is None:
+        return
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    keeper.stdin.write(b"?")
+    keeper.stdin.flush()
+    if not keeper.stdout.readline():
+        raise OSError("what keeps the memory of this machine has ended; was it full?")

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from benchmarks.memory import settle_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -80,6 +82,7 @@ def run_process(
     """
     record, log = os.path.join(scratch, "usage"), os.path.join(scratch, "log")
     launch = [sys.executable, "-I", "-S", LAUNCHER, record, *command]
+    settle_memory()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             launch,

@@ -1,5 +1,7 @@
 """Keep the free memory of this machine, and give it up as others need it, until standard input ends.
 
+For each byte that it reads there it says `kept` when no more is free than is meant to be.
+
 A virtual machine that reports free pages to its host loses them within seconds, and pays for each when it is touched
 again. Pages that were given up a moment ago are still there.
 """
@@ -32,12 +34,11 @@ def kept_chunk() -> mmap.mmap:
 
 
 def main() -> None:
-    """Say `kept` when all is kept; then follow what is free."""
+    """Follow what is free, and say so where asked."""
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")  # whoever runs out of memory, this is what it was
     info = os.open("/proc/meminfo", os.O_RDONLY)
     chunks: list[mmap.mmap] = []
-    told = False
     while True:
         left = free(info)
         if left > MOST + CHUNK:
@@ -46,11 +47,11 @@ def main() -> None:
         while left < LEAST and chunks:
             chunks.pop().close()
             left += CHUNK
-        if not told:
-            print("kept", flush=True)
-            told = True
         if select.select([sys.stdin], [], [], LOOK)[0]:
-            return
+            asked = os.read(sys.stdin.fileno(), 1)
+            if not asked:
+                return
+            print("kept", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ SMALL_BLOCK: Final = 1 << 18
 MANY: Final = 64 << 20
 #: Bytes of one read of what is sealed, which is copied once more.
 SEALED_PIECE: Final = 1 << 18
-#: Bytes of a thread's room: a quarter of it is received while the others are digested or wait for that. A half of it
-#: at a time, of half as much, let both sides wait for each other.
+#: Bytes of a thread's room. A quarter of it is received and written while the others are digested, or wait for that:
+#: halves let receiving and digesting wait for each other at the end of each.
 ROOM_SIZE: Final = 2 * BLOCK
 #: Bytes that one read may bring where no block is being filled.
 SCRATCH: Final = 1 << 18

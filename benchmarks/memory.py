@@ -30,7 +30,7 @@ def kept_memory() -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-P", PROGRAM]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
+    with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdin is not None
         token = _KEEPER.set(keeper)
         try:
@@ -42,13 +42,19 @@ def kept_memory() -> Iterator[None]:
 
 
 def settle_memory() -> None:
-    """Wait until what was freed last is kept: else that would take from the time of whoever runs next."""
+    """Wait until what was freed last is kept: else that would take from the time of whoever runs next.
+
+    Raises
+    ------
+    OSError
+        Where nobody keeps it any more.
+    """
     keeper = _KEEPER.get()
     if keeper is None:
         return
     assert keeper.stdin is not None
     assert keeper.stdout is not None
-    keeper.stdin.write(b"?")
-    keeper.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+        keeper.stdin.write(b"?")
     if not keeper.stdout.readline():
         raise OSError("what keeps the memory of this machine has ended; was it full?")

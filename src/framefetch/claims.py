@@ -30,11 +30,13 @@ class Claims:
         """Claim files; return for those that another run has, by their places, futures of that run's outcomes."""
         claimed = self._claimed
         others: dict[int, asyncio.Future[Outcome | None]] = {}
-        if not claimed.keys().isdisjoint(files):
-            loop = asyncio.get_running_loop()
-            for at in [at for at, file in enumerate(files) if file in claimed]:
-                others[at] = loop.create_future()
-                claimed[files[at]] = [*(claimed[files[at]] or ()), others[at]]
+        if claimed.keys().isdisjoint(files):
+            claimed.update(dict.fromkeys(files))
+            return others
+        loop = asyncio.get_running_loop()
+        for at in [at for at, file in enumerate(files) if file in claimed]:
+            others[at] = loop.create_future()
+            claimed[files[at]] = [*(claimed[files[at]] or ()), others[at]]
         for file in files:
             claimed.setdefault(file)
         return others

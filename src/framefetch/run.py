@@ -10,6 +10,7 @@ import contextlib
 import time
 from array import array
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -246,8 +247,10 @@ class Run:
         """Fetch what no other run is fetching; return what the others left undone."""
         assert self._claims is not None
         wanted = to_fetch.tolist()
-        others = self._claims.claim([self._identity(file) for file in wanted])
-        mine = [file for at, file in enumerate(wanted) if at not in others]
+        requests = self.rows.requests
+        keys, names = map(requests.keys.__getitem__, wanted), map(requests.names.__getitem__, wanted)
+        others = self._claims.claim(list(zip(repeat(requests.version), keys, names)))
+        mine = [file for at, file in enumerate(wanted) if at not in others] if others else wanted
         try:
             await self._fetch_mine(mine, tools, engine)
         finally:

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +50,18 @@ def test_the_limit_is_raised_as_far_as_needed_and_allowed(monkeypatch, before, a
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: said.append(limits))
     raise_limit(Limits())
     assert said == ([] if after is None else [(after, before[1])])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how large its table is")
+def test_room_for_all_descriptors_is_made_at_once() -> None:
+    code = (
+        "from framefetch import Limits\n"
+        "from framefetch.engine.descriptors import free_descriptors, raise_limit\n"
+        "def room(): return int(open('/proc/self/status').read().partition('FDSize:')[2].split()[0])\n"
+        "raise_limit(Limits()); free = free_descriptors(); print(room(), free)\n"
+        "raise_limit(Limits()); print(room(), free_descriptors() - free)"
+    )
+    first, second = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    size, free = map(int, first.split())
+    assert size >= min(832, free)
+    assert second == f"{size} 0"  # nothing is left open

@@ -223,3 +223,30 @@ def test_any_text_is_read_or_refused_and_what_is_read_can_be_sent(head: str, tai
         for url in mirrors:
             assert wire_url(url.encode("utf-8", "replace").decode()).isascii()
             assert url.lower().startswith(("http://", "https://"))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            (
+                *("http://h/a", "https://h.example:8443/a/b@c.nwb", "http://h:1/", "http://h//a", "http://other/a"),
+                *("http://h/a\nhttp://h/b", "http://h/a\n", "http://h/a b", "http://h/a?b=c", "http://h:99999/a"),
+                *("http://h", "HTTP://h/a", "http://me@h/a", "http://xn--a/b", "http://..h/a", "ftp://h/a", "", "a"),
+                *(None, float("nan"), 7, "http://h/" + "a" * 16_376),
+            )
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_look_at_all_cells_finds_what_a_look_at_each_does(cells: list[Any]) -> None:
+    if reader().takes_all(cells):
+        assert [reader().read(cell) for cell in cells] == [(cell,) for cell in cells]
+
+
+def test_plain_cells_are_taken_all_at_once() -> None:
+    assert reader().takes_all([f"https://h:8443/a/{row:03}@x.nwb" for row in range(300)])
+    assert reader().takes_all(["http://h/a", "https://h/b", "http://i/c"])
+    assert not reader(schemes=("s3",)).takes_all(["http://h/a"])
+    assert not reader().takes_all(["http://h/b", "http://h:99999/c", "http://i/d"])
+    assert not reader().takes_all([])

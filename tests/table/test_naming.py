@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from framefetch.errors import PlanError, UnsafePath
 from framefetch.options import TableOptions
-from framefetch.table.naming import check_version, default_name, fold, safe_component, safe_path
+from framefetch.table.naming import are_plain, check_version, default_name, fold, safe_component, safe_path
 from framefetch.table.plan import plan_rows
 
 UNSAFE = re.compile(r"[\x00-\x1f\x7f<>:\"/\\|?*\ud800-\udfff]")
@@ -185,3 +185,39 @@ def test_escapes_can_be_undone(name: str) -> None:
     safe = safe_component(name)
     if len(safe.encode()) < 250:
         assert unquote(safe, errors="surrogatepass") == name
+
+
+@given(st.lists(nasty | st.sampled_from(("a.nwb", "b.h5", "x", ".y", "con.a", "COM1.b", "a.")), min_size=1, max_size=4))
+@example(["a.nwb\nb.nwb"])
+@example(["a.b\n"])
+@example(["conin$\n.b"])
+@example(["x" * 177 + ".nwb"])
+@example(["x" * 178 + ".nwb"])
+def test_names_that_are_plain_together_are_so_each(names: list[str]) -> None:
+    each = all(re.fullmatch(r"[A-Za-z0-9]+\.[a-z0-9]+", name) and not DEVICE.match(name) for name in names)
+    if are_plain(names):
+        assert [default_name(name, ".nwb") for name in names] == names
+    else:
+        assert not each or max(map(len, names)) > 181
+
+
+@given(
+    st.lists(
+        st.sampled_from(("a.nwb", "A.nwb", "b", "c/a.nwb", "con.x", "d.", "e.nwb", "%41.nwb", "f@g.x")), max_size=6
+    ),
+    st.sampled_from(("http://h/z?q=1", "http://h/z#f", "http://me:pw@h/z.nwb", "http://h/é.nwb", " http://h/z ")),
+)
+def test_one_odd_row_changes_nothing_for_plain_ones(names: list[str], odd: str) -> None:
+    urls = [f"http://h/{row}/{name}" for row, name in enumerate(names)]
+
+    def planned(urls: list[str]) -> list[tuple[object, ...]]:
+        rows = plan_rows(pd.DataFrame({"url": urls}, dtype=object), TableOptions(), "v0")
+        files = rows.files.tolist()[: len(names)]
+        return [
+            (rows.requests.keys[file], rows.requests.urls[file], rows.requests.names[file])
+            if file >= 0
+            else (str(rows.errors[row]).replace("'z'", ""),)
+            for row, file in enumerate(files)
+        ]
+
+    assert planned(urls) == planned([*urls, odd])

@@ -116,14 +116,14 @@ CELLS = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(CELLS, CELLS), max_size=6), st.booleans())
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=6), st.booleans(), st.sampled_from(("\n", "\r\n", "\r", "\n\n")))
 def test_any_table_reads_as_with_pandas_or_not_at_all(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]], quoted: bool
+    tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]], quoted: bool, end: str
 ) -> None:
     table = tmp_path_factory.mktemp("any") / "table.csv"
     file = io.StringIO()
-    pd.DataFrame(lines, columns=["url", "id"]).to_csv(file, index=False, quoting=1 if quoted else 0)
-    table.write_text(file.getvalue(), encoding="utf-8")
+    pd.DataFrame(lines, columns=["url", "id"]).to_csv(file, index=False, quoting=1 if quoted else 0, lineterminator=end)
+    table.write_text(file.getvalue(), encoding="utf-8", newline="")
     rows = read_text_rows(table, TableOptions(key_column="id"))
     if rows is None:
         return
@@ -135,3 +135,27 @@ def test_any_table_reads_as_with_pandas_or_not_at_all(
         assert there is not None
         if len(rows):
             assert list(map(repr, here.tolist())) == list(map(repr, there.tolist()))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("quoted_at", [None, 0, 5000, 9999])
+@pytest.mark.parametrize("limit", [None, 1, 4096, 5001, 20_000])
+def test_many_rows_are_read_as_few_are(end: str, quoted_at: int | None, limit: int | None, tmp_path: Path) -> None:
+    """Rows are cut many at a time until the first that is quoted; a cell with a line break is one cell."""
+    lines = [f"http://h/{row},{row}{end}" for row in range(10_000)]
+    if quoted_at is not None:
+        lines[quoted_at] = f'"http://h/a, {end} b",7{end}{end}'
+    table = tmp_path / "table.csv"
+    table.write_text(f"url,size{end}" + "".join(lines).removesuffix(end), newline="")
+    rows, frame = read_text_rows(table, TableOptions(), limit), read_table(table).head(limit or 10_000)
+    assert rows is not None
+    for column in ("url", "size"):
+        here = rows.values(column)
+        assert here is not None
+        assert here.tolist() == frame[column].tolist()
+
+
+@pytest.mark.parametrize("rows", [["http://h/1,2,3", "http://h/2"], ["http://h/1", "http://h/2,3,4"]])
+def test_rows_of_other_lengths_do_not_make_up_for_one_another(rows: list[str], tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("url,size\n" + "\n".join(rows) + "\n")
+    assert read_text_rows(tmp_path / "table.csv", TableOptions()) is None

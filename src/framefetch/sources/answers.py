@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -58,6 +57,8 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]+", text):
         return float(text) if len(text) < 300 else float("inf")
+    from email.utils import parsedate_to_datetime  # here, since few answers ask for it and it takes 2 ms
+
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

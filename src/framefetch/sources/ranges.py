@@ -8,7 +8,6 @@ states. What a server says of the range it sends is compared with what was asked
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from framefetch.errors import ChangedMidway, RangeMismatch
@@ -59,6 +58,8 @@ def entity_of(head: Head, url: str, total: int | None) -> Entity:
 
 
 def _is_settled(modified: str | None, date: str | None) -> bool:
+    from email.utils import parsedate_to_datetime  # here: it takes 2 ms, and small files have no ranges
+
     try:
         age = parsedate_to_datetime(date or "") - parsedate_to_datetime(modified or "")
     except (ValueError, TypeError, OverflowError):

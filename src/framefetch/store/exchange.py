@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -58,7 +57,7 @@ def export_manifest(manifest: Manifest, target: str) -> int:
         version: {key: {"file_path": entry.path, "md5_checksum": entry.digest("md5")} for key, entry in held.items()}
         for version, held in newest.items()
     }
-    part = f"{target}.{secrets.token_hex(4)}"
+    part = f"{target}.{os.urandom(4).hex()}"
     try:
         with open(part, "x", encoding="utf-8") as file:
             json.dump(layout, file, indent=1, ensure_ascii=False)

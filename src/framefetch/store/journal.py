@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import threading
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Final
@@ -59,7 +58,7 @@ class Journal:
     """
 
     def __init__(self, private: str) -> None:
-        self.token = secrets.token_hex(4)
+        self.token = os.urandom(4).hex()
         self.path = f"{private}/parts/{self.token}.journal"
         self._lock = FileLock(
             f"{private}/locks/{self.token}.lock", thread_local=False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -154,7 +153,7 @@ def lay_out(path: str) -> sqlite3.Connection:
 
 def _create(path: str) -> None:
     """Make a manifest beside its place, then give it its name: it is there whole, or not at all."""
-    new = f"{path}.{secrets.token_hex(4)}"
+    new = f"{path}.{os.urandom(4).hex()}"
     try:
         lay_out(new).close()
         try:
@@ -211,7 +210,7 @@ def _schema_of(connection: sqlite3.Connection) -> int:
 def _back_up(path: str, schema: int) -> None:
     """Copy a manifest, log and all, while nobody can write to it."""
     kept = f"{path}.schema-{schema}"
-    new = f"{kept}.{secrets.token_hex(4)}"
+    new = f"{kept}.{os.urandom(4).hex()}"
     source = opened(path, "mode=ro", 0.0)
     try:
         with contextlib.closing(sqlite3.connect(new)) as target:

@@ -7,7 +7,7 @@ decide it; only what is left over is taken apart.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,7 +17,7 @@ from framefetch.table.template import is_missing
 from framefetch.urls import invisible_character, redact_text, wire_url
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 __all__ = ["AddressReader", "basename", "shown"]
 
@@ -26,7 +26,10 @@ URL_LENGTH = 16_384
 _BLANKS = " \t\r\n"
 _BLANK_RUN = re.compile(f"[{_BLANKS}]+")
 
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+#: Possessive, as no part of it can take what the next one needs.
+_PLAIN = r"https?://[A-Za-z0-9.-]++(?::[0-9]{1,5}+)?+/[A-Za-z0-9._~!$&'()*+,;=:@/-]*+"
+_PLAIN_URL = re.compile(_PLAIN)
+_PLAIN_URLS = re.compile(rf"(?:{_PLAIN}\n)*+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 #: What no name of a host holds (RFC 3986 section 3.2.2), such as a blank or the brace of an unfilled template.
@@ -88,6 +91,24 @@ class AddressReader:
             raise PlanError(f"base_url: expected a URL without a query, got {shown(base)}")
         return base.rstrip("/")
 
+    def takes_all(self, cells: Sequence[Any]) -> TypeGuard[Sequence[str]]:
+        """Return whether each cell is one plain URL as it stands; one look at all of them, as most columns are."""
+        if not self._web or set(map(type, cells)) != {str} or max(map(len, cells)) > URL_LENGTH:
+            return False
+        lines = "\n".join(cells) + "\n"
+        if lines.count("\n") != len(cells) or not _PLAIN_URLS.fullmatch(lines):
+            return False
+        heads = {_head(min(cells)), _head(max(cells))}  # what stands between two with one head has that head, too
+        if len(heads) > 1:
+            heads = set(map(_head, cells))
+        try:
+            for head in heads - self._heads:
+                self._check_host(f"{head}/")
+        except InvalidRow:
+            return False
+        self._heads |= heads
+        return True
+
     def read(self, cell: Any) -> tuple[str, ...]:
         """Return the mirrors a cell names, the first one first.
 
@@ -97,7 +118,7 @@ class AddressReader:
             Where the cell names none.
         """
         if type(cell) is str and self._web and _PLAIN_URL.fullmatch(cell) and len(cell) <= URL_LENGTH:
-            head = cell[: cell.index("/", 8)]
+            head = _head(cell)
             if head not in self._heads:
                 self._check_host(cell)
                 self._heads.add(head)
@@ -174,6 +195,11 @@ class AddressReader:
             raise InvalidRow(f"expected a URL with a valid host and port, got {shown(url)}")
         if port == 0:
             raise InvalidRow(f"expected a port from 1 to 65535, got {shown(url)}")
+
+
+def _head(url: str) -> str:
+    """Return a plain URL as far as its path."""
+    return url[: url.index("/", 8)]
 
 
 def _path_start(url: str) -> int:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["find_collisions", "find_copies", "group_rows"]
 
+#: Names folded at a time.
+BLOCK = 65_536
+
 
 def group_rows(
     columns: Sequence[Sequence[str]], errors: Collection[int]
@@ -49,10 +52,10 @@ def group_rows(
 
 def find_collisions(names: Sequence[str], good: np.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:
     """Yield each good file whose path is also, or is a folder of, the path of another, with that other."""
-    folded = np.fromiter((hash(fold(name)) for name in names), dtype=np.int64, count=len(names))
+    folded = np.fromiter(map(hash, _folded(names)), dtype=np.int64, count=len(names))
     folders: dict[str, int] = {}
     last = ""
-    for file, name in enumerate(names):
+    for file, name in enumerate(names) if any("/" in name for name in names) else ():
         folder = name.rpartition("/")[0]
         if folder and folder != last and good[file]:
             last = folder
@@ -66,6 +69,15 @@ def find_collisions(names: Sequence[str], good: np.ndarray[Any, Any]) -> Iterato
     if not doubled and not _any_in(folder_hashes, in_order):
         return
     yield from _colliding(names, np.flatnonzero(good).tolist(), folders, doubled, folded)
+
+
+def _folded(names: Sequence[str]) -> Iterator[str]:
+    """Yield the names folded; those in ASCII many at a time."""
+    for start in range(0, len(names), BLOCK):
+        block = names[start : start + BLOCK]
+        lines = "\n".join(block)
+        plain = lines.isascii() and lines.count("\n") == len(block) - 1
+        yield from lines.casefold().split("\n") if plain else map(fold, block)
 
 
 def _any_in(values: np.ndarray[Any, Any], in_order: np.ndarray[Any, Any]) -> bool:

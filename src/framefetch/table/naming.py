@@ -10,11 +10,15 @@ import hashlib
 import re
 import unicodedata
 from posixpath import splitext
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from framefetch.errors import PlanError, UnsafePath
 
-__all__ = ["check_version", "default_name", "fold", "safe_component", "safe_path"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["are_plain", "check_version", "default_name", "fold", "safe_component", "safe_path"]
 
 #: Bytes a single name may have on ext4, APFS and NTFS.
 COMPONENT_BYTES = 255
@@ -27,6 +31,12 @@ _DEVICES = re.compile(_DEVICE)
 #: A name that is safe as it stands; tried first because nearly all are.
 _COMPONENT = rf"(?!{_DEVICE})[A-Za-z0-9_+@=][A-Za-z0-9_+@=,;()!' .-]{{0,180}}(?<![. ])"
 _PLAIN = re.compile(_COMPONENT)
+#: The same for many that have an extension, each ended by a line feed.
+_PLAIN_NAMES = re.compile(
+    r"(?:(?!{device})[A-Za-z0-9_+@=](?=[^\n]*\.)[A-Za-z0-9_+@=,;()!' .-]{{0,180}}+(?<![. ])\n)*+".format(
+        device=_DEVICE.replace("[./]", r"[./\n]")
+    )
+)
 _PLAIN_PATH = re.compile(rf"(?:{_COMPONENT}/){{0,15}}{_COMPONENT}")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f<>:\"/\\|?*]|[\ud800-\udfff]|[. ]+$|^[-~]")
 
@@ -93,6 +103,12 @@ def default_name(basename: str, suffix: str) -> str:
     # As `os.path.splitext` has it, a third as long: dots at the beginning are part of the name.
     has_extension = name[: max(0, name.rfind("."))].strip(".")
     return safe_component(name if has_extension else name + suffix)
+
+
+def are_plain(names: Sequence[str]) -> bool:
+    """Return whether each of these is its own default name: one look at all of them, as most are."""
+    lines = "\n".join(names) + "\n"
+    return lines.count("\n") == len(names) and _PLAIN_NAMES.fullmatch(lines) is not None
 
 
 def safe_path(path: str) -> str:

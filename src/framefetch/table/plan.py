@@ -17,7 +17,7 @@ from framefetch.errors import InvalidRow, PlanError, UnsafePath
 from framefetch.table.addresses import AddressReader, basename, shown
 from framefetch.table.columns import Columns, all_digits, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
-from framefetch.table.naming import check_version, default_name, fold, safe_path
+from framefetch.table.naming import are_plain, check_version, default_name, fold, safe_path
 from framefetch.table.requests import TableRequests, unpacked
 from framefetch.table.rows import FrameRows
 from framefetch.table.template import Template, is_missing, texts
@@ -142,6 +142,7 @@ class _Planner:
         self.mirrors: dict[int, tuple[str, ...]] = {}
         self.errors: dict[int, InvalidRow] = {}
         self.texts: dict[int, str] = {}
+        self._plain = True  #: whether all URLs are plain: such have no login, no query and no fragment
         self.digests: dict[str, np.ndarray[Any, Any]] = {}
         self.sizes = np.full(len(rows), -1, dtype=np.int64)
 
@@ -199,7 +200,11 @@ class _Planner:
                 cells = values.tolist() if values is not None else []
             for position, (name, reason) in refused.items():
                 self._refuse(start + position, name, reason)
-            self._read_cells(start, cells, refused)
+            if not refused and self.reader.takes_all(cells):
+                self.urls[start : start + len(cells)] = cells
+            else:
+                self._plain = False
+                self._read_cells(start, cells, refused)
 
     def _read_cells(self, start: int, cells: Sequence[Any], skip: Collection[int]) -> None:
         read = self.reader.read
@@ -256,6 +261,8 @@ class _Planner:
 
     def _read_keys(self) -> list[str]:
         column = self.columns.key
+        if column is None and self._plain:
+            return self.urls
         if column is None:
             return [url if "?" not in url and "@" not in url and "#" not in url else redact(url) for url in self.urls]
         values = self.rows.values(column)
@@ -299,6 +306,10 @@ class _Planner:
 
     def _named(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> list[str]:
         """Give each file its path below the version folder."""
+        if self._plain:
+            names = [self.urls[position].rpartition("/")[2] for position in unpacked(first)]
+            if all(are_plain(names[start : start + BLOCK]) for start in range(0, len(names), BLOCK)):
+                return names
         names = []
         unnamed: dict[int, InvalidRow] = {}
         suffix = self.options.suffix

@@ -132,7 +132,9 @@ class TableRequests:
         codes = np.zeros(len(positions), dtype=np.int32)
         first = self.urls[positions[0]] if len(positions) else ""
         alike = first[: first.find("/", 8) + 1]
-        if alike and all(self.urls[position].startswith(alike) for position in positions.tolist()):
+        wanted = self.urls if self.wanted is None else [self.urls[position] for position in positions.tolist()]
+        # What stands between two texts that begin alike begins so, too.
+        if alike and min(wanted).startswith(alike) and max(wanted).startswith(alike):
             return codes, [origin_of(first)]
         for at, position in enumerate(positions.tolist()):
             url = self.urls[position]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import sys
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,7 +36,10 @@ _NOTHING: Final = frozenset(
         "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
     )
 )  # fmt: skip
-_WHOLE = re.compile(r"-?[0-9]{1,15}")
+#: Rows read at a time.
+BLOCK: Final = 4096
+#: Many whole numbers, each ended by a line feed.
+_WHOLE = re.compile(r"(?:-?[0-9]{1,15}+\n)*+")
 _WHOLE_FLOAT = re.compile(r"-?[0-9]{1,15}(?:\.0)?")
 #: A cell with one of these is no number, no truth value and nothing else that a reader would take for more than text.
 _TEXT = re.compile(r"[/:%_@bcdghjkmoqvwzBCDGHJKMOQVWZ]")
@@ -115,7 +120,7 @@ def read_text_rows(path: str | PathLike[str], options: TableOptions, limit: int 
     }  # fmt: skip
     try:
         with (gzip.open if name.endswith(".gz") else open)(path, "rt", encoding="utf-8", newline="") as file:
-            return _read(csv.reader(file, delimiter=delimiter, strict=True), wanted, limit)
+            return _read(file, delimiter, wanted, limit)
     except (OSError, ValueError, EOFError, csv.Error, _Unclear):
         return None  # pandas tells what is wrong, in its own words
 
@@ -124,35 +129,54 @@ class _Unclear(Exception):
     """Only pandas can say what this means."""
 
 
-def _read(lines: Iterator[list[str]], wanted: set[str | None], limit: int | None) -> TextRows:
-    names = next(lines, [])
+def _read(file: Iterator[str], delimiter: str, wanted: set[str | None], limit: int | None) -> TextRows:
+    names = next(csv.reader(file, delimiter=delimiter, strict=True), [])
     plain = all(name and name == name.strip() for name in names) and len(set(names)) == len(names)
     if not names or not plain or names[0].startswith("\ufeff"):
         raise _Unclear
     width = len(names)
     kept = [(at, name, [""] * 0) for at, name in enumerate(names) if name in wanted]
     count = 0
-    for line in lines:
-        if count == limit:
-            break
-        if len(line) != width or (width == 1 and not line[0].strip()):
-            if line:
+    for cells in _blocks(file, delimiter, width, limit):
+        if width == 1 and not all(map(str.strip, cells)):
+            raise _Unclear
+        count += len(cells) // width
+        for at, _, column in kept:
+            column.extend(cells[at::width])
+    return TextRows(names, {name: _typed(name, column) for _, name, column in kept}, 0, count)
+
+
+def _blocks(file: Iterator[str], delimiter: str, width: int, limit: int | None) -> Iterator[Sequence[str]]:
+    """Yield the cells of many rows, row after row: lines that quote nothing are only cut, in a third of the time."""
+    left = sys.maxsize if limit is None else limit
+    while left and (lines := list(islice(file, min(left, BLOCK)))):
+        text = "".join(lines).replace("\r\n", "\n")
+        if '"' in text or "\r" in text:
+            yield from _quoted_blocks(csv.reader(chain(lines, file), delimiter=delimiter, strict=True), width, left)
+            return
+        if rows := list(filter(None, text.split("\n"))):  # a blank line is none
+            if {row.count(delimiter) for row in rows} != {width - 1}:
                 raise _Unclear
-            continue  # a blank line is none
-        count += 1
-        for at, _, cells in kept:
-            cells.append(line[at])
-    return TextRows(names, {name: _typed(name, cells) for _, name, cells in kept}, 0, count)
+            left -= len(rows)
+            yield delimiter.join(rows).split(delimiter)
+
+
+def _quoted_blocks(lines: Iterator[list[str]], width: int, limit: int) -> Iterator[Sequence[str]]:
+    rows = islice(filter(None, lines), limit)
+    while block := list(islice(rows, BLOCK)):
+        if set(map(len, block)) != {width}:
+            raise _Unclear
+        yield list(chain.from_iterable(block))
 
 
 def _typed(name: str, cells: list[str]) -> np.ndarray[Any, Any]:
     """Return a column as pandas would type it."""
     if any("\0" in "".join(cells[at : at + 4096]) for at in range(0, len(cells), 4096)):
         raise _Unclear
+    if name not in _ALWAYS_TEXT and cells and _are_whole(cells):
+        return np.array(list(map(int, cells)), dtype=np.int64)
     if name in _ALWAYS_TEXT or any(_TEXT.search(cell) and cell not in _NOTHING for cell in cells):
         return _objects(cells)
-    if cells and all(map(_WHOLE.fullmatch, cells)):
-        return np.array(list(map(int, cells)), dtype=np.int64)
     stated = [cell for cell in cells if cell not in _NOTHING]
     if stated and all(map(_WHOLE_FLOAT.fullmatch, stated)):
         nothing = float("nan")
@@ -160,6 +184,16 @@ def _typed(name: str, cells: list[str]) -> np.ndarray[Any, Any]:
     if stated:
         raise _Unclear
     return np.full(len(cells), float("nan"))
+
+
+def _are_whole(cells: Sequence[str]) -> bool:
+    """Return whether all cells are whole numbers, by one look at many of them."""
+    for start in range(0, len(cells), BLOCK):
+        block = cells[start : start + BLOCK]
+        lines = "\n".join(block) + "\n"
+        if lines.count("\n") != len(block) or not _WHOLE.fullmatch(lines):
+            return False
+    return True
 
 
 def _objects(cells: list[str]) -> np.ndarray[Any, Any]:

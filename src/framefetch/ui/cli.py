@@ -76,10 +76,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def mirror(arguments: MirrorArguments) -> int:
     """Hold the file of every row of a table: fetch what is missing, verify it, record it."""
-    from framefetch.ui.report import check_report
-
     with errors_as_lines():
-        reports = [check_report(path) for path in arguments.report or ()]
+        reports = _reports(arguments)
         host_map = parse_host_map(list(arguments.host_map or ()))
         options = arguments.options()
         if not arguments.quiet:
@@ -89,6 +87,15 @@ def mirror(arguments: MirrorArguments) -> int:
         if arguments.dry_run:
             return _dry_run(arguments, options, host_map, reports)
         return _fetch(arguments, options, host_map, reports)
+
+
+def _reports(arguments: MirrorArguments) -> list[str]:
+    """Return where reports are to be written, each looked at before anything is done."""
+    if arguments.report is None:
+        return []
+    from framefetch.ui.report import check_report
+
+    return [check_report(path) for path in arguments.report]
 
 
 def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
@@ -189,12 +196,14 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
 
 def _tell(result: Any, arguments: MirrorArguments, reports: list[str]) -> int:
     from framefetch.ui.progress import bytes_text
-    from framefetch.ui.report import write_report
 
     if result is None:
         return EXIT_FATAL
-    for path in reports:
-        write_report(result.frame, path)
+    if reports:
+        from framefetch.ui.report import write_report
+
+        for path in reports:
+            write_report(result.frame, path)
     summary = result.summary()
     if arguments.json:
         print(json.dumps(summary), flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 from framefetch.errors import PlanError, StorageError
@@ -44,7 +43,7 @@ def write_report(frame: pd.DataFrame, path: str) -> None:
     if frame.index.nlevels == 1 and frame.index.name is None:
         index = ["index"]
     table = frame.reset_index(names=index)
-    part = f"{path}.{secrets.token_hex(4)}"
+    part = f"{path}.{os.urandom(4).hex()}"
     try:
         if path.lower().endswith(".csv"):
             table.to_csv(part, index=False)

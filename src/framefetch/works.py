@@ -22,7 +22,6 @@ from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Run
 from framefetch.sources.environment import Environment
-from framefetch.store.exchange import ImportReport, import_manifest
 from framefetch.store.folder import CacheFolder
 from framefetch.table.addresses import basename
 from framefetch.table.naming import check_version, default_name
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from framefetch.engine.base import Engine
     from framefetch.sources.base import Source
+    from framefetch.store.exchange import ImportReport
     from framefetch.table.plan import PlannedRows
     from framefetch.table.result import FetchResult
 
@@ -134,6 +134,8 @@ class Works:
 
     def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
         """Take over the files of a prototype's manifest."""
+        from framefetch.store.exchange import import_manifest
+
         folder = self.folder
         folder.prepare()
         return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_path)

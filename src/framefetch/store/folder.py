@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
-from framefetch.store.anew import make_anew
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
 from framefetch.store.locks import Presence
@@ -122,6 +121,8 @@ class CacheFolder:
                     raise
                 damaged = seen  # also where only who writes to it meets the damage
         if self.writable:
+            from framefetch.store.anew import make_anew
+
             notice = make_anew(self._path, self.private, self._timeout, damaged)
             if notice is not None:
                 self.files.notices.append(notice)

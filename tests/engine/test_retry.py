@@ -1,5 +1,8 @@
 """Whether and when to ask again: decisions without a clock."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +98,27 @@ def test_excuses_are_counted_too() -> None:
     assert (attempts.excused, attempts.rounds) == (3, 2)
     rule.count(attempts, excused=False)
     assert attempts.rounds == 3
+
+
+def test_a_rule_that_cannot_be_imported_is_applied_all_the_same() -> None:
+    """What has failed may have done so for want of descriptors, and an import needs one."""
+    code = (
+        "import os, resource, sys\n"
+        "from framefetch import RetryPolicy\n"
+        "from framefetch.engine.retry import Attempts, RetryRule\n"
+        "from framefetch.errors import StatusError, TooManyOpenFiles\n"
+        "rule = RetryRule(RetryPolicy(attempts=3, base=0.25))\n"
+        "before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))\n"
+        "def said(rounds, error):\n"
+        "    decision = rule.decide(Attempts(made=rounds, rounds=rounds), error)\n"
+        "    return decision.wait, decision.reason\n"
+        "busy = StatusError('x', status=503, retry_after=7.0)\n"
+        "without = [said(1, TooManyOpenFiles('x')), said(3, TooManyOpenFiles('x')), said(1, busy)]\n"
+        "without += [said(1, StatusError('x', status=404)), rule.pause(5), 'tenacity.wait' in sys.modules]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, before)\n"
+        "said(1, busy)\n"
+        "print([*without, 'tenacity.wait' in sys.modules])\n"
+    )
+    done = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert done.strip() == "[(0.25, ''), (None, 'after 3 attempts'), (7.0, ''), (None, ''), 0.25, False, True]"

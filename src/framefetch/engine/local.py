@@ -31,9 +31,6 @@ __all__ = ["LocalEngine"]
 
 #: Files of a host that is down that fail before others get their turn.
 TURN: Final = 32
-#: Seconds after which is imported what decides about retries: the first requests go out before, since to import takes
-#: the interpreter's lock for as long as they take.
-PREPARE_SECONDS: Final = 0.02
 
 
 class LocalEngine:
@@ -64,11 +61,9 @@ class _Run:
         self._alarm_at = 0.0
         self._condemned = 0
         self._fatal: FramefetchError | None = None
-        self._preparing: asyncio.Future[None] | None = None
 
     async def finish(self) -> None:
         """Run to the end, or to a fatal error."""
-        alarm = self._loop.call_later(PREPARE_SECONDS, self._prepare)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._saver.run())
@@ -82,12 +77,6 @@ class _Run:
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
-            alarm.cancel()
-            if self._preparing is not None:
-                await self._preparing
-
-    def _prepare(self) -> None:
-        self._preparing = self._loop.run_in_executor(None, self._rule.prepare)
 
     # -- workers ------------------------------------------------------------------------------------------------
 

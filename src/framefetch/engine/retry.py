@@ -6,7 +6,6 @@ through untouched (a negated predicate would catch it: jd/tenacity#529).
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -105,7 +104,13 @@ class RetryRule:
 
     @cached_property
     def _retrying(self) -> Retrying:
-        """The rule in tenacity's words, which takes long to import."""
+        """The rule in tenacity's words; that takes 16 ms to import, so it is done when something has failed.
+
+        Raises
+        ------
+        OSError, ImportError
+            Where it cannot be imported just now: what has failed may have done so for want of descriptors.
+        """
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         policy = self._policy
@@ -115,11 +120,6 @@ class RetryRule:
             wait=wait_random_exponential(multiplier=policy.base, max=policy.cap),
             retry=retry_if_exception(lambda error: isinstance(error, FramefetchError) and error.retryable),
         )
-
-    def prepare(self) -> None:
-        """Import what decides; blocking. Not when something has failed: that may be for want of descriptors."""
-        with contextlib.suppress(OSError):
-            _ = self._retrying
 
     def _state(self, failures: int) -> RetryCallState:
         from tenacity import RetryCallState
@@ -135,7 +135,10 @@ class RetryRule:
 
     def pause(self, failures: int) -> float:
         """Draw how long to wait after so many failures in a row."""
-        return float(self._retrying.wait(self._state(failures)))
+        try:
+            return float(self._retrying.wait(self._state(failures)))
+        except (OSError, ImportError):
+            return self._policy.base
 
     def count(self, attempts: Attempts, *, kept: int = 0, excused: bool) -> None:
         """Count a failed round.
@@ -166,14 +169,19 @@ class RetryRule:
         error : FramefetchError
             The failure.
         """
-        state = self._state(attempts.rounds)
-        state.set_exception((type(error), error, error.__traceback__))
-        if not self._retrying.retry(state):
+        try:
+            state = self._state(attempts.rounds)
+            state.set_exception((type(error), error, error.__traceback__))
+            passes, ends = self._retrying.retry(state), self._retrying.stop(state)
+            wait = float(self._retrying.wait(state))
+        except (OSError, ImportError):  # descriptors come back as files end, and the rule can be asked then
+            passes, ends, wait = error.retryable, attempts.rounds >= self._policy.attempts, self._policy.base
+        if not passes:
             return Decision(None)
-        if self._retrying.stop(state):
+        if ends:
             return Decision(None, f"after {attempts.made} attempts")
         if error.retry_after is None:
-            return Decision(float(self._retrying.wait(state)))
+            return Decision(wait)
         if attempts.waited + error.retry_after > self._policy.budget:
             return Decision(
                 None,

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from framefetch.errors import InvalidRow, PlanError
+from framefetch.table.lines import all_match
 from framefetch.table.template import is_missing
 from framefetch.urls import invisible_character, redact_text, wire_url
 
@@ -95,8 +96,7 @@ class AddressReader:
         """Return whether each cell is one plain URL as it stands; one look at all of them, as most columns are."""
         if not self._web or set(map(type, cells)) != {str} or max(map(len, cells)) > URL_LENGTH:
             return False
-        lines = "\n".join(cells) + "\n"
-        if lines.count("\n") != len(cells) or not _PLAIN_URLS.fullmatch(lines):
+        if not all_match(_PLAIN_URLS, cells):
             return False
         heads = {_head(min(cells)), _head(max(cells))}  # what stands between two with one head has that head, too
         if len(heads) > 1:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from framefetch.errors import PlanError, UnsafePath
+from framefetch.table.lines import all_match
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,8 +108,7 @@ def default_name(basename: str, suffix: str) -> str:
 
 def are_plain(names: Sequence[str]) -> bool:
     """Return whether each of these is its own default name: one look at all of them, as most are."""
-    lines = "\n".join(names) + "\n"
-    return lines.count("\n") == len(names) and _PLAIN_NAMES.fullmatch(lines) is not None
+    return all_match(_PLAIN_NAMES, names)
 
 
 def safe_path(path: str) -> str:

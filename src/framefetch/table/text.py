@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from framefetch.table.columns import MD5_NAMES, SHA256_NAMES, SIZE_NAMES, URL_NAMES
+from framefetch.table.lines import all_match
 from framefetch.table.template import Template
 
 if TYPE_CHECKING:
@@ -188,12 +189,7 @@ def _typed(name: str, cells: list[str]) -> np.ndarray[Any, Any]:
 
 def _are_whole(cells: Sequence[str]) -> bool:
     """Return whether all cells are whole numbers, by one look at many of them."""
-    for start in range(0, len(cells), BLOCK):
-        block = cells[start : start + BLOCK]
-        lines = "\n".join(block) + "\n"
-        if lines.count("\n") != len(block) or not _WHOLE.fullmatch(lines):
-            return False
-    return True
+    return all(all_match(_WHOLE, cells[start : start + BLOCK]) for start in range(0, len(cells), BLOCK))
 
 
 def _objects(cells: list[str]) -> np.ndarray[Any, Any]:

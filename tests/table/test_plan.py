@@ -379,3 +379,15 @@ def test_planning_is_lean(table: dict[str, list[Any]], options: dict[str, str]) 
     tracemalloc.stop()
     assert again.requests[COUNT - 1] == rows.requests[COUNT - 1]
     assert peak < (64 << 20) + 300 * COUNT
+
+
+@pytest.mark.parametrize("hosts", ["ab", "ba", "aab", "bab", "abc", "cba", "bbb"])
+def test_each_file_is_in_the_queue_of_its_host(hosts: str) -> None:
+    """Hosts that sort before and behind the first one, among all rows and among some."""
+    table = pd.DataFrame({"url": [f"http://{host}/{row}.nwb" for row, host in enumerate(hosts)]})
+    requests = plan_rows(table, TableOptions(), "v0").requests
+    for wanted in (range(len(hosts)), range(1, len(hosts))):
+        some = requests.select(np.array(wanted))
+        assert {origin: list(positions) for origin, positions in some.queues().items()} == {
+            f"http://{host}:80": [at for at in wanted if hosts[at] == host] for host in {hosts[at] for at in wanted}
+        }

@@ -330,6 +330,50 @@ def test_one_file_is_held_as_its_row_states_also_when_it_is_signed_anew(stocked,
     assert cache.mirror(table.iloc[[1]]).frame[["status", "verified"]].values.tolist() == [["cached", "digest"]]
 
 
+def test_one_file_is_asked_for_at_the_mirrors_of_its_row(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    good = table["wkf"].iloc[0]
+    warehouse.script("gone", Reply(404))
+    cell = f"{warehouse.url('gone')} {good}"
+    cache = open_cache(pd.DataFrame({"url": [cell], "md5": [md5(contents[good])], "size": [3000]}))
+    for asked in (cell, warehouse.url("gone"), good):
+        assert cache.get_file(asked).read_bytes() == contents[good]
+    assert (warehouse.count("gone"), warehouse.count("100")) == (1, 1)
+
+
+def test_one_file_is_held_as_its_row_states_also_where_the_table_names_half_a_url(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    base, _, name = table["wkf"].iloc[0].rpartition("/")
+    cache = open_cache(pd.DataFrame({"url": [name], "md5": ["0" * 32]}), table=TableOptions(base_url=base))
+    for asked in (name, f"{base}/{name}"):
+        with pytest.raises(FetchFailed, match="DigestMismatch"):
+            cache.get_file(asked)
+
+
+def test_a_row_that_cannot_be_used_is_not_fetched_as_if_it_stated_nothing(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    one, two, three = table["wkf"].iloc[:3]
+    frame = pd.DataFrame({"url": [one, two, two, three, three], "md5": ["xyz", "0" * 32, "1" * 32, "", "0" * 32]})
+    cache = open_cache(frame)
+    with pytest.raises(FetchFailed, match="expected the 32 hex digits of a md5 digest, got 'xyz'"):
+        cache.get_file(one)
+    with pytest.raises(FetchFailed, match="its md5 digest differs from that of another row"):
+        cache.get_file(two)
+    assert warehouse.count() == 0
+    with pytest.raises(FetchFailed, match="DigestMismatch"):
+        cache.get_file(three)  # what another row states of the same file
+
+
+def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache) -> None:
+    warehouse, table, contents = stocked
+    first, second = table["wkf"].iloc[:2]
+    frame = pd.DataFrame({"url": [first, second], "id": ["7", "7"], "md5": [md5(contents[first]), None]})
+    cache = open_cache(frame, table=TableOptions(key_column="id"))
+    assert cache.get_file(first).read_bytes() == contents[first]
+    assert cache.get_file(second) == cache.get_file(first)
+    assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
+
+
 def test_two_urls_of_one_name_in_two_calls_do_not_replace_each_other(warehouse, open_cache) -> None:
     one = warehouse.add("/a/1.nwb", hdf5_file(2100, seed=1))
     two = warehouse.add("/b/1.nwb", hdf5_file(2100, seed=2))

@@ -10,14 +10,13 @@ import asyncio
 import os
 import weakref
 from array import array
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from framefetch.errors import FetchFailed, PlanError
+from framefetch.errors import FetchFailed, InvalidRow, PlanError
 from framefetch.options import Options, TableOptions
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
@@ -25,8 +24,9 @@ from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
 from framefetch.store.prune import PruneReport, prune
 from framefetch.store.rebuild import RebuildReport, rebuild
+from framefetch.table.addresses import AddressReader
 from framefetch.table.naming import check_version
-from framefetch.table.plan import PlannedRows, plan_rows
+from framefetch.table.plan import plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
 from framefetch.urls import redact
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from framefetch.engine.base import Engine
     from framefetch.store.folder import CacheFolder
+    from framefetch.table.planned import PlannedRows
 
 __all__ = ["MetadataCache"]
 
@@ -48,7 +49,7 @@ class MetadataCache:
     Parameters
     ----------
     metadata_file : path or DataFrame
-        The table: CSV, TSV, JSON lines or Parquet, also gzipped.
+        The table: CSV, TSV or JSON lines, also gzipped, or Parquet.
     cache_dir : path, default "data/cache"
         Where files are held; made when the first one is fetched.
     table : TableOptions, optional
@@ -94,7 +95,7 @@ class MetadataCache:
         self._options = options or Options()
         self._engine = engine
         self._works = Works(cache_dir, self._options, host_map or {})
-        self._rows_by_url: dict[str, int] | None = None
+        self._rows_by_url: tuple[PlannedRows | None, dict[str, int]] | None = None
         self._finalizer = weakref.finalize(self, self._works.close)
 
     # -- the table ----------------------------------------------------------------------------------------------
@@ -190,7 +191,9 @@ class MetadataCache:
         return self._start(df, file_version).wait()
 
     def get_all_files(self, df: pd.DataFrame, file_version: str | None = None) -> dict[str, Path]:
-        """Hold the file of every row and return where each is, by the URL as the table gives it.
+        """Hold the file of every row and return where each is, by its URL.
+
+        That is the URL of the row: completed with `TableOptions.base_url`, and of several mirrors the first.
 
         The batch runs to its end first.
 
@@ -223,32 +226,35 @@ class MetadataCache:
 
     def _start_one(self, url: str, file_version: str | None) -> Job:
         """Start a job for one URL: by its row where the table has it, else by itself."""
-        position = self._position_of(url)
         version = file_version or self.file_version
+        found = self._row_of(url)
 
         def plan() -> PlannedRows:
-            if position is None:
-                table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
-                return plan_rows(pd.DataFrame({"url": [url]}), table, version, SCHEMES)
-            rows = self._plan_rows(self.dataframe.iloc[[position]], version)
-            # The caller's URL may be signed anew: the same file, asked for by the caller's signature.
-            return replace(rows, requests=replace(rows.requests, urls=[url], mirrors={}))
+            if found is not None:
+                rows, row, address = found
+                return rows.only(row, address, check_version(version))
+            table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
+            return plan_rows(pd.DataFrame({"url": [url]}), table, version, SCHEMES)
 
-        fixed = position is not None and self._table.path_template is not None
+        fixed = found is not None and self._table.path_template is not None
         return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
-    def _position_of(self, url: str) -> int | None:
-        """Return the first valid row of a URL in the table, secrets aside; the table is planned once for this."""
+    def _row_of(self, url: str) -> tuple[PlannedRows, int, str] | None:
+        """Return the plan of the whole table, made once for this, with the row that names a URL, and that URL whole."""
         if self._rows_by_url is None:
-            self._rows_by_url = {}
             try:
-                rows = self._plan_rows(self.dataframe, None)
+                planned = self._plan_rows(self.dataframe, None)
             except PlanError:  # a table without URLs: every file is fetched by itself
-                return None
-            for row, file in enumerate(rows.files.tolist()):
-                if file >= 0:
-                    self._rows_by_url.setdefault(redact(rows.requests.urls[file]), row)
-        return self._rows_by_url.get(redact(url))
+                self._rows_by_url = None, {}
+            else:
+                self._rows_by_url = planned, planned.rows_by_url()
+        rows, by_url = self._rows_by_url
+        try:
+            address, *_ = AddressReader(self._table.base_url, SCHEMES).read(url)
+        except InvalidRow:
+            address = url
+        row = by_url.get(redact(address))
+        return None if rows is None or row is None else (rows, row, address)
 
     # -- the folder ---------------------------------------------------------------------------------------------
 

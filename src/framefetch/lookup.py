@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from framefetch.options import Options
     from framefetch.store.folder import CacheFolder
     from framefetch.table.ledger import Ledger
-    from framefetch.table.plan import PlannedRows
+    from framefetch.table.planned import PlannedRows
 
 __all__ = ["LookUp"]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from framefetch.options import Options
     from framefetch.sources.base import Source
     from framefetch.store.folder import CacheFolder
-    from framefetch.table.plan import PlannedRows
+    from framefetch.table.planned import PlannedRows
 
 __all__ = ["Run"]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from framefetch.engine.base import Engine
     from framefetch.sources.base import Source
     from framefetch.store.exchange import ImportReport
-    from framefetch.table.plan import PlannedRows
+    from framefetch.table.planned import PlannedRows
     from framefetch.table.result import FetchResult
 
 __all__ = ["SCHEMES", "Job", "Works", "raise_limit"]

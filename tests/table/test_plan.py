@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from framefetch.errors import InvalidRow, PlanError, UnsafePath
 from framefetch.options import TableOptions
 from framefetch.table.naming import fold
-from framefetch.table.plan import PlannedRows, plan_rows
+from framefetch.table.plan import plan_rows
+from framefetch.table.planned import PlannedRows
 from framefetch.urls import redact
 
 CANARY = "c4n4ry5ecret"
@@ -391,3 +392,22 @@ def test_each_file_is_in_the_queue_of_its_host(hosts: str) -> None:
         assert {origin: list(positions) for origin, positions in some.queues().items()} == {
             f"http://{host}:80": [at for at in wanted if hosts[at] == host] for host in {hosts[at] for at in wanted}
         }
+
+
+@pytest.mark.parametrize("options", [{"url_template": ""}, {"path_template": ""}])
+def test_an_empty_template_is_none_and_is_said_so(options: dict[str, str]) -> None:
+    """As of a variable of the shell that was never set."""
+    with pytest.raises(PlanError, match="the template '' names no column"):
+        planned(pd.DataFrame({"url": ["http://h/a.nwb"]}), **options)
+
+
+def test_what_a_row_may_name_is_not_known_where_its_cell_is_no_url() -> None:
+    urls = ["http://h/a.nwb", None, "n/a", "s3://b/x", "http://h:99999/x"]
+    assert planned(pd.DataFrame({"url": urls})).named() >= {"http://h/a.nwb"}
+    for cell in ("b.nwb", "/b.nwb", ["b.nwb"], 7):
+        with pytest.raises(PlanError, match="1 rows cannot be used, so nobody knows which files they name: row 5"):
+            planned(pd.DataFrame({"url": [*urls, cell]})).named()
+    ids = pd.DataFrame({"id": np.array([1, None, 2.0**60], dtype=object)})
+    assert planned(ids.head(2), url_template="http://h/{id}.nwb").named() == {"http://h/1.nwb"}
+    with pytest.raises(PlanError, match="nobody knows which files they name: row 2, column 'id'"):
+        planned(ids, url_template="http://h/{id}.nwb").named()

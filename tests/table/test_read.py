@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from framefetch.errors import PlanError
+from framefetch.options import TableOptions
 from framefetch.table.read import query_table, read_table
+from framefetch.table.text import read_rows
 
 ROWS = "name\turl\né\thttp://h/1\n日本\thttp://h/2\n"
 
@@ -68,12 +70,15 @@ def test_a_damaged_gzip_is_a_plan_error(tmp_path: Path) -> None:
     data = bytearray(gzip.compress(b"".join(b"http://h/%d\n" % at for at in range(5000))))
     for name, broken in {
         "cut.csv.gz": data[: len(data) // 2],
+        "type.csv.gz": data[:10] + b"\xff" + data[11:],
         "flipped.csv.gz": data[:40] + bytes([data[40] ^ 0xFF]) + data[41:60] + b"\xff\xff" + data[62:],
         "none.csv.gz": b"url\nhttp://h/1\n",
     }.items():
         (tmp_path / name).write_bytes(broken)
         with pytest.raises(PlanError, match=rf"{name}: cannot be read as \.csv: "):
             read_table(tmp_path / name)
+        with pytest.raises(PlanError, match=rf"{name}: cannot be read as \.csv: "):
+            read_rows(tmp_path / name, TableOptions())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from framefetch.options import TableOptions
-from framefetch.table.plan import PlannedRows, plan_rows
+from framefetch.table.plan import plan_rows
+from framefetch.table.planned import PlannedRows
 from framefetch.table.read import query_table, read_table
 
 pytestmark = pytest.mark.shared

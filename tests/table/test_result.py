@@ -11,7 +11,8 @@ from framefetch.errors import FetchFailed, StatusError
 from framefetch.models import Digest, Outcome, Receipt, Status, Verified
 from framefetch.options import TableOptions
 from framefetch.table.ledger import Ledger
-from framefetch.table.plan import PlannedRows, plan_rows
+from framefetch.table.plan import plan_rows
+from framefetch.table.planned import PlannedRows
 from framefetch.table.result import FetchResult, Plan, RunFigures
 
 A, B, C = "http://h/a.nwb", "http://h/b.nwb?token=t1", "http://h/c.nwb"

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from framefetch.errors import PlanError
 from framefetch.options import TableOptions
 from framefetch.table.plan import plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.rows import FrameRows
-from framefetch.table.text import read_text_rows
+from framefetch.table.text import read_rows, read_text_rows
 
 PLAIN = "name,url,size,md5\na,http://h/1.nwb,5,D41D8CD98F00B204E9800998ECF8427E\nb,http://h/2.nwb,,\n"
 
@@ -135,6 +136,40 @@ def test_any_table_reads_as_with_pandas_or_not_at_all(
         assert there is not None
         if len(rows):
             assert list(map(repr, here.tolist())) == list(map(repr, there.tolist()))
+
+
+@pytest.mark.parametrize("later", ["b09", "x", "1e3", "", "9", "9.5", "http://h/x"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_a_row_means_the_same_with_a_limit(later: str, limit: int, tmp_path: Path) -> None:
+    """pandas types a column by all of its rows: 007 is 7, until a later one is no number."""
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,note,size\n007,x,5\n008,x,6\n{later},x,7\n")
+    options = TableOptions(url_template="http://h/{id}")
+    limited = plan_rows(read_rows(table, options, limit=limit), options, "v0")
+    whole = plan_rows(read_table(table).head(limit), options, "v0")
+    assert list(limited.requests.urls) == list(whole.requests.urls)
+    assert limited.errors.keys() == whole.errors.keys()
+    assert limited.requests.sizes.tolist() == whole.requests.sizes.tolist()
+
+
+def test_a_limit_needs_no_pandas_where_only_sizes_are_numbers(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("url,size,file_size\n" + "".join(f"http://h/{row},{row},k\n" for row in range(10)))
+    rows = read_text_rows(table, TableOptions(), limit=3)
+    assert rows is not None
+    assert plan_rows(rows, TableOptions(), "v0").requests.sizes.tolist() == [0, 1, 2]
+    assert read_text_rows(table, TableOptions(key_column="size"), limit=3) is None
+
+
+@pytest.mark.parametrize("name", ["csv", ".csv", "csv.gz", "tsv", "a.b/csv"])
+def test_a_name_that_is_no_suffix_is_no_table_either_way(name: str, tmp_path: Path) -> None:
+    table = tmp_path / name
+    table.parent.mkdir(exist_ok=True)
+    table.write_bytes((gzip.compress if name.endswith(".gz") else bytes)(PLAIN.encode()))
+    with pytest.raises(PlanError, match="expected a table ending in one of"):
+        read_table(table)
+    with pytest.raises(PlanError, match="expected a table ending in one of"):
+        read_rows(table, TableOptions())
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

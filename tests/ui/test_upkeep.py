@@ -92,6 +92,22 @@ def test_rows_that_cannot_be_used_still_name_their_files(cache, tmp_path) -> Non
     assert names(cache) == ["100.nwb", "101.nwb", "102.nwb"]
 
 
+def test_prune_does_nothing_where_a_row_may_name_a_file_by_half(cache, tmp_path) -> None:
+    """What base_url completes is not known without it; what can be no file of ours, such as S3's, takes none away."""
+    frame = pd.read_csv(tmp_path / "three.csv")
+    frame.loc[len(frame), "wkf"] = "s3://bucket/x.nwb"
+    frame.to_csv(tmp_path / "odd.csv", index=False)
+    frame.loc[len(frame), "wkf"] = "105"
+    frame.to_csv(tmp_path / "half.csv", index=False)
+    done = framefetch("prune", cache, "--keep", tmp_path / "half.csv", "--yes")
+    assert done.returncode == 2
+    assert "1 rows cannot be used, so nobody knows which files they name: row 4, column 'wkf'" in done.stderr
+    assert len(names(cache)) == 8
+    done = framefetch("prune", cache, "--keep", tmp_path / "odd.csv", "--yes")
+    assert done.returncode == 0
+    assert names(cache) == ["100.nwb", "101.nwb", "102.nwb"]
+
+
 @pytest.mark.parametrize(("answer", "left"), [("n\n", 8), ("y\n", 3)])
 def test_on_a_terminal_prune_asks(cache, tmp_path, answer, left) -> None:
     ours, theirs = pty.openpty()

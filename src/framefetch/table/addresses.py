@@ -20,7 +20,7 @@ from framefetch.urls import invisible_character, redact_text, wire_url
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["AddressReader", "basename", "shown"]
+__all__ = ["AddressReader", "basename", "shown", "would_be_completed"]
 
 URL_LENGTH = 16_384
 
@@ -57,6 +57,14 @@ def shown(cell: object) -> str:
     text = redact_text(cell.strip(_BLANKS) if isinstance(cell, str) else repr(cell))
     text = text if text.isprintable() else repr(text)[1:-1]
     return f"'{text[:120]}…'" if len(text) > 120 else f"'{text}'"
+
+
+def would_be_completed(cell: object) -> bool:
+    """Return whether a cell that is no URL may be the end of one, which another `base_url` completes."""
+    if isinstance(cell, list | tuple | np.ndarray):
+        return any(map(would_be_completed, cell))
+    text = cell.strip(_BLANKS) if isinstance(cell, str) else "" if is_missing(cell) else repr(cell)
+    return bool(text) and "://" not in text and text.lower() not in _NO_VALUE
 
 
 class AddressReader:

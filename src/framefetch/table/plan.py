@@ -7,17 +7,16 @@ later ones; the other rows go on.
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from framefetch.errors import InvalidRow, PlanError, UnsafePath
-from framefetch.table.addresses import AddressReader, basename, shown
+from framefetch.errors import InvalidRow, UnsafePath
+from framefetch.table.addresses import AddressReader, basename, shown, would_be_completed
 from framefetch.table.columns import Columns, all_digits, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
 from framefetch.table.naming import are_plain, check_version, default_name, fold, safe_path
+from framefetch.table.planned import PlannedRows
 from framefetch.table.requests import TableRequests, unpacked
 from framefetch.table.rows import FrameRows
 from framefetch.table.template import Template, is_missing, texts
@@ -32,66 +31,10 @@ if TYPE_CHECKING:
     from framefetch.options import TableOptions
     from framefetch.table.rows import Rows
 
-__all__ = ["PlannedRows", "plan_rows"]
+__all__ = ["plan_rows"]
 
 #: Rows made ready at a time: what a step needs only for a while stays small.
 BLOCK = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRows:
-    """The rows of a table and the files they mean.
-
-    Parameters
-    ----------
-    index : Index or range
-        The table's own.
-    requests : TableRequests
-        The distinct files.
-    files : array of int64
-        For each row the position of its file, -1 where the row is invalid.
-    errors : mapping of int to InvalidRow
-        For each invalid row, by position, the reason.
-    texts : mapping of int to str
-        For each invalid row what stood in its URL cell, without secrets.
-    notes : tuple of str
-        Which columns were found by name.
-    aliases : mapping of int to str
-        For rows whose file another row names first, and by another URL, that of their own.
-    own_keys : bool
-        Whether a column states the keys; else they are the URLs.
-    """
-
-    index: Any
-    requests: TableRequests
-    files: np.ndarray[Any, np.dtype[np.int64]]
-    errors: Mapping[int, InvalidRow]
-    texts: Mapping[int, str]
-    notes: tuple[str, ...]
-    aliases: Mapping[int, str] = field(default_factory=dict)
-    own_keys: bool = False
-
-    def named(self) -> set[str]:
-        """Return the keys of all files that the rows name, also of rows that cannot be used for another reason.
-
-        Raises
-        ------
-        PlanError
-            Where there are none, or a row that cannot be used may name one that is not known.
-        """
-        keys = set(self.requests.keys) | set(self.texts.values())
-        if not self.requests.keys:
-            raise PlanError(f"expected a table that names files, got {len(self.files):,} rows that name none")
-        if self.errors and self.own_keys:
-            error = next(iter(self.errors.values()))
-            raise PlanError(f"{len(self.errors):,} rows cannot be used, so nobody knows which files they name: {error}")
-        return keys
-
-    def used(self) -> array[int]:
-        """Return the files that some valid row asks for, in order; eight bytes for each."""
-        asked = np.zeros(len(self.requests) + 1, dtype=bool)
-        asked[self.files] = True  # refused rows have -1 and mark the place behind the last file
-        return array("q", np.flatnonzero(asked[:-1]).astype(np.int64).tobytes())
 
 
 def plan_rows(
@@ -132,8 +75,8 @@ class _Planner:
         self.options = options
         self.version = version
         self.columns: Columns = choose_columns(rows, options)
-        self.url_template = Template(options.url_template, for_url=True) if options.url_template else None
-        self.path_template = Template(options.path_template, for_url=False) if options.path_template else None
+        self.url_template = _template(options.url_template, for_url=True)
+        self.path_template = _template(options.path_template, for_url=False)
         for template in (self.url_template, self.path_template):
             if template is not None:
                 template.check(rows)
@@ -142,6 +85,7 @@ class _Planner:
         self.mirrors: dict[int, tuple[str, ...]] = {}
         self.errors: dict[int, InvalidRow] = {}
         self.texts: dict[int, str] = {}
+        self.unclear: set[int] = set()
         self._plain = True  #: whether all URLs are plain: such have no login, no query and no fragment
         self.digests: dict[str, np.ndarray[Any, Any]] = {}
         self.sizes = np.full(len(rows), -1, dtype=np.int64)
@@ -166,6 +110,7 @@ class _Planner:
             files=files,
             errors=self.errors,
             texts=self.texts,
+            unclear=self.unclear,
             notes=self.columns.notes,
             aliases=self._aliases(files, first),
             own_keys=self.columns.key is not None,
@@ -195,6 +140,8 @@ class _Planner:
             if self.url_template is not None:
                 cells: Sequence[Any]
                 cells, refused = self.url_template.apply(block)
+                empty = self.url_template.empty
+                self.unclear.update(start + at for at, (_, reason) in refused.items() if reason is not empty)
             else:
                 values = block.values(column) if column is not None else None
                 cells = values.tolist() if values is not None else []
@@ -216,6 +163,8 @@ class _Planner:
             except InvalidRow as error:
                 if not is_missing(cell):
                     self.texts[position] = shown(cell)[1:-1]
+                    if would_be_completed(cell):
+                        self.unclear.add(position)
                 self._refuse(position, self._url_column, error)
                 continue
             self.urls[position] = mirrors[0]
@@ -383,6 +332,10 @@ class _Planner:
             digests={algorithm: stated[first] for algorithm, stated in self.digests.items()},
             copy_of=find_copies(file_keys) if self.path_template is not None else {},
         )
+
+
+def _template(text: str | None, *, for_url: bool) -> Template | None:
+    return None if text is None else Template(text, for_url=for_url)
 
 
 def _stated(column: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:

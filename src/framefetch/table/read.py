@@ -92,11 +92,11 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         return source
     path = Path(source)
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
+    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] not in ([".parquet"], [".pqt"]):  # which is compressed by itself
         suffixes.pop()
     reader = _READERS.get(suffixes[-1]) if suffixes else None
     if reader is None:
-        raise PlanError(f"{path}: expected a table ending in one of {', '.join(_READERS)} (or these and .gz)")
+        raise PlanError(f"{path}: expected a table ending in one of {', '.join(_READERS)} (text also with .gz)")
     try:
         return reader(path)
     except FileNotFoundError as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from framefetch.table.plan import PlannedRows
+    from framefetch.table.planned import PlannedRows
 
 __all__ = ["FetchResult", "Plan", "RunFigures"]
 
@@ -276,7 +276,7 @@ class FetchResult:
         ]
 
     def by_url(self) -> dict[str, Path]:
-        """Return where each held file is, by its URL as the table gives it."""
+        """Return where each held file is, by the URL of its row: completed with `base_url`, the first of several."""
         requests, files = self._rows.requests, self._rows.files
         held = np.flatnonzero(self._ok)
         paths = self._paths()

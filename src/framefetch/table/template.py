@@ -50,6 +50,11 @@ def is_missing(value: object) -> bool:
     return type(value).__name__ in _PANDAS_MISSING
 
 
+def _first_inexact(kind: type[float | np.floating[Any]]) -> float:
+    """Return from where on neighbouring whole numbers are the same float: 2^53 for 64 bits (IEEE 754)."""
+    return 2.0 ** (np.finfo(kind).nmant + 1)
+
+
 def _text(value: object) -> str | None:
     if isinstance(value, str):
         return value if value.strip() and value not in _NO_TEXT else None
@@ -60,7 +65,12 @@ def _text(value: object) -> str | None:
     if isinstance(value, float | np.floating):
         if math.isinf(value):
             raise InvalidRow(f"expected text or a number, got {value}")
-        return str(int(value)) if float(value).is_integer() else str(value)
+        if abs(float(value)) >= _first_inexact(type(value)):
+            raise InvalidRow(
+                f"expected a number that a float holds exactly, got {value:.0f}, which others are made, too; "
+                "read the column as text, or as Int64 where cells are empty"
+            )
+        return str(int(value)) if float(value).is_integer() else str(float(value))
     return str(value)
 
 
@@ -77,11 +87,12 @@ def texts(column: str, values: np.ndarray[Any, Any], refused: Refused) -> list[s
     if values.dtype.kind != "f":
         return _each(_text, column, values, refused)
     # Nearly all floats of an id column are whole; the others are done again, one by one.
-    whole = np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2.0**53) & (values == np.floor(values))
+    exact = np.abs(values.astype(np.float64)) < min(_first_inexact(values.dtype.type), 2.0**53)
+    whole = np.isfinite(values) & exact & (values == np.floor(values))
     made: list[str | None] = list(map(str, np.where(whole, values, 0).astype(np.int64).tolist()))
     others = np.flatnonzero(~whole).tolist()
     wrong: Refused = {}
-    for position, text in zip(others, _each(_text, column, values[others].tolist(), wrong), strict=True):
+    for position, text in zip(others, _each(_text, column, values[others], wrong), strict=True):
         made[position] = text
     refused.update((others[at], reason) for at, reason in wrong.items())
     return made
@@ -139,7 +150,8 @@ class _Field:
 
     def apply(self, values: np.ndarray[Any, Any], refused: Refused) -> list[str | None]:
         if self.spec:
-            plain = _each(self._format, self.column, values.tolist(), refused)
+            cells = values if values.dtype.kind == "f" else values.tolist()
+            plain = _each(self._format, self.column, cells, refused)
         else:
             plain = texts(self.column, values, refused)
         if self.quote is _as_it_is or (not self.spec and values.dtype.kind in "iuf"):
@@ -151,9 +163,12 @@ class _Field:
             return None
         fraction = "." in self.spec or self.spec[-1] in _FRACTION
         try:
-            if isinstance(value, float) and value.is_integer() and not fraction:
-                return format(int(value), self.spec)
-            return format(value, self.spec)
+            if not isinstance(value, float | np.floating):
+                return format(value, self.spec)
+            if not value.is_integer() or fraction:
+                return format(float(value), self.spec)
+            _text(value)  # refuses what is not exact
+            return format(int(value), self.spec)
         except (ValueError, TypeError) as error:
             raise InvalidRow(
                 f"expected a value that {{{self.column}:{self.spec}}} can format, got {value!r}: {error}"
@@ -170,6 +185,11 @@ class Template:
     for_url : bool
         Whether fields are quoted as parts of a URL; else only ``!q`` quotes.
 
+    Attributes
+    ----------
+    empty : InvalidRow
+        The reason for a row that has nothing to put in; any other reason is about what it has.
+
     Raises
     ------
     PlanError
@@ -178,7 +198,8 @@ class Template:
 
     def __init__(self, text: str, *, for_url: bool) -> None:
         self.text = text
-        self.kind = "URL template" if for_url else "path template"
+        kind = "URL template" if for_url else "path template"
+        self.empty = InvalidRow(f"expected a value for the {kind}, but the cell is empty")
         self._pattern, self._fields = _parse(text, for_url=for_url)
         if not self._fields:
             raise PlanError(f"the template {text!r} names no column; expected one such as '{{file_id}}'")
@@ -207,10 +228,9 @@ class Template:
             assert values is not None
             column = field.apply(values, refused)
             if None in column:
-                empty = InvalidRow(f"expected a value for the {self.kind}, but the cell is empty")
                 for position, text in enumerate(column):
                     if text is None:
-                        refused.setdefault(position, (field.column, empty))
+                        refused.setdefault(position, (field.column, self.empty))
             columns.append(column)
         made: list[str | None] = list(map(self._pattern.format, *columns))
         for position in refused:

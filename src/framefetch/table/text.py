@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import re
 import sys
+import zlib
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,21 +110,21 @@ def read_text_rows(path: str | PathLike[str], options: TableOptions, limit: int 
     TextRows or None
         None where only pandas can say what the file means, or why it cannot be read.
     """
-    name = str(path).lower()
-    delimiter = _DELIMITERS.get("." + name.removesuffix(".gz").rpartition(".")[2])
+    name = os.path.basename(path).lower()
+    delimiter = _DELIMITERS.get(os.path.splitext(name.removesuffix(".gz"))[1])
     if delimiter is None:
         return None
     templates = (options.url_template, options.path_template)
     wanted = {
-        *URL_NAMES, *MD5_NAMES, *SHA256_NAMES, *SIZE_NAMES,
-        *(column for text in templates if text for column in Template(text, for_url=True).columns),
+        *URL_NAMES, *MD5_NAMES, *SHA256_NAMES,
+        *(column for text in templates if text is not None for column in Template(text, for_url=True).columns),
         options.url_column, options.key_column, options.md5_column, options.sha256_column, options.digest_column,
-        options.size_column,
     }  # fmt: skip
+    sizes = {*SIZE_NAMES, options.size_column} - wanted
     try:
         with (gzip.open if name.endswith(".gz") else open)(path, "rt", encoding="utf-8", newline="") as file:
-            return _read(file, delimiter, wanted, limit)
-    except (OSError, ValueError, EOFError, csv.Error, _Unclear):
+            return _read(file, delimiter, wanted, sizes, limit)
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error, _Unclear):
         return None  # pandas tells what is wrong, in its own words
 
 
@@ -130,13 +132,15 @@ class _Unclear(Exception):
     """Only pandas can say what this means."""
 
 
-def _read(file: Iterator[str], delimiter: str, wanted: set[str | None], limit: int | None) -> TextRows:
+def _read(
+    file: Iterator[str], delimiter: str, wanted: set[str | None], sizes: set[str | None], limit: int | None
+) -> TextRows:
     names = next(csv.reader(file, delimiter=delimiter, strict=True), [])
     plain = all(name and name == name.strip() for name in names) and len(set(names)) == len(names)
     if not names or not plain or names[0].startswith("\ufeff"):
         raise _Unclear
     width = len(names)
-    kept = [(at, name, [""] * 0) for at, name in enumerate(names) if name in wanted]
+    kept = [(at, name, [""] * 0) for at, name in enumerate(names) if name in wanted or name in sizes]
     count = 0
     for cells in _blocks(file, delimiter, width, limit):
         if width == 1 and not all(map(str.strip, cells)):
@@ -144,7 +148,12 @@ def _read(file: Iterator[str], delimiter: str, wanted: set[str | None], limit: i
         count += len(cells) // width
         for at, _, column in kept:
             column.extend(cells[at::width])
-    return TextRows(names, {name: _typed(name, column) for _, name, column in kept}, 0, count)
+    columns = {name: _typed(name, column) for _, name, column in kept}
+    # pandas types a column by all of its rows: 007 is a number, until a row that was not read is none. A size is one
+    # whatever it is written as.
+    if count == limit and any(column.dtype != object for name, column in columns.items() if name not in sizes):
+        raise _Unclear
+    return TextRows(names, columns, 0, count)
 
 
 def _blocks(file: Iterator[str], delimiter: str, width: int, limit: int | None) -> Iterator[Sequence[str]]:

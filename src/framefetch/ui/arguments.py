@@ -95,7 +95,7 @@ Json = Annotated[bool, Option("One JSON object on stdout.")]
 class MirrorArguments:
     """Everything that ``framefetch mirror`` can be told."""
 
-    table: Annotated[str, Argument("CSV, TSV, JSON lines or Parquet, also .gz.")]
+    table: Annotated[str, Argument("CSV, TSV or JSON lines, also .gz, or Parquet.")]
     cache_dir: Annotated[str, Argument("Where the files are held.")]
     where: Where = None
     limit: Annotated[int | None, Option("Only the first N of them.", "N", _SOURCE, least=0)] = None

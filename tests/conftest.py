@@ -153,3 +153,24 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield make
     if mounted:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def losing_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system that takes 64 MiB and cannot keep more than some: what it lies on is full by then."""
+    small, place = tmp_path / "small", tmp_path / "losing"
+    small.mkdir()
+    place.mkdir()
+    _mount("-t", "tmpfs", "-o", "size=6m", "tmpfs", small)
+    try:
+        image = small / "image"
+        image.touch()
+        os.truncate(image, 64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+        _mount("-o", "loop", image, place)
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

@@ -305,6 +305,19 @@ async def test_a_foreign_file_at_the_target_is_set_aside(stocked, open_cache) ->
     assert (mine.parent / "100.nwb.kept-1").read_text() == "my notes"
 
 
+async def test_a_file_of_mine_where_one_of_the_caches_was_is_kept(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    path = Path((await cache.fetch_all(table)).paths.iloc[0])
+    path.unlink()
+    await cache.fetch_all(table)  # looks at it, finds it gone, and fetches it again: it may be replaced, in that run
+    cache.prune(table.iloc[1:])
+    path.write_text("my notes")
+    with pytest.warns(UserWarning, match=r"kept as v0/100.nwb.kept-1"):
+        await cache.fetch_all(table)
+    assert path.with_name("100.nwb.kept-1").read_text() == "my notes"
+
+
 async def test_a_right_file_at_the_target_is_adopted_where_the_table_states_its_digest(stocked, open_cache) -> None:
     warehouse, table, contents = stocked
     table["md5"] = [md5(content) for content in contents.values()]

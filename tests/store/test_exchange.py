@@ -262,6 +262,24 @@ def test_what_is_no_manifest_is_refused_whole(folder, take, broken) -> None:
     assert held(folder) == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [".framefetch/locks/x", "v0/../.framefetch/locks/x", "manifest.sqlite", "manifest.sqlite-wal", "manifest.json"],
+)
+def test_what_the_cache_keeps_for_itself_is_no_file_of_the_users(folder, take, monkeypatch, path) -> None:
+    """Taken for one, prune would remove the locks of live processes; to close the database ends all locks on it."""
+    root = Path(folder.root)
+    for own in (".framefetch/locks/x", "manifest.json"):
+        (root / own).write_bytes(b"")
+    (root / "v0").mkdir(exist_ok=True)
+    hashed = []
+    monkeypatch.setattr("framefetch.store.exchange.hash_file", lambda *arguments: hashed.append(arguments))
+    for told in (path, str(root / path)):
+        report = take(stated(told, md5(b"")))
+        assert [reason for _, reason in report.skipped] == [f"{told} is a file of the cache's own"]
+    assert (held(folder), hashed) == ([], [])
+
+
 def test_bytes_that_are_no_text_and_a_file_that_is_not_there(folder, tmp_path) -> None:
     (tmp_path / "latin").write_bytes(b'{"v0": {"caf\xe9": 1}}')
     for source, message in (

@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +118,22 @@ async def test_our_own_file_is_replaced(folder, publish) -> None:
     assert folder.files.notices == []
 
 
+async def test_what_somebody_put_there_since_is_not_ours(folder, publish) -> None:
+    """Ours is the file that was seen, and not whatever stands at its path later."""
+    await publish(request(), b"old")
+    folder.files.own("v0/1.nwb")
+    place = Path(folder.root) / "v0/1.nwb"
+    place.unlink()
+    place.write_bytes(b"my own work")
+    await publish(request(), BODY)
+    assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"my own work"}
+    place.unlink()
+    folder.files.own("v0/1.nwb")
+    place.write_bytes(b"more work")
+    await publish(request(), BODY)
+    assert files(folder)["v0/1.nwb.kept-2"] == b"more work"
+
+
 async def test_foreign_files_are_set_aside_one_after_the_other(folder, publish) -> None:
     for content in (b"one", b"two", b"three"):
         await publish(request(), content)
@@ -184,6 +202,16 @@ async def test_a_file_where_a_folder_belongs_is_left_alone(folder, publish) -> N
     with pytest.raises(UnsafePath, match="a file stands at v0"):
         await publish(request(), BODY)
     assert files(folder) == {"v0": b"mine"}
+
+
+async def test_a_folder_removed_during_a_run_is_made_again_for_the_next_attempt(folder, publish) -> None:
+    await publish(request("v0/a/1"), BODY)
+    shutil.rmtree(Path(folder.root) / "v0")
+    with pytest.raises(StorageError, match="or its folder, were removed") as failure:
+        await publish(request("v0/a/2"), BODY)
+    assert failure.value.retryable
+    await publish(request("v0/a/2"), BODY)
+    assert (Path(folder.root) / "v0/a/2").read_bytes() == BODY
 
 
 async def test_folders_removed_between_two_runs_are_made_again(folder, publish) -> None:

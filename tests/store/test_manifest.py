@@ -370,15 +370,15 @@ def test_after_a_sync_the_window_is_gone_and_every_boot_trusts_its_rows(tmp_path
 def test_rows_turn_durable_while_the_manifest_stays_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
     synced = threading.Event()
-    real = writer_module.sync_files
+    real, root = writer_module.Disk.sync, str(tmp_path)
 
-    def sync(root, paths) -> Synced:
+    def sync(disk, paths) -> Synced:
         assert query(root, "SELECT count(*) FROM entries") == [(1,)], "the row comes before its sync"
         assert paths == [f"{root}/v0/1.nwb", f"{root}/manifest.sqlite-wal"]
         synced.set()
-        return real(root, paths)
+        return real(disk, paths)
 
-    monkeypatch.setattr(writer_module, "sync_files", sync)
+    monkeypatch.setattr(writer_module.Disk, "sync", sync)
     manifest = Manifest(str(tmp_path))
     manifest.commit([row(1)])
     assert synced.wait(10)
@@ -390,7 +390,7 @@ def test_rows_turn_durable_while_the_manifest_stays_open(tmp_path, monkeypatch) 
 def test_who_waits_for_a_commit_does_not_wait_for_the_sync(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
     let_go = threading.Event()
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(let_go.wait(30)))
+    monkeypatch.setattr(writer_module.Disk, "sync", lambda disk, paths: Synced(let_go.wait(30)))
     manifest = Manifest(str(tmp_path))
     told = threading.Event()
     manifest.commit([row(1)], lambda _: told.set())
@@ -413,7 +413,7 @@ def test_files_that_the_disk_could_not_keep_are_held_no_more(folder, monkeypatch
         hold(folder, request(f"v0/{at}"), b"bytes")
     lost = os.path.join(folder.root, "v0/1")
     failure = OSError(5, "Input/output error")
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(False, (lost,), failure))
+    monkeypatch.setattr(writer_module.Disk, "sync", lambda disk, paths: Synced(False, (lost,), failure))
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
     folder.manifest.commit([row(3)])
     with pytest.raises(BytesLost, match=r"1 files .*Input/output error.* v0/1 among them") as caught:
@@ -425,7 +425,7 @@ def test_files_that_the_disk_could_not_keep_are_held_no_more(folder, monkeypatch
     untrusted = [entry.path for entry in folder.manifest.entries() if not entry.trusted]
     assert {"v0/0", "v0/2"} <= set(untrusted), "the same disk holds them: they are hashed before they are believed"
     assert not folder.manifest.durable
-    monkeypatch.setattr(writer_module, "sync_files", lambda root, paths: Synced(True))
+    monkeypatch.setattr(writer_module.Disk, "sync", lambda disk, paths: Synced(True))
     folder.manifest.flush()  # told once
 
 
@@ -435,7 +435,7 @@ def test_what_the_disk_could_not_keep_at_the_end_is_told_by_close(open_folder, m
     hold(folder, request("v0/1"), b"bytes")
     failure = OSError(28, "No space left on device")
     monkeypatch.setattr(
-        writer_module, "sync_files", lambda root, paths: Synced(False, (os.path.join(root, "v0/1"),), failure)
+        writer_module.Disk, "sync", lambda disk, paths: Synced(False, (os.path.join(folder.root, "v0/1"),), failure)
     )
     with pytest.raises(BytesLost, match="No space left"):
         folder.close()

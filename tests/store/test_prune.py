@@ -75,6 +75,30 @@ def test_what_is_not_as_recorded_stays_with_its_row(root, open_folder, tmp_path)
     assert recorded == ["v0/0", "v0/1", "v0/2", "v0/3", "v0/4"], "the one that was gone is forgotten"
 
 
+def test_what_changes_after_it_was_judged_stays(root, open_folder, monkeypatch) -> None:
+    """To judge a thousand files takes a while; an edit, a file fetched anew and one put there are seen all the same."""
+    (root / "v0" / "4").unlink()
+    folder, other = open_folder(root), open_folder(root)
+    flush = folder.manifest.flush
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(folder.manifest, "flush", flush)
+        (root / "v0" / "2").write_bytes((BODY + b"2")[::-1])  # in place, of the same size
+        other.files.own("v0/3")
+        hold(other, request("v0/3"), b"new bytes")
+        (root / "v0" / "4").write_bytes(b"my own work")
+        flush()
+
+    monkeypatch.setattr(folder.manifest, "flush", meanwhile)
+    report = prune(folder, "v0", keys(0, 1), dry_run=False)
+    assert report.removed == [f"v0/{at}" for at in (5, 6, 7, 8, 9)]
+    assert [(finding.kind, finding.path) for finding in report.left] == [("changed", f"v0/{at}") for at in (2, 3, 4)]
+    assert files(root) == ["v0/0", "v0/1", "v0/2", "v0/3", "v0/4", "v1/0"]
+    assert (root / "v0" / "3").read_bytes() == b"new bytes"
+    assert {finding.kind for finding in audit(other.files, other.manifest, level="hash")} == {"unknown"}
+    assert [entry.path for entry in other.manifest.entries("v0")] == ["v0/0", "v0/1", "v0/3"]
+
+
 def test_nothing_is_removed_through_a_link(root, open_folder, tmp_path) -> None:
     outside = tmp_path / "outside"
     os.rename(root / "v0", outside)

@@ -84,6 +84,44 @@ def test_what_cannot_be_read_today_is_not_forgotten(root, open_folder, monkeypat
     assert entries(root) == ALL
 
 
+@pytest.mark.parametrize("number", [5, 13, 116])
+def test_what_cannot_be_looked_at_today_is_not_forgotten(root, open_folder, monkeypatch, number) -> None:
+    """A folder that a colleague has closed, a server of files that has hiccups."""
+    folder = open_folder(root)
+    before = entries(root)
+    real = os.lstat
+
+    def lstat(path, **options):
+        if str(path).endswith("v0/4"):
+            raise OSError(number, os.strerror(number))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    report = rebuild(folder, None, {})
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("blocked", "v0/4")]
+    monkeypatch.undo()
+    assert entries(root) == before
+
+
+@pytest.mark.parametrize(("times", "found"), [(1, []), (2, []), (99, [("blocked", "v0/4")])])
+def test_a_file_whose_mode_changes_while_it_is_read_is_read_again(root, open_folder, monkeypatch, times, found) -> None:
+    folder = open_folder(root)
+    before = entries(root)
+    real, left = folder.files.hash, [times]
+
+    def read(path, *rest):
+        digests = real(path, *rest)
+        if path == "v0/4" and left[0]:
+            left[0] -= 1
+            os.chmod(root / path, 0o600 + left[0] % 2 * 0o40)
+        return digests
+
+    monkeypatch.setattr(folder.files, "hash", read)
+    report = rebuild(folder, None, {})
+    assert [(finding.kind, finding.path) for finding in report.findings] == found
+    assert entries(root) == before
+
+
 def test_a_table_explains_files_by_their_digests(root, open_folder) -> None:
     lose(root)
     (root / "v0" / "7").write_bytes(b"not what the table states")

@@ -3,15 +3,17 @@
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from framefetch import MetadataCache
+from framefetch import MetadataCache, TableOptions
 from framefetch.warehouse import WarehouseThread, hdf5_file
 from tests.conftest import EAGER
 
@@ -120,6 +122,29 @@ def test_an_edit_under_one_name_is_found_under_all(
     for frame in (again, later):
         assert [Path(path).read_bytes() for path in frame["path"]] == BODIES
     assert cache.verify("hash") == []
+
+
+def test_what_a_power_cut_may_have_spoiled_lends_its_bytes_to_nobody(
+    table: pd.DataFrame, warehouse: WarehouseThread, open_cache: OpenCache
+) -> None:
+    """Two names of one file, right in size and time and wrong in its bytes, beside a right one of the same digest."""
+    cache = open_cache(table, options=SHARING)
+    two = table.iloc[[0, 0]].assign(name=["a", "b"])
+    linked = open_cache(two, options=SHARING, table=TableOptions(path_template="{name}.nwb")).mirror(two, "v0").frame
+    apart = open_cache(table).mirror(table.head(1), "v1").frame
+    assert (inodes(linked)[0], inodes(linked)[1] == inodes(linked)[0]) != (inodes(apart)[0], False)
+    path = Path(linked["path"].iloc[0])
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"spoilt")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with closing(sqlite3.connect(cache.cache_dir / "manifest.sqlite")) as manifest, manifest:
+        manifest.execute("INSERT INTO windows VALUES (999999, '')")
+        manifest.execute("UPDATE entries SET window = 999999 WHERE version = 'v0'")
+    fresh = open_cache(two, options=SHARING, table=TableOptions(path_template="{name}.nwb"))
+    made = fresh.mirror(two, "v2").frame
+    assert [Path(name).read_bytes() for name in made["path"]] == BODIES[:1] * 2
+    assert made["status"].tolist() == ["cached"] * 2
 
 
 def test_without_being_asked_nothing_is_shared(warehouse: WarehouseThread, open_cache: OpenCache) -> None:

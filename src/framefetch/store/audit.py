@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
+from framefetch.errors import StorageError
 from framefetch.store.held import unchanged
 from framefetch.store.kept import is_overtaken, kept_parts
 
@@ -40,9 +41,12 @@ HASH_THREADS: Final = min(8, max(4, os.cpu_count() or 1))
 BLOCK_ROWS: Final = 1024
 #: Seconds by which a part is older than the newest file before nobody is expected to go on with it.
 STALE_SECONDS: Final = 86_400.0
+#: Times that a file is read which something changes meanwhile, if only its mode, as a backup or `chmod` does.
+READINGS: Final = 3
 _SET_ASIDE: Final = re.compile(r"\.kept-[0-9]+$")
 
-#: missing: no file; blocked: no regular file; changed: another size or time; corrupt: another digest;
+#: missing: no file; blocked: no regular file, or none that can be looked at now;
+#: changed: another size or time; corrupt: another digest;
 #: unknown: a file below a version's folder that no entry explains; part: an unfinished file nobody goes on with.
 Kind = Literal["missing", "blocked", "changed", "corrupt", "unknown", "part"]
 Level = Literal["stat", "hash"]
@@ -171,8 +175,10 @@ def compare(
     recorded = entry.receipt
     try:
         found = os.lstat(files.absolute(entry.path))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         return AuditFinding("missing", entry.path, error.strerror or str(error))
+    except OSError as error:
+        return AuditFinding("blocked", entry.path, f"cannot be looked at: {error.strerror or error}")
     if not stat.S_ISREG(found.st_mode):
         what = "a link" if stat.S_ISLNK(found.st_mode) else "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
         return AuditFinding("blocked", entry.path, f"{what} stands in its place")
@@ -195,20 +201,21 @@ def compare(
 def proved(files: FileStore, entry: Entry, stopped: Callable[[], bool] | None = None) -> Entry | AuditFinding:
     """Read the file of an entry: return the entry as the file is now, or what is wrong with it."""
     recorded = entry.receipt
-    try:
-        before = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
-    except OSError:
-        before = None
-    finding = compare(files, entry, "hash", stopped)
-    if finding is not None or before is None:
-        return finding or AuditFinding("blocked", entry.path, "no file stands in its place")
-    try:
-        after = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
-    except OSError as error:
-        return AuditFinding("missing", entry.path, error.strerror or str(error))
-    if after != before:
-        return AuditFinding("changed", entry.path, "it was changed while it was read")
-    return replace(entry, receipt=after, fetched_at=entry.fetched_at or time.time())
+    for _ in range(READINGS):
+        try:
+            before = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
+        except (OSError, StorageError):
+            before = None
+        finding = compare(files, entry, "hash", stopped)
+        if finding is not None or before is None:
+            return finding or AuditFinding("blocked", entry.path, "no file stood in its place")
+        try:
+            after = files.receipt(entry.path, recorded.digests, recorded.verified, recorded.etag)
+        except (OSError, StorageError) as error:
+            return AuditFinding("blocked", entry.path, f"it was moved while it was read: {error}")
+        if after == before:
+            return replace(entry, receipt=after, fetched_at=entry.fetched_at or time.time())
+    return AuditFinding("blocked", entry.path, f"it was changed each of the {READINGS} times that it was read")
 
 
 def unexplained(root: str, top: str, explained: set[str]) -> Iterator[AuditFinding]:

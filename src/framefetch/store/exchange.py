@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framefetch.errors import FramefetchError, ManifestError, TargetBlocked
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import hash_file
+from framefetch.store.files import is_private
 from framefetch.store.held import unchanged
 from framefetch.store.places import remove, translate_oserror
 from framefetch.urls import connection_url, redact
@@ -193,6 +194,9 @@ class _Shelf:
                 raise ValueError(f"{path} was changed while it was read")
         return Entry(stated.version, key, path, receipt, time.time())
 
+    def _is_private(self, path: str) -> bool:
+        return is_private(os.path.relpath(path, self._files.root).replace(os.sep, "/"))
+
     def _bring_in(self, found: str, request: Request) -> Receipt:
         """Copy a file from outside, unless it is there already; what is held for another key is never replaced."""
         path, md5 = request.path, request.digests
@@ -214,6 +218,8 @@ class _Shelf:
         """Find the right file by an absolute path, or relative to the cache, the manifest or the working folder."""
         candidates = [path] if os.path.isabs(path) else [os.path.join(folder, path) for folder in self._folders]
         there = dict.fromkeys(os.path.realpath(candidate) for candidate in candidates if os.path.isfile(candidate))
+        if any(map(self._is_private, there)):  # not even opened: to close a database ends all locks on it
+            raise ValueError(f"{path} is a file of the cache's own")
         if not there:
             raise ValueError(f"no file at {' or '.join(dict.fromkeys(candidates))}")
         other = ""

@@ -39,12 +39,17 @@ if TYPE_CHECKING:
     from framefetch.store.journal import Journal
     from framefetch.store.sidecar import Sidecar
 
-__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "to_the_end", "verdict"]
+__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "is_private", "to_the_end", "verdict"]
 
 T = TypeVar("T")
 
 #: Where everything lives that is not the user's.
 PRIVATE = ".framefetch"
+
+
+def is_private(path: str) -> bool:
+    """Return whether a path below the cache is of what it keeps for itself, and so never a user's file."""
+    return path.partition("/")[0] == PRIVATE or path.startswith("manifest.")
 
 
 @dataclass(frozen=True, slots=True)

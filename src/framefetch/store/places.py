@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
 from framefetch.models import Digest, Receipt, Verified
@@ -85,6 +85,14 @@ def remove(path: str) -> None:
         return  # whatever failed before is already under way; this must not hide it
 
 
+#: What tells a file from another that stands at the same path later: inode, size, time.
+_Sight: TypeAlias = tuple[int, int, int]
+
+
+def _sight(found: os.stat_result) -> _Sight:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What is known of the bytes of a part when it gets its final name."""
@@ -113,15 +121,18 @@ class Places:
         self.root = root
         self.notices: list[str] = []
         self._folders: set[str] = set()
-        self._ours: set[str] = set()
+        self._ours: dict[str, _Sight] = {}
 
     def absolute(self, path: str) -> str:
         """Return the absolute path of a relative one."""
         return f"{self.root}/{path}"
 
     def own(self, path: str) -> None:
-        """Let the file at this path be replaced: the manifest knows it as ours."""
-        self._ours.add(path)
+        """Let the file that stands at this path now be replaced: the manifest knows it as ours."""
+        try:
+            self._ours[path] = _sight(os.lstat(self.absolute(path)))
+        except OSError:
+            self._ours.pop(path, None)
 
     def receipt(self, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None = None) -> Receipt:
         """Describe the regular file at a path.
@@ -173,6 +184,7 @@ class Places:
         if found == errno.EEXIST:
             return self.move_in(part, path, content, written)
         if found == errno.ENOENT:
+            self.forget_folders()  # one of them may be what is gone
             raise _taken_away(path)
         raise OSError(found, os.strerror(found), part, None, self.absolute(path))
 
@@ -208,6 +220,7 @@ class Places:
         except IsADirectoryError as error:
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
         except FileNotFoundError as error:
+            self.forget_folders()
             raise _taken_away(path) from error
         return _published(path, content, written, stat_of(os.lstat(target)))
 
@@ -219,7 +232,9 @@ class Places:
             return
         if stat.S_ISDIR(found.st_mode):
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
-        if path in self._ours or not stat.S_ISREG(found.st_mode) or _has(target, found.st_size, content):
+        if self._ours.get(path) == _sight(found) or not stat.S_ISREG(found.st_mode):
+            return
+        if _has(target, found.st_size, content):
             return
         folder, slash, name = path.rpartition("/")
         for number in range(1, 1000):

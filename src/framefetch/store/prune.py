@@ -3,6 +3,9 @@
 The order makes a crash harmless: the intent goes to the journal, as if the files were about to be published; the rows
 are removed and committed; then the files are. A process that dies in between leaves files whose rows the next one
 brings back, by the journal and the hash, so that they can be pruned again. No row is ever left without its file.
+
+To judge many files takes a while, hours where they are hashed. So each is looked at once more before it goes: what
+somebody has edited meanwhile, or another process has fetched anew, is not what was judged.
 """
 
 from __future__ import annotations
@@ -110,6 +113,9 @@ class _Pruning:
         self._version = version
         self._wanted = wanted
         self._straight: dict[str, bool] = {}
+        #: What stood at each path before it was judged; and inodes that have lost a name, which changes their ctime.
+        self._seen: dict[str, os.stat_result | None] = {}
+        self._thinned: set[int] = set()
 
     def unwanted(self) -> Iterator[Entry]:
         """Yield the entries that no row asks for."""
@@ -139,12 +145,19 @@ class _Pruning:
 
     def _objection(self, entry: Entry) -> AuditFinding | None:
         """Return why a file must be left alone: whatever is not as recorded may be somebody's work."""
+        self._seen[entry.path] = self._look(entry)
         if not self._is_reached_straight(entry.path.rpartition("/")[0]):
             return AuditFinding("blocked", entry.path, "a link stands on the way to it; nothing is removed through one")
         finding = compare(self._folder.files, entry, "stat" if entry.trusted else "hash")
         if finding is not None and finding.kind == "changed":
             finding = compare(self._folder.files, entry, "hash")  # its times may differ, and its bytes be the same
         return None if finding is None or finding.kind == "missing" else finding
+
+    def _look(self, entry: Entry) -> os.stat_result | None:
+        try:
+            return os.lstat(self._folder.files.absolute(entry.path))
+        except OSError:
+            return None
 
     def _is_reached_straight(self, folder: str) -> bool:
         if folder not in self._straight:
@@ -166,6 +179,10 @@ class _Pruning:
             path = self._folder.files.absolute(entry.path)
             try:
                 found = os.lstat(path)
+                if not self._is_as_judged(found, self._seen.pop(entry.path)):
+                    reason = "it was changed or replaced while it was being looked at"
+                    self._report.left.append(AuditFinding("changed", entry.path, reason))
+                    continue
                 os.unlink(path)
             except FileNotFoundError:
                 continue
@@ -175,11 +192,17 @@ class _Pruning:
                 manifest.commit([entry])
                 continue
             gone.append(entry)
+            self._thinned.add(found.st_ino)
             if found.st_nlink > 1 and unchanged(entry.receipt, found):
                 linked.append(entry)
         self._refresh(linked)
         manifest.flush()
         return gone
+
+    def _is_as_judged(self, found: os.stat_result, seen: os.stat_result | None) -> bool:
+        if seen is None or _bytes_of(found) != _bytes_of(seen):
+            return False
+        return found.st_ctime_ns == seen.st_ctime_ns or found.st_ino in self._thinned
 
     def _refresh(self, linked: Sequence[Entry]) -> None:
         """Record the ctime of files that shared their bytes with a removed one: one name less changes it."""
@@ -192,6 +215,10 @@ class _Pruning:
                 new = files.receipt(entry.path, old.digests, old.verified, old.etag)
                 if (old.inode, old.ctime_ns) in before and replace(new, ctime_ns=old.ctime_ns) == old:
                     manifest.commit([replace(entry, receipt=new)])
+
+
+def _bytes_of(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _intent(entry: Entry) -> Intent:

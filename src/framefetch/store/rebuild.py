@@ -17,6 +17,7 @@ from framefetch.errors import ManifestError
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.audit import AuditFinding, ReadingThreads, in_blocks, proved, unexplained
 from framefetch.store.exchange import read_layout
+from framefetch.store.files import is_private
 from framefetch.store.salvage import hint_sources, salvage
 from framefetch.urls import connection_url, redact
 
@@ -236,7 +237,7 @@ def _of_prototype(source: str, root: str, host_map: Mapping[str, str]) -> Iterat
             digest = Digest("md5", stated.md5.strip().lower())
         except ValueError:
             continue
-        if path.partition("/")[0] not in ("..", ".", ".framefetch"):
+        if path.partition("/")[0] not in ("..", ".") and not is_private(path):
             yield _claim(stated.version, redact(connection_url(stated.url, back)), path, (digest,))
 
 

@@ -17,7 +17,7 @@ from framefetch.errors import FramefetchError, StorageError
 from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.store.digesting import OPEN_NEW
 from framefetch.store.held import unchanged
-from framefetch.store.places import Content, remove, translate_oserror
+from framefetch.store.places import Content, inode_of, remove, translate_oserror
 
 try:
     import fcntl
@@ -42,11 +42,11 @@ _FICLONE: Final = 0x40049409
 
 
 class _Group:
-    """Entries of one digest; all those that share an inode have one ctime."""
+    """Entries of one digest, and the inodes that have got one more name here, which changes their ctime."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.linked = False
+        self.linked: set[int] = set()
 
 
 class SameContent:
@@ -169,7 +169,7 @@ class SameContent:
         try:
             if not _clone(source, part):
                 os.link(source, part, follow_symlinks=False)
-                group.linked = True
+                group.linked.add(inode_of(os.lstat(part)))
             found = os.lstat(source)
             if (found.st_size, found.st_mtime_ns) == (twin.receipt.size, twin.receipt.mtime_ns):
                 return self._files.put(
@@ -187,9 +187,11 @@ class SameContent:
             found = os.lstat(self._files.absolute(entry.path))
         except OSError:
             return False
-        if group.linked and found.st_nlink > 1:
+        if not entry.trusted:
+            return False
+        if inode_of(found) in group.linked:
             return (found.st_size, found.st_mtime_ns) == (entry.receipt.size, entry.receipt.mtime_ns)
-        return entry.trusted and unchanged(entry.receipt, found)
+        return unchanged(entry.receipt, found)
 
     # -- rows ---------------------------------------------------------------------------------------------------
 

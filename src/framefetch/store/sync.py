@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Synced", "sync_files"]
+__all__ = ["Disk", "Synced"]
 
 #: What an fsync says where bytes that were taken before could not be written.
 _LOSSES = frozenset({errno.EIO, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -46,32 +47,50 @@ def _syncfs() -> ctypes._NamedFuncPointer | None:
         return None
 
 
-def sync_files(root: str, paths: Iterable[str]) -> Synced:
-    """Make the files at these paths, and their names, safe from a power cut.
+class Disk:
+    """The file system of a cache, watched since this was made.
+
+    Linux tells that bytes were lost once to each descriptor that was open by then (errseq, since 5.8). What somebody
+    else's sync has been told is never told to a descriptor that is opened later: so one is kept, from before the first
+    file is written.
 
     Parameters
     ----------
     root : str
-        A folder on the file system of all of them.
-    paths : iterable of str
-        The files; read only where they have to be synced one by one.
+        A folder on the file system.
     """
-    syncfs = _syncfs()
-    if syncfs is None:
-        return _one_by_one(root, paths)
-    try:
-        handle = os.open(root, os.O_RDONLY)
-        try:
-            if syncfs(handle) == 0:
-                return Synced(done=True)
-        finally:
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._handle: int | None = None
+        if _syncfs() is not None:
+            with contextlib.suppress(OSError):
+                self._handle = os.open(root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+    def sync(self, paths: Iterable[str]) -> Synced:
+        """Make the files at these paths, and their names, safe from a power cut.
+
+        Parameters
+        ----------
+        paths : iterable of str
+            The files; read only where they have to be synced one by one.
+        """
+        syncfs = _syncfs()
+        if syncfs is None:
+            return _one_by_one(self._root, paths)
+        if self._handle is None:
+            return Synced(done=False)
+        if syncfs(self._handle) == 0:
+            return Synced(done=True)
+        # Something on this file system was lost. Each file is asked whether it is among that; an answer is given once,
+        # and not for a file that memory has forgotten meanwhile, so what is left is not called safe.
+        return replace(_one_by_one(self._root, paths), done=False)
+
+    def close(self) -> None:
+        """Watch it no longer."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
             os.close(handle)
-    except OSError:
-        return Synced(done=False)
-    # Something on this file system was lost. Each file is asked whether it is among that; an answer is given once, and
-    # not for a file that memory has forgotten meanwhile, so what is left is not called safe.
-    found = _one_by_one(root, paths)
-    return replace(found, done=False)
 
 
 def _one_by_one(root: str, paths: Iterable[str]) -> Synced:

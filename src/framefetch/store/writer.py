@@ -25,7 +25,7 @@ from framefetch.store.changes import Change, Identity, apply, forget_paths, to_r
 from framefetch.store.own import Own
 from framefetch.store.places import remove
 from framefetch.store.schema import explain, identify
-from framefetch.store.sync import Synced, sync_files
+from framefetch.store.sync import Disk, Synced
 from framefetch.store.tables import overfull, pour
 
 __all__ = ["CommitWriter", "Committed", "Durably", "Handed", "Turn"]
@@ -103,6 +103,7 @@ class CommitWriter:
         self._unsynced: dict[int, list[str]] = {}
         self._synced_at = time.monotonic()
         self._own = Own()
+        self._disk = Disk(root)
         self._thread = threading.Thread(target=self._work, name="framefetch-manifest", daemon=True)
         self._thread.start()
 
@@ -193,6 +194,7 @@ class CommitWriter:
         self.left = batch
         with contextlib.suppress(sqlite3.Error):  # every row is committed; closing only folds the log into the file
             self._connection.close()
+        self._disk.close()
 
     def _collect(self, batch: list[Handed]) -> tuple[list[Future[None]], bool]:
         """Add one window to the batch: until it is full, its time is up, someone waits, or the end is near.
@@ -273,7 +275,7 @@ class CommitWriter:
             return
         names = [path for paths in self._unsynced.values() for path in paths]
         paths = [f"{self._root}/{name}" for name in names]
-        synced = sync_files(self._root, [*paths, f"{self._path}-wal"])
+        synced = self._disk.sync([*paths, f"{self._path}-wal"])
         windows = [(window,) for window in self._unsynced]
         if synced.done:
             self._change(lambda writing: writing.executemany("DELETE FROM windows WHERE window = ?", windows))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from framefetch import MetadataCache, StorageError
 from framefetch.ui.progress import Reading
+from framefetch.ui.report import write_report
 from framefetch.warehouse import hold
 from tests.ui.test_cli import framefetch
 
@@ -250,3 +253,67 @@ def test_verify_says_who_is_fetching_meanwhile(stocked, cache, tmp_path) -> None
     assert f"process {process.pid} on " in done.stderr
     assert "is fetching into this cache" in done.stderr
     assert framefetch("verify", cache).stderr == ""
+
+
+@pytest.mark.parametrize("command", ["verify", "rebuild"])
+def test_a_name_that_is_no_text_is_shown_escaped_and_belongs_to_nobody(stocked, cache, tmp_path, command) -> None:
+    """Not even where its bytes are those of a file of the table: its row would name another path."""
+    _, frame, contents = stocked
+    body = contents[frame["wkf"].iloc[0]]
+    (cache / "v0" / "100.nwb").rename(os.fsdecode(os.fsencode(cache / "v0") + b"/caf\xe9.nwb"))
+    frame["md5"] = [hashlib.md5(content).hexdigest() for content in contents.values()]
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    words = [command, cache, *(["--table", tmp_path / "table.csv"] if command == "rebuild" else [])]
+    done = framefetch(*words)
+    assert done.returncode == 1
+    assert "unknown\tv0/caf\\udce9.nwb\t" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert os.path.getsize(os.fsencode(cache / "v0") + b"/caf\xe9.nwb") == len(body)
+    assert json.loads(framefetch("status", cache, "--json").stdout)["files"] == (8 if command == "verify" else 7)
+
+
+def shell(line: str, **paths: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a shell does, with the streams that it is given there."""
+    quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+    line = line.replace("framefetch", f"{shlex.quote(sys.executable)} -m framefetch").format(**quoted)
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", ["status {cache}", "status {cache} --json", "verify {cache} --json"])
+def test_output_that_cannot_be_written_is_said_and_is_a_failure(cache, command) -> None:
+    done = shell(f"framefetch {command} > /dev/full", cache=cache)
+    assert (done.returncode, done.stderr) == (1, "framefetch: writing the output: No space left on device\n")
+
+
+def test_streams_that_are_closed_are_nothing_and_no_file_gets_their_numbers(cache, tmp_path) -> None:
+    closed = shell("framefetch verify {cache} 2>&-", cache=cache)
+    assert (closed.returncode, closed.stdout) == (0, "")
+    table, fresh = tmp_path / "table.csv", tmp_path / "fresh"
+    mirrored = shell("framefetch mirror {table} {fresh} --json 2>&- <&-", table=table, fresh=fresh)
+    assert mirrored.returncode == 0
+    assert json.loads(mirrored.stdout)["downloaded"] == 8
+    assert shell("framefetch mirror {table} {fresh} >&- 2>&- <&-", table=table, fresh=fresh).returncode == 0
+    assert framefetch("verify", fresh, "--hash").returncode == 0
+    pruned = shell("framefetch prune {cache} --keep {three} <&-", cache=cache, three=tmp_path / "three.csv")
+    assert (pruned.returncode, len(names(cache))) == (0, 3), pruned.stderr
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_report_that_cannot_be_written_hides_nothing_else(cache, tmp_path, dry) -> None:
+    (tmp_path / "taken.csv").mkdir()
+    words = ["mirror", tmp_path / "table.csv", cache, "--json", "--report", tmp_path / "taken.csv", *dry]
+    done = framefetch(*words, "--report", tmp_path / "good.csv")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["rows"] == 8
+    assert f"framefetch: writing {tmp_path / 'taken.csv'}: Is a directory" in done.stderr
+    assert len(pd.read_csv(tmp_path / "good.csv")) == 8
+    assert not list(tmp_path.glob("taken.csv.*"))
+
+
+def test_a_table_that_no_report_can_hold_is_said_so(cache, tmp_path) -> None:
+    frame = pd.read_csv(tmp_path / "table.csv").rename(columns={"name": "status"})
+    with MetadataCache(frame.set_index("status"), cache) as opened:
+        result = opened.mirror(opened.dataframe)
+    with pytest.raises(StorageError, match=r"writing .*out.csv: cannot insert status, already exists"):
+        write_report(result.frame, str(tmp_path / "out.csv"))
+    assert not list(tmp_path.glob("out.csv*"))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from framefetch.errors import ManifestError
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.audit import AuditFinding, ReadingThreads, in_blocks, proved, unexplained
+from framefetch.store.changes import storable
 from framefetch.store.exchange import read_layout
 from framefetch.store.files import is_private
 from framefetch.store.salvage import hint_sources, salvage
@@ -180,6 +181,8 @@ class _Rebuilding:
 
     def _recognised(self, unknown: Entry, by_digest: Mapping[str, int], requests: Requests) -> Entry:
         """Return an entry for a file whose content a table states, else the file as it was."""
+        if storable(unknown.path) != unknown.path:
+            return unknown  # its row would name another path
         algorithms = dict.fromkeys(["md5", *(text.partition(":")[0] for text in by_digest)])
         try:
             digests = self._folder.files.hash(unknown.path, algorithms, self._threads.stopped)

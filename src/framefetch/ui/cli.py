@@ -6,6 +6,7 @@ who fetch. Errors that a user causes are one line on stderr and an exit code, ne
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -16,7 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from framefetch.errors import FramefetchError, PlanError
+from framefetch.errors import FramefetchError, PlanError, StorageError
 from framefetch.ui import upkeep
 from framefetch.ui.arguments import (
     DemoArguments,
@@ -29,7 +30,7 @@ from framefetch.ui.arguments import (
     VerifyArguments,
     parse_host_map,
 )
-from framefetch.ui.console import EXIT_FAILED, EXIT_FATAL, EXIT_INTERRUPTED, errors_as_lines, say
+from framefetch.ui.console import EXIT_FAILED, EXIT_FATAL, EXIT_INTERRUPTED, errors_as_lines, open_streams, say
 from framefetch.ui.parser import Command, parse
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ COLLECT_AFTER = 20_000
 
 def main() -> None:
     """Run the command line."""
+    open_streams()
     warnings.showwarning = _show_warning
     # Imports and rows make many objects that live on and few that only a collector finds: at the default threshold it
     # walks them all, over and over, for a tenth of the time of a short command.
@@ -57,11 +59,17 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
     try:
         command, arguments = parse(ABOUT, COMMANDS, sys.argv[1:])
-        sys.exit(command.run(arguments))
+        code = command.run(arguments)
+        sys.stdout.flush()  # here, where somebody listens to what comes of it
+        sys.exit(code)
     except KeyboardInterrupt:  # before a command had begun that could put things in order
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing is left to say it to
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
+            raise
+        if error.errno == errno.ENOSPC:  # else the reader has gone: nothing is left to say it to
+            say(f"writing the output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it would be tried once more at the end
         sys.exit(EXIT_FAILED)
     finally:
         gc.freeze()  # else the interpreter walks every object of every library once more before it ends: 60 ms
@@ -102,7 +110,6 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
     from framefetch.cache import MetadataCache
     from framefetch.table.read import query_table
     from framefetch.ui.progress import bytes_text
-    from framefetch.ui.report import write_report
 
     with MetadataCache(
         arguments.table,
@@ -115,8 +122,6 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
         rows = cache.dataframe if arguments.where is None else query_table(cache.dataframe, arguments.where)
         plan = cache.plan(rows if arguments.limit is None else rows.head(arguments.limit))
     summary = plan.summary()
-    for path in reports:
-        write_report(plan.frame, path)
     if arguments.json:
         print(json.dumps(summary))
     elif not arguments.quiet:
@@ -130,6 +135,8 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
         _name_failures(list(invalid.head(SHOWN_FAILURES)), len(invalid))
     for note in plan.notes if not arguments.quiet else ():
         say(note)
+    if not _report(plan, reports):
+        return EXIT_FATAL
     return EXIT_FAILED if summary["invalid"] else 0
 
 
@@ -195,15 +202,11 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
 
 
 def _tell(result: Any, arguments: MirrorArguments, reports: list[str]) -> int:
+    """Say what was done, and then write the reports: one that cannot be written hides nothing of the rest."""
     from framefetch.ui.progress import bytes_text
 
     if result is None:
         return EXIT_FATAL
-    if reports:
-        from framefetch.ui.report import write_report
-
-        for path in reports:
-            write_report(result.frame, path)
     summary = result.summary()
     if arguments.json:
         print(json.dumps(summary), flush=True)
@@ -218,7 +221,23 @@ def _tell(result: Any, arguments: MirrorArguments, reports: list[str]) -> int:
             f"in {summary['requests']:,} requests, {summary['seconds']:.1f} s"
         )
         _name_failures(result.messages(SHOWN_FAILURES), summary["failed"] + summary["invalid"])
+    if not _report(result, reports):
+        return EXIT_FATAL
     return EXIT_FAILED if summary["failed"] or summary["invalid"] or summary["cancelled"] else 0
+
+
+def _report(result: Any, reports: list[str]) -> bool:
+    """Write reports; say why one cannot be written, and return whether all could."""
+    written = True
+    for path in reports:
+        from framefetch.ui.report import write_report
+
+        try:
+            write_report(result.frame, path)
+        except StorageError as error:
+            say(str(error))
+            written = False
+    return written
 
 
 def _name_failures(messages: Sequence[str], count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ __all__ = [
     "EXIT_USAGE",
     "confirm",
     "errors_as_lines",
+    "open_streams",
     "say",
 ]
 
@@ -25,6 +27,23 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_FATAL = 3
 EXIT_INTERRUPTED = 130
+
+
+def open_streams() -> None:
+    """Make the three standard streams usable whatever they are, and able to write any name of a file.
+
+    One that was closed (``2>&-``) is opened on nothing: else its number would be that of the next file, and what is
+    written for people would be written into that. A name that is no UTF-8 is written escaped.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as there is a process
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

@@ -39,22 +39,29 @@ def write_report(frame: pd.DataFrame, path: str) -> None:
     StorageError
         Where it cannot be written.
     """
-    index = [name if name is not None else f"index_{level}" for level, name in enumerate(frame.index.names)]
-    if frame.index.nlevels == 1 and frame.index.name is None:
-        index = ["index"]
-    table = frame.reset_index(names=index)
     part = f"{path}.{os.urandom(4).hex()}"
     try:
-        if path.lower().endswith(".csv"):
-            table.to_csv(part, index=False)
-        elif path.lower().endswith(".json"):
-            table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
-        else:
-            table.to_parquet(part, index=False)
+        _write(frame, path, part)
         os.replace(part, path)
     except ImportError as error:
         raise StorageError(f"writing {path}: Parquet needs pyarrow: pip install 'framefetch[parquet]'") from error
     except OSError as error:
+        raise StorageError(f"writing {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, NotImplementedError) as error:  # what Parquet cannot hold, a name of two columns
+        raise StorageError(f"writing {path}: {' '.join(str(error).split())}") from error
+    finally:
         if os.path.lexists(part):
             os.unlink(part)
-        raise StorageError(f"writing {path}: {error.strerror or error}") from error
+
+
+def _write(frame: pd.DataFrame, path: str, part: str) -> None:
+    index = [name if name is not None else f"index_{level}" for level, name in enumerate(frame.index.names)]
+    if frame.index.nlevels == 1 and frame.index.name is None:
+        index = ["index"]
+    table = frame.reset_index(names=index)
+    if path.lower().endswith(".csv"):
+        table.to_csv(part, index=False)
+    elif path.lower().endswith(".json"):
+        table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
+    else:
+        table.to_parquet(part, index=False)

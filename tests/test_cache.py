@@ -5,6 +5,9 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 from framefetch import (
     FetchFailed,
+    FetchResult,
     Limits,
     MetadataCache,
     Options,
@@ -25,7 +29,8 @@ from framefetch import (
 )
 from framefetch.errors import DiskFull, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
-from framefetch.warehouse import Reply, Serve, hdf5_file, hold
+from framefetch.store import exchange
+from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
 
 
@@ -526,7 +531,12 @@ def test_update_manifest_has_the_prototypes_layout(stocked, open_cache) -> None:
     assert pd.read_json(cache.update_manifest(), typ="series").to_dict() == expected
 
 
-def test_a_prototypes_cache_is_taken_over_without_a_request(stocked, open_cache, tmp_path) -> None:
+TUNNEL = {"testwarehouse:9000": "localhost:8080"}
+
+
+@pytest.fixture
+def prototype(stocked, tmp_path) -> tuple[WarehouseThread, pd.DataFrame, Path]:
+    """Give a folder that the prototype has filled through a tunnel, and the table."""
     warehouse, table, contents = stocked
     table["wkf"] = table["wkf"].str.replace(f"127.0.0.1:{warehouse.port}", "testwarehouse:9000")
     folder = tmp_path / "cache"
@@ -539,12 +549,125 @@ def test_a_prototypes_cache_is_taken_over_without_a_request(stocked, open_cache,
             "file_path": str(path), "md5_checksum": md5(content),
         }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps({"v0": entries}))
-    cache = open_cache(table, host_map={"testwarehouse:9000": "localhost:8080"})
+    return warehouse, table, folder
+
+
+def require_taken_over(prototype, open_cache) -> None:
+    warehouse, table, _ = prototype
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = cache.mirror(table)
+        result = open_cache(table, host_map=TUNNEL).mirror(table)
     assert result.frame["status"].tolist() == ["cached"] * 8
     assert warehouse.count() == 0
+
+
+def test_a_prototypes_cache_is_taken_over_without_a_request(prototype, open_cache) -> None:
+    require_taken_over(prototype, open_cache)
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "export"])
+def test_who_only_looks_at_a_prototypes_cache_leaves_it_to_be_taken_over(prototype, open_cache, command) -> None:
+    folder = prototype[2]
+    words = [sys.executable, "-m", "framefetch", command, str(folder), *(["out.json"] if command == "export" else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder.parent)
+    assert done.returncode == 3
+    assert "holds no manifest, but a prototype's manifest.json, which 'framefetch import" in done.stderr
+    require_taken_over(prototype, open_cache)
+
+
+def test_who_is_killed_while_taking_over_leaves_the_rest_to_the_next(prototype, open_cache, tmp_path) -> None:
+    _, table, folder = prototype
+    table.to_csv(tmp_path / "table.csv", index=False)
+    killed = f"""
+import os, signal
+from framefetch import MetadataCache
+from framefetch.store import exchange
+exchange.COMMIT_ROWS = 1
+read, real = [], exchange.hash_file
+def hash_file(path, *rest):
+    read.append(path)
+    if len(read) == 5:
+        cache._works.folder.manifest.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(path, *rest)
+exchange.hash_file = hash_file
+cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(folder)!r}, host_map={TUNNEL!r})
+cache.mirror(cache.dataframe)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    assert (folder / "manifest.sqlite").is_file()
+    require_taken_over(prototype, open_cache)
+    assert not (folder / ".framefetch" / "taking-over").exists()
+
+
+def test_taking_over_ends_soon_when_it_is_stopped(prototype, open_cache, monkeypatch) -> None:
+    _, table, _ = prototype
+    cache = open_cache(table, host_map=TUNNEL)
+    reading, read = threading.Event(), []
+    real = exchange.hash_file
+
+    def hash_file(path, algorithms, stopped):
+        read.append(path)
+        if len(read) == 3:
+            reading.set()
+            while not stopped():  # a file of hours
+                threading.Event().wait(0.01)
+        return real(path, algorithms, stopped)
+
+    monkeypatch.setattr(exchange, "hash_file", hash_file)
+    results = []
+    caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
+    caller.start()
+    assert reading.wait(30)
+    cache.close()
+    caller.join(30)
+    statuses = results[0].frame["status"].tolist()
+    assert set(statuses) <= {"cached", "cancelled"}
+    assert statuses.count("cancelled") >= 6
+    monkeypatch.undo()
+    require_taken_over(prototype, open_cache)
+
+
+def test_a_manifest_json_of_something_else_is_named_once_and_left_alone(stocked, open_cache, tmp_path) -> None:
+    _, table, _ = stocked
+    other = tmp_path / "cache" / "manifest.json"
+    other.parent.mkdir()
+    other.write_text('{"name": "an app"}')
+    with pytest.warns(UserWarning, match="not taken over: .*manifest.json is no manifest of the prototype"):
+        assert open_cache(table).mirror(table).ok.all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_cache(table).mirror(table).ok.all()
+    assert other.read_text() == '{"name": "an app"}'
+
+
+@pytest.mark.parametrize("how", ["a thread", "a task"])
+def test_who_closes_a_cache_ends_what_is_under_way(stocked, open_cache, how) -> None:
+    """A call that is under way has its result, with the rows that were not finished cancelled."""
+    warehouse, table, _ = stocked
+    warehouse.script("103", hold())
+    cache = open_cache(table)
+
+    async def in_a_task() -> FetchResult:
+        async with cache:
+            task = asyncio.create_task(cache.fetch_all(table))
+            await asyncio.to_thread(warehouse.wait_for, "103")
+        return await task
+
+    if how == "a task":
+        result = asyncio.run(in_a_task())
+    else:
+        results = []
+        caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
+        caller.start()
+        warehouse.wait_for("103")
+        cache.close()
+        caller.join(30)
+        (result,) = results
+    assert result.frame["status"].iloc[3] == "cancelled"
+    assert set(result.frame["status"]) <= {"cancelled", "downloaded"}
+    warehouse.script("103", Serve())
+    assert open_cache(table).mirror(table).ok.all()
 
 
 def test_a_closed_cache_says_so_and_closing_twice_is_fine(stocked, open_cache) -> None:

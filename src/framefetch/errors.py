@@ -320,6 +320,10 @@ class ManifestLost(ManifestError):
     """The manifest is damaged, empty or gone; it can be made anew from the files, and the next fetch does so."""
 
 
+class NotAManifest(ManifestError):
+    """A file that was to be imported is no manifest of the prototype."""
+
+
 class FetchFailed(FramefetchError):
     """Some rows of a run failed or were invalid.
 

@@ -57,13 +57,23 @@ class Portal:
         RuntimeError
             After `close`, in a forked child, or on the loop's own thread.
         """
-        if self._pid != os.getpid():
-            raise RuntimeError("this cache was opened before a fork; open a new one in each process")
+        self.require_usable()
         if self._closed:
             raise RuntimeError("this cache is closed")
+        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+
+    def require_usable(self) -> None:
+        """Refuse what waits for the loop in a forked child, which has none, or on the loop's own thread.
+
+        Raises
+        ------
+        RuntimeError
+            There.
+        """
+        if self._pid != os.getpid():
+            raise RuntimeError("this cache was opened before a fork; open a new one in each process")
         if threading.current_thread() is self._thread:
             raise RuntimeError("a cache cannot be used from its own observers")
-        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a plain function on the loop soon; does nothing once it is closed."""

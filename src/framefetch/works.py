@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
-from framefetch.errors import BytesLost, ManifestError, ManifestLost
+from framefetch.errors import BytesLost, ManifestError, ManifestLost, NotAManifest
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Run
@@ -95,7 +95,9 @@ class Works:
         self._folder: CacheFolder | None = None
         self._portal: Portal | None = None
         self._guard = threading.RLock()
+        self._taking_over = threading.RLock()
         self._closed = False
+        self._jobs: set[Job] = set()
 
     @property
     def portal(self) -> Portal:
@@ -109,16 +111,37 @@ class Works:
     @property
     def folder(self) -> CacheFolder:
         """The open cache folder; a prototype's manifest found in it without ours is taken over."""
+        return self.open_folder()
+
+    def open_folder(self, stopped: Callable[[], bool] | None = None) -> CacheFolder:
+        """Return the open cache folder; to take over a prototype's manifest reads all its files, and may be stopped.
+
+        What is not taken over by then is with the next call, or the next process.
+        """
         with self._guard:
             self._check_open()
             if self._folder is None:
                 self._folder = CacheFolder(self._cache_dir, lock_timeout=self.options.lock_timeout)
-                older = os.path.join(self._folder.root, "manifest.json")
-                if self._folder.fresh and self._folder.writable and os.path.exists(older):
-                    report = self.import_manifest(older)
-                    for url, reason in report.skipped:
-                        warnings.warn(f"not taken over from {older}: {url}: {reason}", stacklevel=4)
-            return self._folder
+            folder = self._folder
+        with self._taking_over:
+            if folder.older is not None:
+                self._take_over(folder, folder.older, stopped)
+        return folder
+
+    def _take_over(self, folder: CacheFolder, older: str, stopped: Callable[[], bool] | None) -> None:
+        from framefetch.store.exchange import import_manifest
+
+        try:
+            folder.prepare()
+            report = import_manifest(folder.files, folder.manifest, older, self.host_map, _imported_path, stopped)
+        except NotAManifest as error:
+            folder.files.notices.append(f"not taken over: {error}")
+        else:
+            notices = (f"not taken over from {older}: {url}: {reason}" for url, reason in report.skipped)
+            folder.files.notices.extend(notices)
+            if not report.ended:
+                return
+        folder.taken_over()
 
     def look(self, action: Callable[[CacheFolder], T]) -> T:
         """Return what an action gives; where it finds that the manifest is lost, it is made anew first."""
@@ -161,12 +184,25 @@ class Works:
         for source in set(self.sources.values()):
             await source.close()
 
+    def began(self, job: Job) -> None:
+        """Know of a call that is under way."""
+        with self._guard:
+            self._jobs.add(job)
+        job.future.add_done_callback(lambda _: self._jobs.discard(job))
+
     def close(self) -> None:
-        """End everything."""
+        """End everything; calls that are under way are stopped, and have their results."""
+        if self._portal is not None:
+            self._portal.require_usable()
         with self._guard:
             if self._closed:
                 return
             self._closed = True
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.stop()
+        wait([job.future for job in jobs])
+        with self._guard:
             if self._portal is not None:
                 self._portal.submit(self._close_sources).result()
                 self._portal.close()
@@ -207,12 +243,14 @@ class Job:
         self._fixed_paths = fixed_paths
         self._run: Run | None = None
         self._stopped = False
-        self.future: Future[FetchResult] = works.portal.submit(self._go)
+        self._portal = works.portal
+        self.future: Future[FetchResult] = self._portal.submit(self._go)
+        works.began(self)
 
     async def _go(self) -> FetchResult:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(None, self._plan)
-        folder = await loop.run_in_executor(None, lambda: self._works.folder)
+        folder = await loop.run_in_executor(None, self._works.open_folder, self._is_stopped)
         manifest = folder.manifest
         try:
             return await self._begin(rows, folder)
@@ -232,11 +270,14 @@ class Job:
             self._run.stop()
         return await self._run.finish(self._engine, self._works.open_sources, self._works.claims)
 
+    def _is_stopped(self) -> bool:
+        return self._stopped
+
     def stop(self) -> None:
         """End the run soon; what is finished is committed."""
         self._stopped = True
         if self._run is not None:
-            self._works.portal.call(self._run.stop)
+            self._portal.call(self._run.stop)
 
     def close(self) -> None:
         """Close what the cache has open.

@@ -8,6 +8,7 @@ import pytest
 
 from framefetch.errors import DiskFull, ManifestError, StorageError
 from framefetch.models import Verified
+from framefetch.store import exchange
 from framefetch.store.exchange import export_manifest, import_manifest
 from tests.store.builders import digest, hold, parts, request, row, tree
 
@@ -118,7 +119,7 @@ def test_what_is_exported_can_be_imported(folder, tmp_path, open_folder) -> None
         if name.startswith("manifest.sqlite"):
             os.unlink(f"{folder.root}/{name}")
     again = open_folder()
-    assert again.fresh
+    assert again.older == f"{again.root}/manifest.json"
     report = import_manifest(again.files, again.manifest, f"{again.root}/manifest.json", {}, name_for)
     assert (report.imported, report.skipped) == (1, [])
     assert held(again) == before
@@ -278,6 +279,36 @@ def test_what_the_cache_keeps_for_itself_is_no_file_of_the_users(folder, take, m
         report = take(stated(told, md5(b"")))
         assert [reason for _, reason in report.skipped] == [f"{told} is a file of the cache's own"]
     assert (held(folder), hashed) == ([], [])
+
+
+def test_an_import_that_is_stopped_is_gone_on_with(folder, tmp_path, monkeypatch) -> None:
+    """What was imported is not read again."""
+    layout = {}
+    for at in range(6):
+        path = Path(folder.root) / f"v0/{at}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(BODY + b"%d" % at)
+        layout[f"http://host/{at}"] = {"file_path": str(path), "md5_checksum": md5(BODY + b"%d" % at)}
+    source = tmp_path / "older.json"
+    source.write_text(json.dumps({"v0": layout}))
+    read = []
+    real = exchange.hash_file
+
+    def hash_file(path, *rest):
+        read.append(path)
+        return real(path, *rest)
+
+    monkeypatch.setattr(exchange, "hash_file", hash_file)
+
+    def stopped() -> bool:
+        return len(read) == 3
+
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for, stopped)
+    assert (report.imported, report.skipped, report.ended) == (2, [], False), "the third was being read"
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for)
+    assert (report.imported, report.skipped, report.ended) == (6, [], True)
+    assert [path[-1] for path in read] == list("0122345")
+    assert len(held(folder)) == 6
 
 
 def test_bytes_that_are_no_text_and_a_file_that_is_not_there(folder, tmp_path) -> None:

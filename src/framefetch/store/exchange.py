@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framefetch.errors import FramefetchError, ManifestError, TargetBlocked
+from framefetch.errors import FramefetchError, ManifestError, NotAManifest, TargetBlocked
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import hash_file
 from framefetch.store.files import is_private
@@ -80,6 +81,11 @@ class ImportReport:
 
     imported: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    ended: bool = True
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +99,18 @@ class Stated:
 
 
 def import_manifest(
-    files: FileStore, manifest: Manifest, source: str, host_map: Mapping[str, str], name_for: NameFor
+    files: FileStore,
+    manifest: Manifest,
+    source: str,
+    host_map: Mapping[str, str],
+    name_for: NameFor,
+    stopped: Callable[[], bool] | None = None,
 ) -> ImportReport:
     """Take over what a prototype's manifest holds, without downloading anything.
 
-    Each file is hashed before it is believed. URLs that the prototype had rewritten to a tunnel are mapped back.
-    A file outside the cache is copied into it and stays where it is.
+    Each file is hashed before it is believed, but for what was imported before and is as it was. URLs that the
+    prototype had rewritten to a tunnel are mapped back. A file outside the cache is copied into it and stays where it
+    is.
 
     Parameters
     ----------
@@ -112,31 +124,41 @@ def import_manifest(
         As given to the cache: from the table's host to the one connected to.
     name_for : callable
         Gives the path in the cache for the version and the URL of a file that is copied into it.
+    stopped : callable, optional
+        Whether to end early; asked between two files, and while one is read.
 
     Returns
     -------
     ImportReport
+        With `ended` false where it was stopped.
 
     Raises
     ------
-    ManifestError
-        Where the file is no such manifest.
+    NotAManifest, ManifestError
+        Where the file is no such manifest, or cannot be read.
     """
     report = ImportReport()
     beside = os.path.dirname(os.path.abspath(source))
-    shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for)
+    stopped = stopped or _never
+    shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for, stopped)
     back = {new: old for old, new in host_map.items()}
     batch: list[Entry] = []
     for stated in read_layout(source):
+        if stopped():
+            report.ended = False
+            break
         try:
-            batch.append(shelf.take_over(stated, redact(connection_url(stated.url, back))))
+            entry = shelf.take_over(stated, redact(connection_url(stated.url, back)))
+            batch += [entry] if entry is not None else []
+        except InterruptedError:
+            continue  # to the end
         except (FramefetchError, OSError, ValueError) as error:
             if isinstance(error, FramefetchError) and error.fatal:
                 raise
             report.skipped.append((redact(stated.url), str(error)))
             continue
         report.imported += 1
-        if len(batch) == COMMIT_ROWS:
+        if len(batch) >= COMMIT_ROWS:
             manifest.commit(batch)
             batch = []
     manifest.commit(batch)
@@ -149,8 +171,8 @@ def read_layout(source: str) -> list[Stated]:
 
     Raises
     ------
-    ManifestError
-        Where the file is no such manifest.
+    NotAManifest, ManifestError
+        Where the file is no such manifest, or cannot be read.
     """
     expected = 'expected {"v0": {"http://host/id": {"file_path": "…", "md5_checksum": "…"}}}'
     try:
@@ -164,7 +186,7 @@ def read_layout(source: str) -> list[Stated]:
     except OSError as error:
         raise ManifestError(f"{source}: {error.strerror or error}") from error
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ManifestError(
+        raise NotAManifest(
             f"{source} is no manifest of the prototype: {expected}; got {type(error).__name__}: {error}"
         ) from error
 
@@ -172,16 +194,26 @@ def read_layout(source: str) -> list[Stated]:
 class _Shelf:
     """Where imported files are looked for, and where they come to stand."""
 
-    def __init__(self, files: FileStore, manifest: Manifest, folders: tuple[str, ...], name_for: NameFor) -> None:
+    def __init__(
+        self,
+        files: FileStore,
+        manifest: Manifest,
+        folders: tuple[str, ...],
+        name_for: NameFor,
+        stopped: Callable[[], bool],
+    ) -> None:
         self._files = files
         self._manifest = manifest
         self._folders = folders
         self._name_for = name_for
+        self._stopped = stopped
         self._taken: dict[str, str] = {}
 
-    def take_over(self, stated: Stated, key: str) -> Entry:
-        """Return the entry for one file that is what the manifest says."""
+    def take_over(self, stated: Stated, key: str) -> Entry | None:
+        """Return the entry for one file that is what the manifest says; None where there is one already."""
         md5 = Digest("md5", stated.md5.strip().lower())
+        if self._is_held(stated.version, key, md5):
+            return None
         found, seen = self._locate(stated.path, md5)
         inside = os.path.relpath(found, self._files.root).replace(os.sep, "/")
         if inside.startswith("../") or os.path.isabs(inside):
@@ -193,6 +225,14 @@ class _Shelf:
             if not unchanged(receipt, seen):
                 raise ValueError(f"{path} was changed while it was read")
         return Entry(stated.version, key, path, receipt, time.time())
+
+    def _is_held(self, version: str, key: str, md5: Digest) -> bool:
+        for entry in self._manifest.lookup(version, [key]):
+            with contextlib.suppress(OSError):
+                found = os.lstat(self._files.absolute(entry.path))
+                if entry.trusted and md5 in entry.receipt.digests and unchanged(entry.receipt, found):
+                    return True
+        return False
 
     def _is_private(self, path: str) -> bool:
         return is_private(os.path.relpath(path, self._files.root).replace(os.sep, "/"))
@@ -208,8 +248,10 @@ class _Shelf:
         self._taken[path] = request.key
         try:
             receipt = self._files.receipt(path, md5, Verified.DIGEST)
-            if self._files.hash(path, ["md5"]) == md5:
+            if self._files.hash(path, ["md5"], self._stopped) == md5:
                 return receipt
+        except InterruptedError:
+            raise
         except OSError:
             pass  # there is no file yet; what else may stand there, the copy finds out
         return self._files.copy(found, request)
@@ -225,7 +267,7 @@ class _Shelf:
         other = ""
         for candidate in there:
             seen = os.stat(candidate)
-            got = hash_file(candidate, ["md5"])
+            got = hash_file(candidate, ["md5"], self._stopped)
             if got == (md5,):
                 return candidate, seen
             other = other or f"expected {md5}, but {candidate} has {got[0]}"

@@ -14,7 +14,7 @@ from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
-from framefetch.store.places import free_inodes, translate_oserror
+from framefetch.store.places import free_inodes, remove, translate_oserror
 from framefetch.store.recovery import adopt_intents, drop_overtaken, recover
 from framefetch.store.salvage import hint_sources
 from framefetch.store.schema import Identity, identify, recognise
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheFolder"]
 
+#: The prototype's manifest.
+OLDER = "manifest.json"
 #: Bytes that SQLite needs beside the manifest before it can change it: on a fuller disk it is opened for reading.
 MANIFEST_ROOM = 128 << 10
 
@@ -48,8 +50,9 @@ class CacheFolder:
     ----------
     root : str
         Absolute path; the folder itself may be a link, nothing below it is followed through one.
-    fresh : bool
-        Whether there was no manifest before, nor anything that could be read of one.
+    older : str or None
+        A prototype's manifest that is to be taken over: there was no other when the folder was opened first, and
+        nobody has come to its end since.
     writable : bool
         Whether anything can be fetched into it.
 
@@ -73,17 +76,20 @@ class CacheFolder:
         self._mending = threading.Lock()
         self._unmended = False
         there = self._look(mend=mend)
+        self.older: str | None = None
         self.journal = Journal(self.private)
         self.obstacle: StorageError | None = self._make_private()
         self.writable = self.obstacle is None
         self.files = FileStore(self.root, self.journal)
         self.presence = Presence(self.private, self.journal.token)
         try:
+            self._note_older(there=there)  # before the manifest is made: whoever dies in between leaves the note
             self.manifest = self._open_manifest(mend=mend)
         except BaseException:
             self.journal.close()
             raise
-        self.fresh = not there and not self.manifest.holds_any()
+        if not there and self.manifest.holds_any():
+            self.taken_over()  # by what could be read of one that was lost
         self.files.orphaned = self._adopt
         if self.writable:
             try:
@@ -102,12 +108,35 @@ class CacheFolder:
                 return False
             raise
         there = os.path.exists(self._path)
-        if not there and not mend and not os.path.exists(os.path.join(self.root, "manifest.json")):
-            raise ManifestError(
-                f"{self.root} holds no manifest; expected a cache that 'framefetch mirror' made. If it was one, "
+        if not there and not mend:
+            older = os.path.join(self.root, OLDER)
+            how = (
+                f"but a prototype's {OLDER}, which 'framefetch import {self.root} {older}' takes over, as a mirror does"
+                if os.path.exists(older)
+                else "expected a cache that 'framefetch mirror' made. If it was one, "
                 f"'framefetch rebuild {self.root}' makes its manifest anew from the files"
             )
+            raise ManifestError(f"{self.root} holds no manifest, {how}")
         return there
+
+    @property
+    def _note(self) -> str:
+        return os.path.join(self.private, "taking-over")
+
+    def _note_older(self, *, there: bool) -> None:
+        """Note that a prototype's manifest is to be taken over, or find the note of somebody who did not end it."""
+        older = os.path.join(self.root, OLDER)
+        if not self.writable or not os.path.isfile(older):
+            return
+        if not there:
+            with contextlib.suppress(OSError), open(self._note, "ab") as note:
+                os.fsync(note.fileno())
+        self.older = older if not there or os.path.exists(self._note) else None
+
+    def taken_over(self) -> None:
+        """Note that the prototype's manifest has been taken over, or is none."""
+        self.older = None
+        remove(self._note)
 
     def _open_manifest(self, damaged: Identity | None = None, *, mend: bool = True) -> Manifest:
         """Open the manifest; one that is lost is made anew first."""

@@ -39,7 +39,11 @@ def hint_sources(path: str) -> list[str]:
     """Return what was set aside of a manifest, oldest first, and the manifest itself."""
     folder, name = os.path.split(path)
     aside: dict[str, int] = {}
-    for entry in os.scandir(folder):
+    try:
+        there = list(os.scandir(folder))
+    except PermissionError:
+        there = []  # a folder may be one to write to and not to list
+    for entry in there:
         match = _ASIDE.fullmatch(entry.name.removeprefix(name)) if entry.name.startswith(name) else None
         if match is not None and entry.is_file(follow_symlinks=False):
             base = path + match.group(1)

@@ -244,8 +244,8 @@ class Ear:
 
     def add(self, loan: Loan) -> None:
         """Listen to a connection."""
-        self._loans[loan.handle] = loan
         self._poll.register(loan.handle, select.EPOLLIN)
+        self._loans[loan.handle] = loan
 
     def drop(self, loan: Loan) -> None:
         """Listen to a connection no longer."""

@@ -307,6 +307,23 @@ CASES = [
     case("59", "redirect without Location", Reply(302), outcome="RedirectError"),
     case("59", "redirect with a blank Location", Reply(302, headers={"Location": " "}), outcome="RedirectError"),
     case("59", "redirect with two Locations", Reply(302, headers={"Location": ["/a", "/b"]}), outcome="RedirectError"),
+    *(
+        case(
+            "59",
+            f"redirect to {what}",
+            Reply(302, headers={"Location": location}),
+            outcome="RedirectError",
+            says="expected a redirect to a URL with a valid host and port",
+        )
+        for what, location in (
+            ("a byte that is no name", "http://\udc80x/"),
+            ("an empty label of an IDN", "http://é..x/"),
+            ("a port that is none", "http://127.0.0.1:99999/"),
+            ("port 0", "http://127.0.0.1:0/"),
+            ("an open bracket", "http://[::1/"),
+            ("a template", "http://{host}/"),
+        )
+    ),
     case("59", "status 300", Reply(300, CONTENT, headers={"Location": "/a"}), outcome="StatusError"),
     # E. redirects and request safety
     *(

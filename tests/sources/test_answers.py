@@ -1,12 +1,17 @@
 """The gate for answers, without a socket."""
 
+import traceback
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from framefetch.errors import PolicyRefused, ProtocolError, RedirectError
 from framefetch.sources.answers import body_length, redirect_target, refuse_status, retry_after
 from framefetch.sources.wire import Head
+from framefetch.urls import origin_of, wire_url
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -53,6 +58,11 @@ def test_a_redirect_needs_one_target(locations: list[str]) -> None:
         ("http://h/a", "//other/x", "http://other/x"),
         ("http://h/a", "https://h:8443/%7Ex+y", "https://h:8443/%7Ex+y"),
         ("https://h/a", "https://h/a?q=1", "https://h/a?q=1"),
+        ("http://h/a", "http://[::1]:80/x", "http://[::1]:80/x"),
+        ("http://h/a", "http://a_b.example.:/x", "http://a_b.example.:/x"),
+        # Raw bytes, which the head is not read as: UTF-8 where they can be, also where they end like a blank does.
+        ("http://h/a", "http://b\xc3\xbccher.example/\xc3\xa0", "http://bücher.example/à"),
+        ("http://h/a", "/\xe9", "http://h/\xe9"),
     ],
 )
 def test_redirect_targets_stay_byte_for_byte(current: str, location: str, target: str) -> None:
@@ -63,6 +73,63 @@ def test_redirect_targets_stay_byte_for_byte(current: str, location: str, target
 def test_a_redirect_elsewhere_is_refused(location: str) -> None:
     with pytest.raises(PolicyRefused, match="nothing was opened"):
         redirect_target(302, "http://h/a", [location])
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://\x80x/f",
+        "http://\xe9..x/f",
+        "http://\xc3\xa9..x/f",
+        "http://a..x/f",
+        f"http://{'a' * 64}/f",
+        f"http://{'ß' * 63}/f",
+        "http://h:99999/f",
+        "http://h:0/f",
+        "http://h:port/f",
+        "http://me:canary/canary@h/f",
+        "http://me:canary@h:port/f?token=canary",
+        "http://[::1/f",
+        "http://[h]/f",
+        "http://a[::1]/f",
+        "http://[::1]b/f",
+        "http://a b/f",
+        "http://{host}/f",
+        "http://a%20b/f",
+        "https://a\tb/f",
+        "https:\t//h/f",
+        "ht\ttps://h/f",
+        "http://:80/f",
+        "https:///f",
+    ],
+)
+def test_a_redirect_to_no_host_is_refused_and_shows_no_secret(location: str) -> None:
+    with pytest.raises(RedirectError, match="expected a redirect to a URL with a valid host and port") as failure:
+        redirect_target(302, "http://h/a", [location])
+    told = "".join(traceback.format_exception(failure.value, chain=not failure.value.__suppress_context__))
+    assert "canary" not in told
+
+
+located = st.lists(
+    st.sampled_from(
+        ["http:", "https:", "//", "/", "h", "b\xc3\xbc", "\x80", "\xe9", ".", ":", ":80", "[::1]", "@", "%"]
+    )
+    | st.text(st.characters(max_codepoint=255), max_size=3),
+    max_size=8,
+).map("".join)
+
+
+@given(located)
+def test_where_a_redirect_leads_can_be_asked_or_is_refused(location: str) -> None:
+    try:
+        target = redirect_target(302, "http://h/a", [location])
+    except (RedirectError, PolicyRefused):
+        return
+    sent = urlsplit(wire_url(target))
+    assert sent.hostname
+    assert sent.port != 0
+    assert sent.hostname.encode("idna").decode().isprintable()
+    assert origin_of(wire_url(target)) == wire_url(origin_of(target)).lower()
 
 
 def test_a_downgrade_is_refused_and_shows_no_secret() -> None:

@@ -131,6 +131,13 @@ async def test_a_loop_is_named(server: Warehouse) -> None:
         await read(server.base_url + "/a")
 
 
+async def test_a_redirect_in_raw_utf_8_leads_to_the_name_it_means(server: Warehouse) -> None:
+    server.script("/go", Reply(302, headers={"Location": "http://bücher.example/ü"}))
+    server.script("/%C3%BC", Serve(content=b"x"))
+    assert await read(server.base_url + "/go", host_map={"bücher.example": f"127.0.0.1:{server.port}"}) == b"x"
+    assert (server.log[1].target, server.log[1].header("Host")) == ("/%C3%BC", "xn--bcher-kva.example")
+
+
 async def test_secrets_stay_with_their_origin(server: Warehouse, tmp_path) -> None:
     async with Warehouse() as other:
         other.add("/f", b"data")

@@ -6,13 +6,14 @@ library's idea of success, or of an error's number, is not relied on.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from framefetch.errors import ConnectionLost, IncompleteBody, PolicyRefused, ProtocolError, RedirectError, StatusError
-from framefetch.urls import excerpt, redact
+from framefetch.urls import excerpt, wire_url
 
 if TYPE_CHECKING:
     from framefetch.sources.wire import Head
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
+
+#: A host and perhaps a port, as they are sent.
+_AUTHORITY = re.compile(r"(?:\[[^\[\]]+\]|[^\[\]%:@]+)(?::[0-9]*)?")
 
 _ADVICE = {
     400: "the server does not understand the request; is the URL right?",
@@ -89,28 +93,49 @@ def redirect_target(status: int, current: str, locations: list[str]) -> str:
     Raises
     ------
     RedirectError
-        Where it has no target, or several.
+        Where it has no target, several, or one that nobody can connect to.
     PolicyRefused
         Where it leads to another scheme, or from https to http.
     """
-    targets = list(dict.fromkeys(location.strip() for location in locations))
+    targets = list(dict.fromkeys(location.strip(" \t") for location in locations))
     if len(targets) != 1 or not targets[0]:
         found = "none" if not targets or not targets[0] else f"{len(targets)} of them"
         raise RedirectError(f"expected one Location header with status {status}, got {found}")
+    location = _as_meant(targets[0])
     try:
-        target = urljoin(current, targets[0])
-        parts = urlsplit(target)
-        host, scheme = parts.hostname, parts.scheme.lower()
-        _ = parts.port
-    except ValueError as error:
-        raise RedirectError(f"expected a redirect to a URL, got {redact(targets[0])[:200]!r}: {error}") from error
+        target = urljoin(current, location)
+        scheme = urlsplit(target).scheme.lower()
+        usable = scheme not in ("http", "https") or _has_host(wire_url(target))
+    except ValueError:  # a broken IPv6 address, a port out of range, a name that IDNA cannot encode
+        usable = False
+    if not usable:
+        # Without the error's text and as no cause: it quotes what may be a password.
+        raise RedirectError(f"expected a redirect to a URL with a valid host and port, got {excerpt(location, 200)}")
     if scheme not in ("http", "https"):
-        raise PolicyRefused(f"expected a redirect to http or https, got {redact(target)[:200]!r}; nothing was opened")
-    if not host:
-        raise RedirectError(f"expected a redirect to a host, got {redact(target)[:200]!r}")
+        raise PolicyRefused(f"expected a redirect to http or https, got {excerpt(target, 200)}; nothing was opened")
     if urlsplit(current).scheme.lower() == "https" and scheme == "http":
-        raise PolicyRefused(f"a redirect from https to plain http is not followed: {redact(target)[:200]!r}")
+        raise PolicyRefused(f"a redirect from https to plain http is not followed: {excerpt(target, 200)}")
     return target
+
+
+def _as_meant(location: str) -> str:
+    """Return a Location as its server meant it: heads are read as Latin-1, but most servers write UTF-8."""
+    with contextlib.suppress(UnicodeError):
+        return location.encode("latin-1").decode()
+    return location
+
+
+def _has_host(sent: str) -> bool:
+    """Return whether a URL as it is sent leads to some host; what no name of one holds is percent-encoded there.
+
+    Raises
+    ------
+    ValueError
+        Where it does not, too.
+    """
+    parts = urlsplit(sent)
+    # The codec refuses labels that are empty or too long, in names of ASCII as well.
+    return bool(_AUTHORITY.fullmatch(parts.netloc) and (parts.hostname or "").encode("idna") and parts.port != 0)
 
 
 def body_length(values: list[str]) -> int | None:

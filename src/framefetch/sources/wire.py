@@ -149,12 +149,13 @@ class ChunkedDecoder:
         self.done = False
         self.rest = b""
         self._buffer = b""
+        self._at = 0  # what stands before it is dealt with; it is dropped once for all that came together
         self._left = 0
         self._state: Callable[[list[bytes]], bool] = self._size_line
         self._trailer = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes of the connection; return what they hold of the body.
+        """Take bytes of the connection; return what they hold of the body, in one block where they hold any.
 
         Raises
         ------
@@ -162,24 +163,29 @@ class ChunkedDecoder:
             Where they are not chunks.
         """
         self._buffer = self._buffer + data if self._buffer else data
-        blocks: list[bytes] = []
-        while not self.done and self._state(blocks):
+        pieces: list[bytes] = []
+        while not self.done and self._state(pieces):
             pass
+        rest, self._buffer, self._at = self._buffer[self._at :], b"", 0
         if self.done:
-            self.rest, self._buffer = self._buffer, b""
-        return blocks
+            self.rest = rest
+        else:
+            self._buffer = rest
+        return [b"".join(pieces)] if len(pieces) > 1 else pieces
 
     def end(self) -> IncompleteBody:
         """Return the error for a connection that ended before the last chunk."""
         return IncompleteBody("the body ended before its last chunk")
 
     def _line(self, limit: int) -> bytes | None:
-        line, ending, rest = self._buffer.partition(b"\r\n")
-        if len(line) > limit:
-            raise ProtocolError(f"expected a chunk line of at most {limit:,} bytes, got {len(line):,} or more")
-        if not ending:
+        end = self._buffer.find(b"\r\n", self._at, self._at + limit + 2)
+        length = (end if end >= 0 else len(self._buffer)) - self._at
+        if length > limit:
+            raise ProtocolError(f"expected a chunk line of at most {limit:,} bytes, got {length:,} or more")
+        if end < 0:
             return None
-        self._buffer = rest
+        line = self._buffer[self._at : end]
+        self._at = end + 2
         return line
 
     def _size_line(self, _: list[bytes]) -> bool:
@@ -193,23 +199,23 @@ class ChunkedDecoder:
         self._state = self._data if self._left else self._trailers
         return True
 
-    def _data(self, blocks: list[bytes]) -> bool:
-        if not self._buffer:
+    def _data(self, pieces: list[bytes]) -> bool:
+        piece = self._buffer[self._at : self._at + self._left]
+        if not piece:
             return False
-        block = self._buffer[: self._left]
-        self._buffer = self._buffer[len(block) :]
-        self._left -= len(block)
-        blocks.append(block)
+        self._at += len(piece)
+        self._left -= len(piece)
+        pieces.append(piece)
         if not self._left:
             self._state = self._data_end
         return True
 
     def _data_end(self, _: list[bytes]) -> bool:
-        if len(self._buffer) < 2:
+        if len(self._buffer) < self._at + 2:
             return False
-        if not self._buffer.startswith(b"\r\n"):
-            raise ProtocolError(f"expected the end of a chunk, got {excerpt(self._buffer)}")
-        self._buffer = self._buffer[2:]
+        if not self._buffer.startswith(b"\r\n", self._at):
+            raise ProtocolError(f"expected the end of a chunk, got {excerpt(self._buffer[self._at :])}")
+        self._at += 2
         self._state = self._size_line
         return True
 

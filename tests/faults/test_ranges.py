@@ -398,3 +398,49 @@ def test_a_body_of_unknown_length_that_breaks_off_is_gone_on_with(
     assert frame["verified"].tolist() == ["digest"]
     assert Path(frame["path"][0]).read_bytes() == LARGE
     assert [record.header("Range") for record in warehouse.requests("/f.nwb")] == [None, asked]
+
+
+@pytest.mark.parametrize("framing", ["close", "chunked"])
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [
+        ("right", ["half"]),
+        ("short", ["half", "more"]),
+        ("empty", ["half", "half"]),
+        ("long", ["half", "all"]),
+        ("far too long", ["half", "all"]),
+    ],
+)
+def test_a_range_without_a_length_brings_what_it_says(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None],
+    framing: str, body: bytes, fault: str, asked: list[str],
+) -> None:  # fmt: skip
+    """Its Content-Range says how many bytes there are, so one that ends well but before them has broken off."""
+    half = len(body) // 2
+    more = half + 9000
+    brings = {"right": body[half:], "short": body[half:more], "empty": b"", "long": body[half:] + b"x"}
+    answer = Reply(
+        206,
+        brings.get(fault, body[half:] * 2),
+        headers={"Content-Range": f"bytes {half}-{len(body) - 1}/{len(body)}"},
+        framing=framing,
+    )
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", body)]})
+    warehouse.script("/f.nwb", Serve(stop=Stop(half)), answer, then=Serve())
+    frame = go_on(tmp_path / "cache", table)
+    assert Path(frame["path"][0]).read_bytes() == body
+    assert frame["verified"].tolist() == ["length"]
+    places = {"half": f"bytes={half}-", "more": f"bytes={more}-", "all": None}
+    assert [record.header("Range") for record in warehouse.requests("/f.nwb")[1:]] == [places[place] for place in asked]
+    note("21", f"206 without a length, {framing}: {fault}", "downloaded", warehouse.count("/f.nwb"))
+
+
+def test_a_range_that_breaks_behind_its_last_byte_loses_none(warehouse: WarehouseThread, tmp_path: Path) -> None:
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", SMALL)]})
+    endless = Serve(framing=Chunked(last=b""), end="close")
+    warehouse.script("/f.nwb", Serve(stop=Stop(20_000)), endless, then=Serve())
+    frame = go_on(tmp_path / "cache", table)
+    assert Path(frame["path"][0]).read_bytes() == SMALL
+    asked = [record.header("Range") for record in warehouse.requests("/f.nwb")]
+    assert asked == [None, "bytes=20000-", "bytes=40000-"]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache, Options, RetryPolicy, TransferOptions
-from framefetch.warehouse import Reply, Serve, Stop, WarehouseThread, hdf5_file, rate
+from framefetch.warehouse import Reply, RequestRecord, Serve, Stop, WarehouseThread, hdf5_file, rate
 
 MIB = 1 << 20
 BODY, OTHER = hdf5_file(32 * MIB, seed=1), hdf5_file(32 * MIB, seed=2)
@@ -151,6 +151,26 @@ def test_case(
     assert found in ((BODY, OTHER) if gets is None else (gets,)), "one version, whole"
     assert not list((tmp_path / "cache" / ".framefetch" / "parts").iterdir())
     note(number, fault, "downloaded", warehouse.count("/f.nwb"))
+
+
+@pytest.mark.parametrize(("surplus", "whole"), [(b"", 1), (b"x", 2)])
+def test_ranges_without_a_length_bring_what_they_say(
+    surplus: bytes, whole: int, warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    """One that brings more than its Content-Range says is not what was asked for, so nothing beside it is believed."""
+
+    def answer(record: RequestRecord) -> Reply:
+        first, last = map(int, record.header("Range").removeprefix("bytes=").split("-"))
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(BODY)}"}
+        return Reply(206, BODY[first : last + 1] + surplus, headers=headers, framing="chunked")
+
+    warehouse.add("/f.nwb", BODY)
+    warehouse.script("/f.nwb", Serve(pace=PACE), Serve(pace=PACE), answer, then=Serve(pace=PACE))
+    frame = fetched(warehouse, tmp_path / "cache")
+    assert (tmp_path / "cache" / "v0" / "f.nwb").read_bytes() == BODY
+    assert frame["verified"].tolist() == ["length"]
+    assert ranges(warehouse).count("all") == whole
+    note("21", f"a range without a length and {len(surplus)} bytes more", "downloaded", warehouse.count("/f.nwb"))
 
 
 def test_a_wrong_range_under_the_same_tag_is_found_by_the_digest(

@@ -53,7 +53,7 @@ class Body(Protocol):
     length : int or None
         Bytes to come, None where the server does not say or a coding hides it.
     framed : bool
-        Whether the server announced a length on the wire, which was checked.
+        Whether the server announced a length, of the body or of the range, which was checked.
     etag : str or None
         The entity tag, quotes and all.
     entity : Entity or None

@@ -7,7 +7,14 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from framefetch.errors import ConnectionLost, RedirectError, StatusError, TransferError
+from framefetch.errors import (
+    ConnectionLost,
+    IncompleteBody,
+    RangeMismatch,
+    RedirectError,
+    StatusError,
+    TransferError,
+)
 from framefetch.sources.answers import REDIRECTS, redirect_target, refuse_status
 from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.dial import refuse_address
@@ -44,11 +51,13 @@ class Exchange:
         "_asked",
         "_at_end",
         "_begun",
+        "_broken",
         "_connection",
         "_decode",
         "_decoder",
         "_head",
         "_key",
+        "_left",
         "_meter",
         "_pieces",
         "_source",
@@ -84,6 +93,9 @@ class Exchange:
         self.etag: str | None = None
         self.offset = 0
         self._at_end = False
+        #: Bytes that a range has still to bring where nothing but its own words tells how many, and how it broke then.
+        self._left: int | None = None
+        self._broken: TransferError | None = None
         self._head: Head | None = None
         self._total: int | None = None
         self.alone = True
@@ -203,21 +215,23 @@ class Exchange:
         """Let only a whole file through, or the range that was asked for."""
         if head.status != 200 and (self._ask_for is None or head.status not in ANSWERS):
             raise await self._refusal(head)
+        size: int | None = None
         total: int | None = None
         if self._ask_for is not None:
-            self.offset, total = accept_range(head, self._ask_for)
+            self.offset, size, total = accept_range(head, self._ask_for)
         length = head.get("content-length")
         self.etag = head.get("etag")
         if head.status == 416:  # nothing is left, and what follows this head is a page of words
             self._at_end, self.framed, self.length = True, True, 0
         else:
-            self.framed = length is not None
+            self.framed = length is not None or size is not None
             coded = self._decode and "content-encoding" in head.fields
             coding = coding_of(head.all("content-encoding")) if coded else None
             if coding is not None:
                 self._decoder = Decoder(coding)
                 return
-            self.length = None if length is None else int(length)
+            self.length = size if length is None else int(length)
+            self._left = size if length is None else None
         # Nothing tells the end of a body that the connection's end delimits from its break.
         if self.framed or "transfer-encoding" in head.fields:
             self._head, self._total = head, self.length if head.status == 200 else total
@@ -236,13 +250,34 @@ class Exchange:
     async def _read_wire(self) -> bytes | memoryview:
         if self._at_end:
             return b""
-        assert self._connection is not None
         try:
-            block = await self._connection.read()
+            return await self._receive() if self._left is None else await self._receive_range(self._left)
         except TransferError as error:
             self._name_proxy(error)
             raise
+
+    async def _receive(self) -> bytes | memoryview:
+        assert self._connection is not None
+        block = await self._connection.read()
         self._meter.received += len(block)
+        return block
+
+    async def _receive_range(self, left: int) -> bytes | memoryview:
+        """Return the next bytes of a range of which its Content-Range alone says how many there are."""
+        if self._broken is not None:
+            raise self._broken
+        block = await self._receive()
+        if left and not block:
+            raise IncompleteBody(f"expected {self.length:,} bytes of the range, {left:,} did not come")
+        self._left = left = left - len(block)
+        if not left and block:
+            # Whoever has all bytes may not ask for more, so what follows them is looked at now.
+            try:
+                left -= len(await self._receive())
+            except TransferError as error:
+                self._broken = error
+        if left < 0:
+            raise RangeMismatch(f"expected {self.length:,} bytes of the range, got more")
         return block
 
     async def _read_decoded(self, decoder: Decoder) -> bytes:

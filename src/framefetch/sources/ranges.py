@@ -67,8 +67,8 @@ def _is_settled(modified: str | None, date: str | None) -> bool:
     return age.total_seconds() >= SETTLED_SECONDS
 
 
-def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
-    """Return where the body of an answer begins, and the bytes of the whole file where they are known.
+def accept_range(head: Head, ask: Ask) -> tuple[int, int | None, int | None]:
+    """Return where the body of an answer begins, and the bytes of it and of the whole file where they are known.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
 
     Returns
     -------
-    tuple of int and (int or None)
-        The first is 0 for the whole file, else ``ask.first``. A 416 that says that nothing is left is a range of no
-        bytes.
+    tuple of int, (int or None) and (int or None)
+        The first is 0 for the whole file, else ``ask.first``. The second is what a range says of itself, however its
+        body is framed. A 416 that says that nothing is left is a range of no bytes.
 
     Raises
     ------
@@ -91,12 +91,12 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
         Where it is of another version.
     """
     if head.status == 200:
-        return 0, None
+        return 0, None, None
     known = None if ask.entity is None else ask.entity.total
     if head.status in (304, 412):
         raise RangeMismatch(f"asked for bytes {ask.first}-, got status {head.status}: the server knows no If-Range")
     if head.status == 416:
-        return ask.first, _none_left(head, ask, known)
+        return ask.first, 0, _none_left(head, ask, known)
     first, last, total = _content_range(head)
     if known is not None and total is not None and total != known:
         raise ChangedMidway(f"expected the rest of a file of {known:,} bytes, the server says it has {total:,} now")
@@ -107,15 +107,13 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None]:
     if first != ask.first or last < first or (expected is not None and last != expected):
         wanted = f"{ask.first}-{'' if expected is None else expected}"
         raise RangeMismatch(f"asked for bytes {wanted}, got {first}-{last}")
-    length = head.get("content-length")
-    if length is not None and int(length) != last - first + 1:
-        raise RangeMismatch(
-            f"expected {last - first + 1:,} bytes for the range {first}-{last}, the server says {length}"
-        )
+    size, length = last - first + 1, head.get("content-length")
+    if length is not None and int(length) != size:
+        raise RangeMismatch(f"expected {size:,} bytes for the range {first}-{last}, the server says {length}")
     if whole is None and ask.last is None:
         whole = last + 1
     _check_version(head, ask)
-    return first, whole
+    return first, size, whole
 
 
 def _none_left(head: Head, ask: Ask, known: int | None) -> int:

@@ -416,6 +416,26 @@ def test_case(fault: Case, warehouse: WarehouseThread, tmp_path: Path, note: Cal
     note(fault.number, fault.fault, outcome, warehouse.count("/fault.nwb"))
 
 
+@pytest.mark.parametrize("size", [20_000, 3_000_000])
+@pytest.mark.parametrize("moved", [False, True])
+def test_case_49_wrong_bytes_are_asked_for_once_more_on_a_new_connection(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], size: int, *, moved: bool
+) -> None:
+    """A connection may stick to the one server behind a name that is wrong."""
+    right, wrong = hdf5_file(size, seed=1), hdf5_file(size, seed=2)
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", right)], "md5": [hashlib.md5(right).hexdigest()]})
+    if moved:
+        table["url"] = [warehouse.add("/moved.nwb", b"")]
+        warehouse.script("/moved.nwb", Reply(302, headers={"Location": "/f.nwb"}))
+    warehouse.script("/f.nwb", lambda record: Serve(content=wrong if record.connection == 1 else right))
+    with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
+        frame = cache.mirror(table).frame
+    assert frame["verified"][0] == "digest", frame["error"][0]
+    assert (tmp_path / "cache" / "v0" / Path(frame["path"][0]).name).read_bytes() == right
+    assert warehouse.count("/f.nwb") == 2
+    note("49", f"wrong bytes on one connection, {size:,}", "downloaded", 2)
+
+
 def test_case_15_an_unsolicited_answer_is_nobodys(
     warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
 ) -> None:

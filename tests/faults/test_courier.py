@@ -22,7 +22,7 @@ from framefetch.errors import DiskFull
 from framefetch.sources import loan
 from framefetch.sources.loan import Ear
 from framefetch.store import files
-from framefetch.warehouse import CONTINUE, Chunked, Reply, Serve, Stop, WarehouseThread, gzipped
+from framefetch.warehouse import CONTINUE, Chunked, Reply, RequestRecord, Serve, Stop, WarehouseThread, gzipped
 from tests.conftest import EAGER
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -312,6 +312,22 @@ def test_a_wait_that_the_loop_hears_of_is_kept_by_the_thread(shelf, tmp_path, ca
     assert [record for record in shelf.requests() if told + 0.1 < record.received_at < told + 0.95] == []
     assert len([record for record in shelf.requests() if record.received_at > told + 0.95]) > 20
     assert carried
+
+
+def test_wrong_bytes_that_the_thread_brought_are_asked_for_once_more_on_a_new_connection(
+    shelf, tmp_path, carried
+) -> None:
+    def answer(record: RequestRecord) -> Serve:
+        before = [other for other in shelf.requests() if other.connection == record.connection]
+        return Serve(content=bytes(len(BODIES[AT]))) if len(before) > 1 else Serve()
+
+    shelf.script(NAMES[AT], answer)
+    stated = table(shelf).assign(md5=digests(BODIES))
+    with MetadataCache(stated, tmp_path, options=replace(EAGER, limits=Limits(per_host=2))) as cache:
+        frame = cache.mirror(stated).frame
+    assert (frame["verified"] == "digest").all(), frame["error"].dropna().tolist()
+    assert [parcel.job.request.index for parcel in carried if parcel.result is not None].count(AT) == 1
+    assert shelf.count(NAMES[AT]) == 2
 
 
 @pytest.mark.parametrize("fails_at", [1, 3])

@@ -163,8 +163,9 @@ class _Run:
 
     async def _fetch(self, job: Job, begun: Loan | None = None) -> SmallBody | Receipt:
         lane = Lane(job, self._schedule, self._bandwidth, self._loop.time, self._wake)
+        way = Way(job.url, lane, decode=_decodes(job), begun=begun, fresh=_was_wrong(job))
         try:
-            return await fetch(job.request, Way(job.url, lane, decode=_decodes(job), begun=begun), self._tools)
+            return await fetch(job.request, way, self._tools)
         finally:
             lane.close()
 
@@ -248,8 +249,12 @@ class _Run:
 
 def _decodes(job: Job) -> bool:
     """Return whether a coding is undone: not where the name, or the table after a wrong digest, means coded bytes."""
-    repeats = job.attempts.repeats or {}
-    return not keeps_coded_bytes(job.request.path) and not repeats.get(DigestMismatch)
+    return not keeps_coded_bytes(job.request.path) and not _was_wrong(job)
+
+
+def _was_wrong(job: Job) -> bool:
+    """Return whether other bytes came than the table states: whoever sent them may stand behind the connection."""
+    return bool((job.attempts.repeats or {}).get(DigestMismatch))
 
 
 def _next_mirror(job: Job) -> int | None:

@@ -43,12 +43,15 @@ class Way:
         Whether a content coding that nobody asked for is undone.
     begun : Loan or None
         The connection on which it was asked for already.
+    fresh : bool
+        Whether it is asked for on a connection that has carried nothing before.
     """
 
     url: str
     lane: Lane
     decode: bool = True
     begun: Loan | None = None
+    fresh: bool = False
 
 
 async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt:
@@ -78,7 +81,8 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
     part = await tools.files.resume(request) if keeps else None
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
-        async with source.open(way.url, tools.meter, decode=way.decode, ask=ask, begun=way.begun) as body:
+        asking = source.open(way.url, tools.meter, decode=way.decode, ask=ask, begun=way.begun, fresh=way.fresh)
+        async with asking as body:
             intake = _intake(request, body, tools, way.lane)
             if part is None and (body.length is None or body.length <= BLOCK):
                 whole = await intake.whole()

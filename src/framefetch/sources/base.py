@@ -124,13 +124,20 @@ class Source(Protocol):
         ...
 
     def open(
-        self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None, begun: Loan | None = None
+        self,
+        url: str,
+        meter: Meter,
+        *,
+        decode: bool = True,
+        ask: Ask | None = None,
+        begun: Loan | None = None,
+        fresh: bool = False,
     ) -> AbstractAsyncContextManager[Body]:
         """Ask for a URL; entering gives a body that passed every check, or raises `TransferError`.
 
         `decode` says whether a content coding that nobody asked for is undone, or the coded bytes are the file. Where
         `ask` names a range, the body is that range, or the whole file. What was `begun` on a connection on loan is
-        gone on with.
+        gone on with. Where it must be `fresh`, a connection that has carried something before is not used.
         """
         ...
 

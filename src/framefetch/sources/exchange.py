@@ -55,6 +55,7 @@ class Exchange:
         "_connection",
         "_decode",
         "_decoder",
+        "_fresh",
         "_head",
         "_key",
         "_left",
@@ -72,12 +73,21 @@ class Exchange:
         "offset",
     )
 
-    def __init__(
-        self, source: HttpSource, url: str, meter: Meter, *, decode: bool, ask: Ask | None, begun: Loan | None = None
+    def __init__(  # noqa: PLR0913 - the source, and what `HttpSource.open` takes
+        self,
+        source: HttpSource,
+        url: str,
+        meter: Meter,
+        *,
+        decode: bool,
+        ask: Ask | None,
+        begun: Loan | None = None,
+        fresh: bool = False,
     ) -> None:
         self._source = source
         self._ask_for = ask
         self._begun = begun
+        self._fresh = fresh
         self._url = url
         self._meter = meter
         self._watch = Watch(source.watchdog, url)
@@ -163,6 +173,9 @@ class Exchange:
         self._watch.manner = source.watchdog.manner(origin)
         begun, self._begun = self._begun, None
         connection = source.pool.take(origin, source.watchdog.now()) if begun is None else source.reclaim(begun)
+        if self._fresh and connection is not None:
+            connection.close()  # the new one takes its place: the host holds no more of them than it may have
+            connection = None
         while True:
             fresh = connection is None
             self._connection = connection = connection or await source.dialer.dial(route, must_be_public=guarded)

@@ -74,10 +74,17 @@ class HttpSource:
         self._lent: dict[Loan, tuple[str, HttpConnection]] = {}
 
     def open(
-        self, url: str, meter: Meter, *, decode: bool = True, ask: Ask | None = None, begun: Loan | None = None
+        self,
+        url: str,
+        meter: Meter,
+        *,
+        decode: bool = True,
+        ask: Ask | None = None,
+        begun: Loan | None = None,
+        fresh: bool = False,
     ) -> Exchange:
         """Ask for a URL, or a range of it; a coding that nobody asked for is undone, or kept."""
-        return Exchange(self, url, meter, decode=decode, ask=ask, begun=begun)
+        return Exchange(self, url, meter, decode=decode, ask=ask, begun=begun, fresh=fresh)
 
     # -- connections on loan ------------------------------------------------------------------------------------
 

@@ -55,7 +55,6 @@ class Exchange:
         "_connection",
         "_decode",
         "_decoder",
-        "_fresh",
         "_head",
         "_key",
         "_left",
@@ -69,25 +68,17 @@ class Exchange:
         "alone",
         "etag",
         "framed",
+        "fresh",
         "length",
         "offset",
     )
 
-    def __init__(  # noqa: PLR0913 - the source, and what `HttpSource.open` takes
-        self,
-        source: HttpSource,
-        url: str,
-        meter: Meter,
-        *,
-        decode: bool,
-        ask: Ask | None,
-        begun: Loan | None = None,
-        fresh: bool = False,
+    def __init__(
+        self, source: HttpSource, url: str, meter: Meter, *, decode: bool, ask: Ask | None, begun: Loan | None = None
     ) -> None:
         self._source = source
         self._ask_for = ask
         self._begun = begun
-        self._fresh = fresh
         self._url = url
         self._meter = meter
         self._watch = Watch(source.watchdog, url)
@@ -109,6 +100,8 @@ class Exchange:
         self._head: Head | None = None
         self._total: int | None = None
         self.alone = True
+        #: Whether a connection that has carried something before is not used; set before it is entered.
+        self.fresh = False
 
     async def __aenter__(self) -> Self:
         try:
@@ -173,7 +166,7 @@ class Exchange:
         self._watch.manner = source.watchdog.manner(origin)
         begun, self._begun = self._begun, None
         connection = source.pool.take(origin, source.watchdog.now()) if begun is None else source.reclaim(begun)
-        if self._fresh and connection is not None:
+        if self.fresh and connection is not None:
             connection.close()  # the new one takes its place: the host holds no more of them than it may have
             connection = None
         while True:

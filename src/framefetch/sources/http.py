@@ -84,7 +84,9 @@ class HttpSource:
         fresh: bool = False,
     ) -> Exchange:
         """Ask for a URL, or a range of it; a coding that nobody asked for is undone, or kept."""
-        return Exchange(self, url, meter, decode=decode, ask=ask, begun=begun, fresh=fresh)
+        exchange = Exchange(self, url, meter, decode=decode, ask=ask, begun=begun)
+        exchange.fresh = fresh
+        return exchange
 
     # -- connections on loan ------------------------------------------------------------------------------------
 

@@ -144,7 +144,15 @@ def test_a_proxy_that_makes_no_tunnel(
 
 
 @pytest.mark.parametrize(
-    "text", ["socks5://127.0.0.1:9", "ftp://127.0.0.1:9", "http://", "http://h:99999", "http://u:canary@"]
+    "text",
+    [
+        "socks5://127.0.0.1:9",
+        "ftp://127.0.0.1:9",
+        "http://",
+        "http://h:99999",
+        "http://u:canary@",
+        "http://u:canary@é..x:9",
+    ],
 )
 def test_a_variable_that_names_no_usable_proxy(
     text: str, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch

@@ -66,7 +66,7 @@ class Proxy:
 def _is_proxy(url: str) -> bool:
     """Return whether a proxy speaks a protocol of ours, and has an address; SOCKS proxies do not."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(wire_url(url))  # which has no words for a name that IDNA cannot encode
         return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import wait
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
@@ -27,7 +27,7 @@ from framefetch.table.addresses import basename
 from framefetch.table.naming import check_version, default_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Future
     from netrc import netrc
 
@@ -97,7 +97,7 @@ class Works:
         self._guard = threading.RLock()
         self._taking_over = threading.RLock()
         self._closed = False
-        self._jobs: set[Job] = set()
+        self._jobs: dict[Job, Future[Any]] = {}
 
     @property
     def portal(self) -> Portal:
@@ -184,11 +184,13 @@ class Works:
         for source in set(self.sources.values()):
             await source.close()
 
-    def began(self, job: Job) -> None:
-        """Know of a call that is under way."""
+    def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Start a call on the private loop, and know that it is under way: none begins behind the end."""
         with self._guard:
-            self._jobs.add(job)
-        job.future.add_done_callback(lambda _: self._jobs.discard(job))
+            future = self.portal.submit(go)
+            self._jobs[job] = future
+        future.add_done_callback(lambda _: self._jobs.pop(job, None))
+        return future
 
     def close(self) -> None:
         """End everything; calls that are under way are stopped, and have their results."""
@@ -198,10 +200,10 @@ class Works:
             if self._closed:
                 return
             self._closed = True
-            jobs = list(self._jobs)
+            jobs = dict(self._jobs)
         for job in jobs:
             job.stop()
-        wait([job.future for job in jobs])
+        wait(jobs.values())
         with self._guard:
             if self._portal is not None:
                 self._portal.submit(self._close_sources).result()
@@ -244,8 +246,7 @@ class Job:
         self._run: Run | None = None
         self._stopped = False
         self._portal = works.portal
-        self.future: Future[FetchResult] = self._portal.submit(self._go)
-        works.began(self)
+        self.future: Future[FetchResult] = works.begin(self, self._go)
 
     async def _go(self) -> FetchResult:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from framefetch.errors import (
     TooManyOpenFiles,
 )
 from framefetch.models import Request
+from framefetch.urls import origin_of
 
 
 class Listed:
@@ -305,6 +307,113 @@ def takes_or_moves(schedule: Schedule) -> list[Job]:
         else:
             jobs.append(job)
     return jobs
+
+
+def test_hosts_that_go_down_together_do_not_wait_for_each_other() -> None:
+    schedule = Schedule(Listed([0, 1, 2] * 2200), Limits(), RetryRule(RetryPolicy(attempts=1)))
+    while isinstance(job := schedule.take(0.0), Job):
+        schedule.ended(job, IncompleteBody("cut"), 0.0)
+        schedule.again(job, 1e6)
+    now, condemned = 1e6, 0
+    while (found := schedule.take(now)) is not None:
+        if isinstance(found, float):
+            now = found
+        elif found.cause is None:
+            schedule.ended(found, ConnectFailed("down"), now)
+            schedule.again(found, now)
+        else:
+            condemned += 1
+    assert condemned == 3 * 2200
+    assert schedule.done
+
+
+class Spread(Listed):
+    """Requests with mirrors: for each row the hosts that have it."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        super().__init__([row[0] for row in rows])
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> Request:
+        self.made += 1
+        urls = tuple(f"http://host{host}/{index}/{at}" for at, host in enumerate(self.rows[index]))
+        return Request(index, "v0", urls[0], urls, f"v0/{index}")
+
+
+class Play:
+    """A run without sockets: hosts go down, rows fail for good or for a while, and the schedule hears of it."""
+
+    def __init__(self, rows: list[list[int]], limits: Limits, chance: Random) -> None:
+        self.schedule = Schedule(Spread(rows), limits, RetryRule(RetryPolicy(attempts=2)))
+        self.chance = chance
+        self.down = {f"http://host{at}:80": chance.choice([0.0, 3.0, float("inf"), float("inf")]) for at in range(4)}
+        self.settled: list[int] = []
+        self.now = 0.0
+
+    def end(self, job: Job) -> None:
+        """Let a request end somehow."""
+        if self.now >= self.down[job.origin]:
+            error = ConnectFailed("down")
+        else:
+            errors = [None, IncompleteBody("cut"), StatusError("gone", status=404), StatusError("odd", status=500)]
+            error = self.chance.choice(errors)
+        self.schedule.ended(job, error, self.now)
+        if self.chance.random() < 0.1:
+            self.schedule.hold(job.origin, self.now + 2.0)
+        if error is None:
+            self.settled.append(job.request.index)
+        else:
+            self.fail(job, error)
+
+    def fail(self, job: Job, error: FramefetchError) -> None:
+        """Send a row on to its next mirror, now or later; else it is at its end."""
+        job.attempts.made += 1
+        urls = job.request.urls
+        if job.cause is not None:
+            job.dead.update(at for at, url in enumerate(urls) if origin_of(url) == job.origin)
+        elif not error.retryable:
+            job.dead.add(job.mirror)
+        turns = [(job.mirror + step) % len(urls) for step in range(1, len(urls) + 1)]
+        mirror = next((at for at in turns if at not in job.dead), None)
+        if mirror is None or job.attempts.made > 12:
+            self.settled.append(job.request.index)
+        else:
+            job.mirror = mirror
+            self.schedule.again(job, self.now + self.chance.choice([0.0, 0.0, 1.0, 5.0]))
+
+    def follow(self, job: Job) -> None:
+        """Let the next row have the slot too, but not now."""
+        following = self.schedule.follow(job.origin, self.now, lambda _: self.chance.random() < 0.7)
+        if following is not None:
+            self.schedule.put_back(job.origin, [following])
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=60),
+    connections=st.integers(1, 8),
+    per_host=st.integers(1, 4),
+    backlog=st.integers(1, 5),
+    chance=st.randoms(use_true_random=False),
+)
+def test_a_schedule_with_nothing_under_way_goes_on_or_is_done(rows, connections, per_host, backlog, chance) -> None:
+    play = Play(rows, Limits(connections, per_host), chance)
+    schedule, under_way = play.schedule, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("framefetch.engine.schedule.BACKLOG", backlog)
+        while not schedule.done:
+            found = schedule.take(play.now)
+            if isinstance(found, Job) and found.cause is not None:
+                play.fail(found, found.cause)
+            elif isinstance(found, Job):
+                under_way.append(found)
+                play.follow(found)
+            elif not under_way and not schedule.done:
+                assert found is not None, "nothing is under way, so only a time can be waited for"
+                assert found > play.now
+                play.now = found
+            if under_way and (not isinstance(found, Job) or chance.random() < 0.5):
+                play.end(under_way.pop(chance.randrange(len(under_way))))
+    assert sorted(play.settled) == list(range(len(rows)))
 
 
 def test_the_last_slots_are_for_hosts_that_have_few() -> None:

@@ -208,10 +208,10 @@ class Schedule:
         return min(times, default=None)
 
     def _condemned(self, host: _Host) -> Job | None:
-        """Return a job of a host that is down, with the cause; at most so many are sent on to mirrors at a time."""
-        if self._waiting - len(host.retries) >= BACKLOG:
-            return None
-        job = self._retry(host, float("inf")) or self._new(host)
+        """Return a job of a host that is down, with the cause; new rows only while few wait: a mirror may be next."""
+        job = self._retry(host, float("inf"))  # these are in memory already, and nothing else takes them out
+        if job is None and self._waiting < BACKLOG:
+            job = self._new(host)
         if job is not None:
             job.cause = host.circuit.cause
         return job

@@ -1,6 +1,6 @@
 """What is asked for next: a simulation without sockets or clocks."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from random import Random
 
@@ -47,6 +47,19 @@ class Listed:
 
     def _of(self, name: int) -> Iterator[int]:
         return (at for at, host in enumerate(self.hosts) if host == name)
+
+
+class Spread(Listed):
+    """Requests with mirrors: for each row the hosts that have it."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        super().__init__([row[0] for row in rows])
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> Request:
+        self.made += 1
+        urls = tuple(f"http://host{host}/{index}/{at}" for at, host in enumerate(self.rows[index]))
+        return Request(index, "v0", urls[0], urls, f"v0/{index}")
 
 
 @given(
@@ -278,12 +291,7 @@ def test_too_many_at_once_is_our_own_doing_only_where_there_were_many() -> None:
 def test_rows_of_a_host_that_is_down_wait_for_the_mirror_not_in_memory() -> None:
     """Ten thousand rows that go on to a mirror are sent there as it takes them."""
 
-    class Mirrored(Listed):
-        def __getitem__(self, index: int) -> Request:
-            self.made += 1
-            return Request(index, "v0", str(index), (f"http://host0/{index}", f"http://host1/{index}"), f"v0/{index}")
-
-    requests = Mirrored([0] * 20_000)
+    requests = Spread([[0, 1]] * 20_000)
     schedule = Schedule(requests, Limits(), RetryRule(RetryPolicy(attempts=1)))
     schedule.ended(schedule.take(0.0), ConnectFailed("x"), 0.0)
     served, most = 0, 0
@@ -309,6 +317,52 @@ def takes_or_moves(schedule: Schedule) -> list[Job]:
     return jobs
 
 
+@pytest.mark.parametrize("status", [404, 500])
+def test_rows_that_a_host_fails_at_once_wait_for_a_slow_mirror_not_in_memory(status: int) -> None:
+    """And the rows of a host that has nothing to do with it do not wait at all."""
+    requests = Spread([[0, 1]] * 20_000 + [[2]] * 5000)
+    schedule = Schedule(requests, Limits())
+    slow: deque[Job] = deque()
+    served, beside, most = 0, 0, 0
+    while not schedule.done:
+        found = schedule.take(0.0)
+        if found is None:  # only then the mirror has sent one
+            assert beside == 5000
+            most = max(most, requests.made - beside - served)
+            schedule.ended(slow.popleft(), None, 0.0)
+            served += 1
+        elif found.origin == "http://host0:80":
+            schedule.ended(found, StatusError("x", status=status), 0.0)
+            found.mirror = 1
+            schedule.again(found, 0.0)
+        elif found.origin == "http://host1:80":
+            slow.append(found)
+        else:
+            schedule.ended(found, None, 0.0)
+            beside += 1
+    assert served == 20_000
+    assert most <= BACKLOG + 256 + 2
+
+
+def test_rows_that_come_back_from_a_mirror_are_not_held_against_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framefetch.engine.schedule.BACKLOG", 4)
+    schedule = Schedule(Spread([[0, 1]] * 100 + [[1]] * 100), Limits())
+    guests: set[int] = set()
+    served = 0
+    while isinstance(found := schedule.take(0.0), Job):
+        if found.request.index >= 100:
+            schedule.ended(found, None, 0.0)
+            served += 1
+            continue
+        schedule.ended(found, IncompleteBody("cut"), 0.0)
+        found.mirror = 1 - found.mirror
+        schedule.again(found, 0.0 if found.mirror else 9.0)
+        guests.add(found.request.index)
+    assert found == 9.0
+    assert 4 <= len(guests) <= 4 + START
+    assert served == 100
+
+
 def test_hosts_that_go_down_together_do_not_wait_for_each_other() -> None:
     schedule = Schedule(Listed([0, 1, 2] * 2200), Limits(), RetryRule(RetryPolicy(attempts=1)))
     while isinstance(job := schedule.take(0.0), Job):
@@ -325,19 +379,6 @@ def test_hosts_that_go_down_together_do_not_wait_for_each_other() -> None:
             condemned += 1
     assert condemned == 3 * 2200
     assert schedule.done
-
-
-class Spread(Listed):
-    """Requests with mirrors: for each row the hosts that have it."""
-
-    def __init__(self, rows: list[list[int]]) -> None:
-        super().__init__([row[0] for row in rows])
-        self.rows = rows
-
-    def __getitem__(self, index: int) -> Request:
-        self.made += 1
-        urls = tuple(f"http://host{host}/{index}/{at}" for at, host in enumerate(self.rows[index]))
-        return Request(index, "v0", urls[0], urls, f"v0/{index}")
 
 
 class Play:
@@ -396,12 +437,16 @@ class Play:
     chance=st.randoms(use_true_random=False),
 )
 def test_a_schedule_with_nothing_under_way_goes_on_or_is_done(rows, connections, per_host, backlog, chance) -> None:
+    """And no more rows are begun and not settled than may wait, at each host and at mirrors, or be under way."""
     play = Play(rows, Limits(connections, per_host), chance)
-    schedule, under_way = play.schedule, []
+    schedule, under_way, begun = play.schedule, [], set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("framefetch.engine.schedule.BACKLOG", backlog)
         while not schedule.done:
             found = schedule.take(play.now)
+            if isinstance(found, Job):
+                begun.add(found.request.index)
+                assert len(begun) - len(play.settled) <= 4 * (backlog + per_host) + backlog + connections
             if isinstance(found, Job) and found.cause is not None:
                 play.fail(found, found.cause)
             elif isinstance(found, Job):

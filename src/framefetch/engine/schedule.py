@@ -38,7 +38,8 @@ UNDECIDED_SECONDS: Final = 0.05
 class Job:
     """A file under way, with what has been tried.
 
-    With a `cause`, one that is not to be tried at its mirror; `making` says which of its links is in use, see `Links`.
+    With a `cause`, one that is not to be tried at its mirror; `making` says which of its links is in use, see `Links`;
+    `home` is the host in whose queue it was, once it has gone on to a mirror on another.
     """
 
     request: Request
@@ -50,6 +51,7 @@ class Job:
     flight: Flight | None = None
     cause: FramefetchError | None = None
     making: int = 0
+    home: str = ""
 
     @property
     def url(self) -> str:
@@ -72,6 +74,8 @@ class _Host:
     undecided: int | None = None
     listed: bool = True
     retries: list[tuple[float, int, Job]] = field(default_factory=list)
+    #: Rows of its queue that have gone on to a mirror on another host, and wait.
+    away: int = 0
 
     def next(self) -> int | None:
         """Return the next position; None where there is none, or where it is `undecided` whether it is to be taken."""
@@ -142,7 +146,7 @@ class Schedule:
         self._hosts = {origin: self._host(origin, positions) for origin, positions in requests.queues().items()}
         self._active = 0
         self._serial = 0
-        self._waiting = 0
+        self._away = 0
 
     def _host(self, origin: str, positions: Iterator[int]) -> _Host:
         host = _Host(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule), take=self._grant)
@@ -198,7 +202,7 @@ class Schedule:
         # A host in trouble is asked for something new: the file that failed may be the trouble.
         if not host.circuit.troubled and (job := self._retry(host, now)):
             return job
-        if len(host.retries) < BACKLOG and (job := self._new(host)):
+        if job := self._new(host):
             return job
         if job := self._retry(host, now):
             return job
@@ -208,10 +212,9 @@ class Schedule:
         return min(times, default=None)
 
     def _condemned(self, host: _Host) -> Job | None:
-        """Return a job of a host that is down, with the cause; new rows only while few wait: a mirror may be next."""
-        job = self._retry(host, float("inf"))  # these are in memory already, and nothing else takes them out
-        if job is None and self._waiting < BACKLOG:
-            job = self._new(host)
+        """Return a job of a host that is down, with the cause."""
+        # What waits is in memory already, and nothing else takes it out.
+        job = self._retry(host, float("inf")) or self._new(host)
         if job is not None:
             job.cause = host.circuit.cause
         return job
@@ -219,12 +222,20 @@ class Schedule:
     def _retry(self, host: _Host, now: float) -> Job | None:
         if not host.retries or host.retries[0][0] > now:
             return None
-        self._waiting -= 1
-        return heappop(host.retries)[2]
+        job = heappop(host.retries)[2]
+        if job.home:
+            self._away -= 1
+            self._hosts[job.home].away -= 1
+        return job
 
     def _new(self, host: _Host) -> Job | None:
-        position = host.next()
-        return None if position is None else Job(self._requests[position], host.origin)
+        if self._is_full(host) or (position := host.next()) is None:
+            return None
+        return Job(self._requests[position], host.origin)
+
+    def _is_full(self, host: _Host) -> bool:
+        """Return whether no new row of a host is begun: too many wait, here or, with some of its own, at mirrors."""
+        return len(host.retries) >= BACKLOG or (host.away > 0 and self._away >= BACKLOG)
 
     def _start(self, host: _Host, job: Job, now: float) -> None:
         job.flight = host.limit.started(now)
@@ -282,9 +293,13 @@ class Schedule:
         if host is None:
             host = self._hosts[origin] = self._host(origin, iter(()))
             host.exhausted = True
+        if origin != job.origin:
+            job.home = job.home or job.origin
         job.origin, job.cause = origin, None
+        if job.home:
+            self._away += 1
+            self._hosts[job.home].away += 1
         self._serial += 1
-        self._waiting += 1
         heappush(host.retries, (at, self._serial, job))
         self._list(host)
 
@@ -301,7 +316,7 @@ class Schedule:
         One that does not suit stays the next.
         """
         host = self._hosts[origin]
-        if self._rests(host, now) or len(host.retries) >= BACKLOG or (position := host.next()) is None:
+        if self._rests(host, now) or self._is_full(host) or (position := host.next()) is None:
             return None
         request = self._requests[position]
         if not suits(request):

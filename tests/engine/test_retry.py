@@ -71,6 +71,13 @@ def test_retry_after_is_obeyed_and_adds_up_to_the_budget() -> None:
     assert refused.reason == "the server asks to wait 317 years; the budget is 100 s"
 
 
+def test_a_host_is_left_alone_for_as_long_as_a_file_may_wait() -> None:
+    rule = RetryRule(RetryPolicy(attempts=1, budget=100))
+    waits = (None, 0, 100, 101)
+    errors = [StatusError("x", status=status, retry_after=wait) for status in (429, 404) for wait in waits]
+    assert [rule.rest(error) for error in errors] == [None, 0, 100, None, *[None] * 4]
+
+
 def test_errors_that_are_believed_when_they_come_again() -> None:
     assert [error.repeats for error in (DigestMismatch("x"), ProtocolError("x"), ConnectFailed("x"))] == [1, 1, None]
     attempts = Attempts()

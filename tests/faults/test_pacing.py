@@ -73,6 +73,28 @@ def test_case_54_retry_after_holds_the_host_and_no_other(
         note("54", "Retry-After: 1 in one of 40 answers", "downloaded", warehouse.count())
 
 
+@pytest.mark.parametrize("goes_on", ["at a mirror elsewhere", "at a mirror of the same host", "nowhere"])
+def test_case_54_retry_after_holds_the_host_whatever_becomes_of_the_row(
+    goes_on: str, warehouse: WarehouseThread, tmp_path: Path, note: Note
+) -> None:
+    with WarehouseThread() as other:
+        urls = stock(warehouse, 20)
+        mirrors = stock(other if goes_on == "at a mirror elsewhere" else warehouse, 20, "copy")
+        rows = urls if goes_on == "nowhere" else [f"{url} {copy}" for url, copy in zip(urls, mirrors, strict=True)]
+        warehouse.script("/f3.nwb", Reply(429, headers={"Retry-After": "1"}), then=Serve())
+        # One at a time, so nothing is under way when the word comes; and one try, so the row is at its end with it.
+        options = Options(retry=RetryPolicy(attempts=1), limits=Limits(per_host=1))
+        frame = mirror(rows, tmp_path, options)
+        lost = [3] if goes_on == "nowhere" else []
+        assert frame.index[frame["status"] == "failed"].tolist() == lost
+        told = warehouse.requests("/f3.nwb")[0].answered_at
+        later = [record.received_at - told for record in warehouse.log if record.received_at > told]
+        assert min(later) >= 1.0
+        assert [record.path for record in other.log] == ["/copy3.nwb"] * (goes_on == "at a mirror elsewhere")
+        assert all(record.received_at < told + 1.0 for record in other.log)
+        note("54", f"Retry-After: 1, the row goes on {goes_on}", "failed" if lost else "downloaded", warehouse.count())
+
+
 def test_case_58_a_storm_of_503_without_end(warehouse: WarehouseThread, tmp_path: Path, note: Note) -> None:
     with WarehouseThread() as healthy:
         warehouse.script_all(Reply(503))

@@ -209,13 +209,15 @@ class _Run:
         if error.fatal:
             self._give_up(job, error, "")
             raise error
+        now = self._loop.time()
+        if (rest := self._rule.rest(error)) is not None:
+            self._schedule.hold(job.origin, now + rest)
         if not error.retryable or (error.repeats is not None and before >= error.repeats):
             job.dead.add(job.mirror)
         mirror = _next_mirror(job)
         if mirror is None:
             self._give_up(job, error, f"after {job.attempts.made} attempts" if job.attempts.made > 1 else "")
             return
-        now = self._loop.time()
         if mirror > job.mirror:
             job.mirror = mirror
             self._schedule.again(job, now)
@@ -226,8 +228,6 @@ class _Run:
         if decision.wait is None:
             self._give_up(job, error, decision.reason)
             return
-        if error.retry_after is not None:
-            self._schedule.hold(job.origin, now + decision.wait)
         job.mirror = mirror
         self._schedule.again(job, now + decision.wait)
 

@@ -190,6 +190,14 @@ class RetryRule:
         attempts.waited += error.retry_after
         return Decision(error.retry_after)
 
+    def rest(self, error: FramefetchError) -> float | None:
+        """Return how long the host that answered is to be left alone, whatever becomes of the file.
+
+        None where it does not say, will never have the file, or asks for longer than any file may wait.
+        """
+        wait = error.retry_after
+        return wait if error.retryable and wait is not None and wait <= self._policy.budget else None
+
 
 def _duration(seconds: float) -> str:
     for unit, length in (("years", 31_557_600.0), ("days", 86_400.0), ("hours", 3600.0)):

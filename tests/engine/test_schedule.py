@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefetch import Limits, RetryPolicy
-from framefetch.engine.limits import START
+from framefetch.engine.lane import Lane
+from framefetch.engine.limits import START, Bandwidth
 from framefetch.engine.retry import RetryRule
 from framefetch.engine.schedule import BACKLOG, Job, Schedule
 from framefetch.errors import (
@@ -500,6 +501,49 @@ def test_rows_follow_in_a_slot_in_order_and_can_be_put_back() -> None:
     schedule.give_back(first.origin, flight, 3.0)
     assert schedule.active == 3
     assert schedule.take(3.0).request.index == 5
+
+
+def test_a_borrowed_slot_is_missed_once_a_row_is_due_that_cannot_have_one() -> None:
+    schedule = Schedule(Listed([0, 0, 1]), Limits(40, 40))
+    large, beside, cut = takes(schedule, 0.0)
+    lanes = [flight for _ in range(30) if (flight := schedule.borrow(large.origin, 0.0)) is not None]
+    assert len(lanes) == 30, "more than begin at once"
+    assert not schedule.misses(large.origin, 0.0)
+    schedule.ended(cut, IncompleteBody("cut"), 1.0)
+    schedule.again(cut, 2.0)
+    assert not schedule.misses(large.origin, 1.9)
+    assert not isinstance(schedule.take(2.0), Job)
+    given = 0
+    while schedule.misses(large.origin, 2.0):
+        schedule.give_back(large.origin, lanes.pop(), 2.0)
+        given += 1
+    assert given == 1 + 30 - START + 1, "then one less than begin at once are under way"
+    assert schedule.take(2.0) is cut
+    schedule.ended(cut, None, 3.0)
+    while (flight := schedule.borrow(large.origin, 3.0)) is not None:
+        lanes.append(flight)
+    assert schedule.active == 40
+    schedule.ended(beside, IncompleteBody("cut"), 3.0)
+    schedule.again(beside, 4.0)
+    lanes.append(schedule.borrow(large.origin, 3.0))
+    assert not schedule.misses(large.origin, 3.9)
+    assert schedule.misses(large.origin, 4.0), "by another host, as all are taken"
+    schedule.give_back(large.origin, lanes.pop(), 4.0)
+    assert not schedule.misses(large.origin, 4.0)
+    assert schedule.take(4.0) is beside
+
+
+def test_whoever_waits_hears_of_each_slot_that_is_given_back() -> None:
+    schedule = Schedule(Listed([0]), Limits(4, 4))
+    active_when_woken: list[int] = []
+    lane = Lane(
+        schedule.take(0.0), schedule, Bandwidth(None), lambda: 0.0, lambda: active_when_woken.append(schedule.active)
+    )
+    assert [lane.borrow() for _ in range(4)] == [True] * 3 + [False]
+    lane.give_back()
+    assert active_when_woken == [3]
+    lane.close()
+    assert active_when_woken == [3, 2, 1]
 
 
 def test_nothing_follows_where_a_host_is_held_or_in_trouble() -> None:

@@ -79,6 +79,36 @@ def test_one_connection_where_more_would_be_wrong(why: str, warehouse: Warehouse
     assert ranges(warehouse) == ["all"]
 
 
+@pytest.mark.parametrize("where", ["the same host", "another host"])
+def test_a_row_that_is_due_again_gets_a_slot_that_a_large_file_has_borrowed(
+    where: str, warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second request comes while the large file is under way: connections end with their ranges."""
+    for room in ("segments", "parallel"):
+        monkeypatch.setattr(f"framefetch.engine.{room}.SMALLEST", MIB)
+    monkeypatch.setattr("framefetch.engine.segments.LARGEST", MIB)
+    monkeypatch.setattr("framefetch.engine.limits.START", 2)
+    with WarehouseThread() as elsewhere:
+        beside = warehouse if where == "the same host" else elsewhere
+        urls = [warehouse.add("/f.nwb", BODY), beside.add("/cut.nwb", hdf5_file(3 * MIB, seed=3))]
+        warehouse.script("/f.nwb", Serve(pace=rate(8 * MIB)))
+        # On the same host, of which more than two are asked for by then, it is cut; elsewhere its slot is taken
+        # meanwhile.
+        busy = Reply(503, headers={"Retry-After": "1"})
+        cut = Serve(stop=Stop(2 * MIB), pace=rate(3 * MIB), headers={"ETag": None, "Last-Modified": None})
+        beside.script("/cut.nwb", cut if where == "the same host" else busy, then=Serve())
+        limits = Limits(per_host=8) if where == "the same host" else Limits(connections=2)
+        options = Options(retry=RetryPolicy(base=0.001, cap=0.002), limits=limits)
+        table = pd.DataFrame({"url": urls})
+        with MetadataCache(table, tmp_path / "cache", options=options) as cache:
+            assert cache.mirror(table).ok.all()
+            assert cache.verify("hash") == []
+        assert len(ranges(warehouse)) > 2, "the large file was fetched over several"
+        first, second = beside.requests("/cut.nwb")
+        last = warehouse.requests("/f.nwb")[-1]
+        assert first.answered_at < second.received_at < last.received_at
+
+
 CHANGED = {"content": OTHER, "headers": {"ETag": '"other"'}}
 
 

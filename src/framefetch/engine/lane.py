@@ -66,10 +66,15 @@ class Lane:
         self._flights.append(flight)
         return True
 
+    def misses(self) -> bool:
+        """Return whether a row waits for one of them."""
+        return self._schedule.misses(self._job.origin, self._clock())
+
     def give_back(self) -> None:
         """Give one back."""
         assert self._flights is not None
         self._schedule.give_back(self._job.origin, self._flights.pop(), self._clock())
+        self._wake()
 
     def close(self) -> None:
         """Give all back that are still borrowed."""

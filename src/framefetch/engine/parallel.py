@@ -42,6 +42,10 @@ class Slots(Protocol):
         """Take one, if there is one."""
         ...
 
+    def misses(self) -> bool:
+        """Return whether a row waits by now for one that was taken."""
+        ...
+
     def give_back(self) -> None:
         """Give one back."""
         ...
@@ -98,6 +102,7 @@ class Parallel:
         #: Whether the first body was told to stop where others go on.
         self._split = len(gaps) > 1
         self._size = self._wanted = 1
+        self._borrowed = 0
         self._opening = 0
         self._lanes: set[asyncio.Task[None]] = set()
         self._at_work: set[Intake] = set()
@@ -134,7 +139,7 @@ class Parallel:
         except TransferError as error:
             self._give_up(error)
         finally:
-            self._size -= 1
+            self._leave()
 
     async def _run_lane(self, probing: Callable[[], Awaitable[None]] | None = None) -> None:
         """Receive over a borrowed connection until nothing is left to ask for, or it fails."""
@@ -145,7 +150,14 @@ class Parallel:
         except TransferError as error:
             self._give_up(error)
         finally:
-            self._size -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give a slot back, whichever connection has ended: the last one has the file's own."""
+        self._size -= 1
+        if self._borrowed:
+            self._borrowed -= 1
+            self._slots.give_back()
 
     def _give_up(self, error: TransferError) -> None:
         """End one connection; the others go on with what it leaves, unless ranges are no longer of one version."""
@@ -157,7 +169,7 @@ class Parallel:
 
     async def _take_ranges(self) -> None:
         # Nothing is awaited between this look and the end of a lane, so the last one never leaves for being too many.
-        while self._split and self._size <= self._wanted and (wanted := self._plan.take(self._size)) is not None:
+        while self._split and self._may_stay() and (wanted := self._plan.take(self._size)) is not None:
             start, stop = wanted
             try:
                 async with AsyncExitStack() as stack:
@@ -169,6 +181,13 @@ class Parallel:
             finally:
                 if wanted is not None:
                     self._plan.put_back(start, stop)
+
+    def _may_stay(self) -> bool:
+        """Return whether a connection that is free may go on: not where there are too many, or a row waits for one."""
+        if 1 < self._size <= self._wanted and self._slots.misses():
+            self._wanted = self._size - 1
+            self._growth.settle(self._wanted)
+        return self._size <= self._wanted
 
     async def _open(self, stack: AsyncExitStack, start: int, stop: int) -> Body:
         self._opening += 1
@@ -231,14 +250,10 @@ class Parallel:
                 self._wanted = self._size
                 return
             self._size += 1
+            self._borrowed += 1
             lane = group.create_task(self._run_lane(None if self._split else self._probe))
             self._lanes.add(lane)
-            lane.add_done_callback(self._end_lane)
-
-    def _end_lane(self, lane: asyncio.Task[None]) -> None:
-        """Give the slot back, also of a lane that was cancelled before it began."""
-        self._lanes.discard(lane)
-        self._slots.give_back()
+            lane.add_done_callback(self._lanes.discard)
 
     async def _probe(self) -> None:
         """Ask for a range further on; the first body is told to stop there once it has come as asked."""

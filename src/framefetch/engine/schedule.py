@@ -113,6 +113,11 @@ class _Host:
             self.ahead.append(position)
         return self.exhausted and not self.ahead
 
+    def is_due(self, now: float) -> bool:
+        """Return whether a row waits for nothing but a slot."""
+        waits = not self.exhausted or self.ahead or (self.retries and self.retries[0][0] <= now)
+        return bool(waits) and now >= max(self.not_before, self.circuit.until)
+
 
 class Schedule:
     """Hands out jobs.
@@ -373,6 +378,13 @@ class Schedule:
         flight = host.limit.started(now)
         host.limit.received(flight, 1, now)  # its silence or speech says nothing of how many rows the host takes
         return flight
+
+    def misses(self, origin: str, now: float) -> bool:
+        """Return whether a row waits for a slot that was borrowed: one of this host, or any where all are taken."""
+        host = self._hosts[origin]
+        if not host.has_room and not host.circuit.troubled and host.is_due(now):
+            return True
+        return self._active >= self._most and any(other.has_room and other.is_due(now) for other in self._rotation)
 
     def give_back(self, origin: str, flight: Flight, now: float) -> None:
         """Give a borrowed slot back."""

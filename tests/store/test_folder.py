@@ -18,13 +18,12 @@ BODY = b"the bytes of a file"
 
 def test_a_folder_is_made_with_all_above_it(tmp_path) -> None:
     with CacheFolder(tmp_path / "a" / "b") as folder:
-        assert folder.fresh
+        assert not folder.manifest.holds_any()
         assert folder.writable
         folder.prepare()
         assert folder.free_space() > 0
     assert sorted(os.listdir(tmp_path / "a" / "b")) == [".framefetch", "manifest.sqlite"]
-    with CacheFolder(tmp_path / "a" / "b", create=False) as folder:
-        assert not folder.fresh
+    CacheFolder(tmp_path / "a" / "b", create=False).close()
 
 
 def test_a_folder_that_is_not_to_be_made(tmp_path) -> None:

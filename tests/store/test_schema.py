@@ -132,7 +132,7 @@ def test_a_process_killed_while_it_makes_a_manifest_leaves_none(tmp_path, start)
     assert start(script, tmp_path).process.wait() == -9
     assert not (tmp_path / "manifest.sqlite").exists()
     with CacheFolder(tmp_path) as folder:
-        assert folder.fresh
+        assert not folder.manifest.holds_any()
         folder.manifest.commit([row()])
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -392,6 +393,25 @@ def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache
     assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
 
 
+@pytest.mark.parametrize("how", ["set", "in place", "a row more"])
+def test_one_file_is_held_as_its_row_states_by_now(stocked, open_cache, how) -> None:
+    """The table is planned once for single files; notebooks go on working on it."""
+    _, table, contents = stocked
+    table["md5"] = [md5(content) for content in contents.values()]
+    url = table["wkf"].iloc[7]
+    cache = open_cache(table if how != "a row more" else table.head(7))
+    cache.get_file(table["wkf"].iloc[0])
+    changed = table.assign(md5="0" * 32)
+    if how == "in place":
+        cache.dataframe["md5"] = "0" * 32
+    elif how == "set":
+        cache.dataframe = changed
+    else:
+        cache.dataframe.loc[7] = changed.loc[7]
+    with pytest.raises(FetchFailed, match="DigestMismatch"):
+        cache.get_file(url)
+
+
 def test_two_urls_of_one_name_in_two_calls_do_not_replace_each_other(warehouse, open_cache) -> None:
     one = warehouse.add("/a/1.nwb", hdf5_file(2100, seed=1))
     two = warehouse.add("/b/1.nwb", hdf5_file(2100, seed=2))
@@ -700,3 +720,129 @@ def test_nothing_is_left_running_after_close(stocked, tmp_path) -> None:
     assert open_files() == files
     assert sorted(os.listdir(tmp_path / "c")) == [".framefetch", "manifest.sqlite", "v0"]
     assert os.listdir(tmp_path / "c" / ".framefetch" / "parts") == []
+
+
+class TimeIsUp(Exception):
+    """What a handler of a timer raises."""
+
+
+def test_whatever_a_signal_handler_raises_ends_a_blocking_call(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("103", hold())
+    cache = open_cache(table)
+
+    def ring(*_: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    try:
+        ringing = threading.Thread(target=lambda: (warehouse.wait_for("103"), os.kill(os.getpid(), signal.SIGUSR1)))
+        ringing.start()
+        with pytest.raises(TimeIsUp) as raised:
+            cache.mirror(table)
+        ringing.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert raised.value.result.frame["status"].iloc[3] == "cancelled"
+    warehouse.script("103", Serve())
+    assert cache.mirror(table).ok.all(), "nothing of the first goes on behind it"
+
+
+def test_all_files_or_an_error_also_where_the_call_was_ended(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    warehouse.script("103", hold())
+    cache = open_cache(table)
+    closing = threading.Thread(target=lambda: (warehouse.wait_for("103"), cache.close()))
+    closing.start()
+    with pytest.raises(FetchFailed, match="of 8 rows were cancelled") as failure:
+        cache.get_all_files(table)
+    closing.join()
+    assert 3 in failure.value.frame.index
+
+
+def test_to_look_makes_nothing(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    with MetadataCache(table, tmp_path / "far" / "cache") as cache:
+        plan = cache.plan(table)
+        assert (plan.summary()["to_fetch"], plan.summary()["held"]) == (8, 0)
+        assert plan.free_space > 0
+        assert cache.status().files == 0
+    assert os.listdir(tmp_path) == []
+    assert repr(plan).startswith("Plan(rows=8, files=8, to_fetch=8, unknown_sizes=8, free_space=")
+    assert repr(cache) == f"MetadataCache(8 rows, {str(tmp_path / 'far' / 'cache')!r}, version 'v0')"
+
+
+def test_a_folder_is_the_one_that_is_meant(stocked, tmp_path, monkeypatch) -> None:
+    _, table, _ = stocked
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with MetadataCache(table, "~/data") as cache:
+        assert cache.mirror(table).paths.iloc[0] == str(tmp_path / "home" / "data" / "v0" / "100.nwb")
+    with pytest.raises(PlanError, match="expected a folder for the cache, got an empty name"):
+        MetadataCache(table, "")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Options(limits=8), "limits: expected Limits, got int"),
+        (lambda: Options(observers=print), "observers: expected tuple, got builtin_function_or_method"),
+        (lambda: Options(observers=(7,)), "observers: expected callables"),
+        (lambda: Limits(per_host=2.5), "per_host must be a whole number of at least 1, got 2.5"),
+        (lambda: Limits(connections=True), "connections must be a whole number"),
+        (lambda: RetryPolicy(attempts="5"), "attempts must be a whole number"),
+        (lambda: TransferOptions(max_bytes=-1), "max_bytes must be a whole number"),
+        (
+            lambda: MetadataCache(pd.DataFrame(), "c", table={"suffix": ""}),
+            r"table: expected TableOptions\(.*, got dict",
+        ),
+        (lambda: MetadataCache(pd.DataFrame(), "c", options=Limits()), r"options: expected Options\(...\), got Limits"),
+        (lambda: MetadataCache(pd.DataFrame(), "c", host_map={"a": "b:c"}), "host_map: expected hosts such as"),
+        (lambda: MetadataCache(pd.DataFrame(), "c").mirror(pd.Series(["x"])), "expected a DataFrame, got Series"),
+        (lambda: MetadataCache(pd.DataFrame(), "c").plan(pd.DataFrame({"URL": ["x"]})), "is it url_column='URL'?"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_where_it_is_said(make, message, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanError, match=message):
+        make()
+
+
+def test_options_go_to_other_processes() -> None:
+    assert pickle.loads(pickle.dumps(Options())) == Options()
+
+
+def test_a_forked_child_that_ends_says_nothing(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    table.to_csv(tmp_path / "table.csv", index=False)
+    script = f"""
+import gc, os
+from framefetch import MetadataCache
+cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(tmp_path / "cache")!r})
+cache.mirror(cache.dataframe)
+child = os.fork()
+if child == 0:
+    try:
+        cache.status()
+        cache.mirror(cache.dataframe)
+    except RuntimeError as error:
+        print(error, flush=True)
+    del cache
+    gc.collect()
+    os._exit(0)  # as multiprocessing's children end; libuv's own end of a forked child's threads is none
+assert os.waitpid(child, 0)[1] == 0
+print(cache.mirror(cache.dataframe).ok.all())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "this cache was opened before a fork; open a new one in each process\nTrue\n"
+    assert done.stderr == ""
+
+
+def test_a_folder_whose_name_is_no_text(stocked, tmp_path) -> None:
+    _, table, contents = stocked
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    with MetadataCache(table, folder) as cache:
+        result = cache.mirror(table)
+        assert [Path(path).read_bytes() for path in result.frame["path"]] == list(contents.values())
+        assert result.paths.tolist() == result.frame["path"].tolist()
+        result.raise_for_failures()

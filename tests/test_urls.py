@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framefetch.urls import (
+    checked_host_map,
     connection_url,
     credentials_of,
     excerpt,
@@ -232,3 +233,27 @@ def test_characters_that_cannot_be_seen_are_named(text: str, name: str | None) -
 )
 def test_what_a_server_says_is_quoted_without_what_it_repeats(said: bytes | str, shown: str) -> None:
     assert excerpt(said) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ({"testwarehouse:9000": "localhost:8080"}, {"testwarehouse:9000": "localhost:8080"}),
+        ({" h ": "127.0.0.1:1/"}, {"h": "127.0.0.1:1"}),
+        ({"https://h/": "https://[::1]:8080"}, {"h": "[::1]:8080"}),
+    ],
+)
+def test_a_host_map_may_have_schemes(given: dict[str, str], checked: dict[str, str]) -> None:
+    assert checked_host_map(given) == checked
+
+
+@pytest.mark.parametrize(
+    "new",
+    ["localhost:abc", "localhost:99999", "localhost:-1", "localhost:0", "[::1", "", " ", "/x", "h/x", "u@h", "ftp://h",
+     "https://h", 18765, None, "a b"],
+)  # fmt: skip
+def test_a_host_map_that_maps_to_no_host_is_refused(new: object) -> None:
+    with pytest.raises(
+        ValueError, match="expected hosts such as testwarehouse:9000 and localhost:8080, got 'http://h' and"
+    ):
+        checked_host_map({"http://h": new})

@@ -11,12 +11,12 @@ import os
 import weakref
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from framefetch.errors import FetchFailed, InvalidRow, PlanError
+from framefetch.errors import FetchFailed, PlanError
 from framefetch.options import Options, TableOptions
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
@@ -24,13 +24,12 @@ from framefetch.store.glance import glance
 from framefetch.store.held import HeldCheck
 from framefetch.store.prune import PruneReport, prune
 from framefetch.store.rebuild import RebuildReport, rebuild
-from framefetch.table.addresses import AddressReader
+from framefetch.table.finder import RowFinder
 from framefetch.table.naming import check_version
 from framefetch.table.plan import plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
-from framefetch.urls import redact
-from framefetch.works import SCHEMES, Job, Works
+from framefetch.works import SCHEMES, Job, Works, folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MetadataCache"]
 
+T = TypeVar("T")
+
 
 class MetadataCache:
     """A table of files, and a folder that holds them.
@@ -51,7 +52,7 @@ class MetadataCache:
     metadata_file : path or DataFrame
         The table: CSV, TSV or JSON lines, also gzipped, or Parquet.
     cache_dir : path, default "data/cache"
-        Where files are held; made when the first one is fetched.
+        Where files are held, ``~`` being the user's home; made when the first one is fetched.
     table : TableOptions, optional
         Which column says what; by default well-known names are used.
     host_map : mapping of str to str, optional
@@ -88,15 +89,33 @@ class MetadataCache:
         options: Options | None = None,
         engine: Engine | None = None,
     ) -> None:
-        self.dataframe: pd.DataFrame = read_table(metadata_file)
-        self.cache_dir = Path(cache_dir)
+        self._dataframe: pd.DataFrame = read_table(metadata_file)
+        self.cache_dir = Path(folder_of(cache_dir))
         self.file_version = check_version(file_version)
-        self._table = table or TableOptions()
-        self._options = options or Options()
+        self._table = _checked(table, TableOptions, "table") or TableOptions()
+        self._options = _checked(options, Options, "options") or Options()
         self._engine = engine
-        self._works = Works(cache_dir, self._options, host_map or {})
-        self._rows_by_url: tuple[PlannedRows | None, dict[str, int]] | None = None
-        self._finalizer = weakref.finalize(self, self._works.close)
+        self._works = Works(self.cache_dir, self._options, host_map or {})
+        self._finder = RowFinder(lambda table: self._plan_rows(table, None), self._table.base_url, SCHEMES)
+        self._finalizer = weakref.finalize(self, _close, self._works, os.getpid())
+
+    @property
+    def dataframe(self) -> pd.DataFrame:
+        """The table; another may be set.
+
+        `fetch` and `get_file` plan it once. A row that they find is looked at again, but what else is changed in place
+        is seen when the table is set anew.
+        """
+        return self._dataframe
+
+    @dataframe.setter
+    def dataframe(self, table: pd.DataFrame) -> None:
+        self._dataframe = table
+        self._finder.forget()
+
+    def __repr__(self) -> str:
+        """Return how many rows it has, and where their files are."""
+        return f"MetadataCache({len(self.dataframe):,} rows, {str(self.cache_dir)!r}, version {self.file_version!r})"
 
     # -- the table ----------------------------------------------------------------------------------------------
 
@@ -136,6 +155,8 @@ class MetadataCache:
             Where nothing says where the files are, or a named column is missing.
         """
         rows = self._plan_rows(df, file_version)
+        if self._works.is_new:
+            return Plan(rows, np.zeros(len(rows.requests), dtype=bool), self._works.free_space())
         return self._works.look(lambda folder: self._look_up(rows, folder))
 
     def _look_up(self, rows: PlannedRows, folder: CacheFolder) -> Plan:
@@ -169,6 +190,11 @@ class MetadataCache:
         FetchResult
             One row for each row of `df`, on its index. A row that failed or is invalid does not stop the others.
 
+        Notes
+        -----
+        To interrupt the cell of a notebook's kernel cancels the call. IPython in a terminal gives the prompt back and
+        cancels nothing: use `mirror` there.
+
         Raises
         ------
         PlanError
@@ -200,10 +226,13 @@ class MetadataCache:
         Raises
         ------
         FetchFailed
-            Where rows failed or were invalid; it names them.
+            Where rows failed or were invalid, which it names, or were cancelled.
         """
         result = self.mirror(df, file_version)
         result.raise_for_failures()
+        if not result.ok.all():
+            left = result.frame[~result.ok]
+            raise FetchFailed(f"{len(left):,} of {len(result.ok):,} rows were cancelled; run it again", frame=left)
         return result.by_url()
 
     # -- one file -----------------------------------------------------------------------------------------------
@@ -227,7 +256,7 @@ class MetadataCache:
     def _start_one(self, url: str, file_version: str | None) -> Job:
         """Start a job for one URL: by its row where the table has it, else by itself."""
         version = file_version or self.file_version
-        found = self._row_of(url)
+        found = self._finder.find(self.dataframe, url)
 
         def plan() -> PlannedRows:
             if found is not None:
@@ -238,23 +267,6 @@ class MetadataCache:
 
         fixed = found is not None and self._table.path_template is not None
         return Job(self._works, self._engine, plan, fixed_paths=fixed)
-
-    def _row_of(self, url: str) -> tuple[PlannedRows, int, str] | None:
-        """Return the plan of the whole table, made once for this, with the row that names a URL, and that URL whole."""
-        if self._rows_by_url is None:
-            try:
-                planned = self._plan_rows(self.dataframe, None)
-            except PlanError:  # a table without URLs: every file is fetched by itself
-                self._rows_by_url = None, {}
-            else:
-                self._rows_by_url = planned, planned.rows_by_url()
-        rows, by_url = self._rows_by_url
-        try:
-            address, *_ = AddressReader(self._table.base_url, SCHEMES).read(url)
-        except InvalidRow:
-            address = url
-        row = by_url.get(redact(address))
-        return None if rows is None or row is None else (rows, row, address)
 
     # -- the folder ---------------------------------------------------------------------------------------------
 
@@ -270,6 +282,8 @@ class MetadataCache:
 
     def status(self) -> Holdings:
         """Return how many files and bytes are held, by version and by how they were verified."""
+        if self._works.is_new:
+            return Holdings(0, 0, {}, {}, 0)
         return self._works.look(lambda folder: count_holdings(folder.manifest))
 
     def prune(self, keep: pd.DataFrame, file_version: str | None = None, *, dry_run: bool = False) -> PruneReport:
@@ -340,6 +354,18 @@ class MetadataCache:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close it."""
         await asyncio.to_thread(self.close)
+
+
+def _checked(given: T | None, kind: type[T], name: str) -> T | None:
+    if given is not None and not isinstance(given, kind):
+        raise PlanError(f"{name}: expected {kind.__name__}(...), got {type(given).__name__}")
+    return given
+
+
+def _close(works: Works, pid: int) -> None:
+    """Close what a cache has open, in the process that opened it: a forked child that ends has nothing to close."""
+    if os.getpid() == pid:
+        works.close()
 
 
 def _only_path(result: FetchResult) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from framefetch.errors import PlanError
@@ -29,6 +28,18 @@ __all__ = [
 VerifyLevel = Literal["stat", "hash", "none"]
 #: Takes links of one host that have expired, returns new ones by key.
 RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _require(whole, f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _require_kinds(group: object, kinds: Mapping[str, type]) -> None:
+    """Refuse what is of another type now, and not deep inside a run."""
+    for name, kind in kinds.items():
+        value = getattr(group, name)
+        _require(isinstance(value, kind), f"{name}: expected {kind.__name__}, got {type(value).__name__}")
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
@@ -57,8 +68,8 @@ class Limits:
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.connections >= 1, f"connections must be at least 1, got {self.connections}")
-        _require(self.per_host >= 1, f"per_host must be at least 1, got {self.per_host}")
+        _require_whole("connections", self.connections, 1)
+        _require_whole("per_host", self.per_host, 1)
         _require(self.bandwidth is None or self.bandwidth > 0, f"bandwidth must be above 0, got {self.bandwidth}")
 
 
@@ -83,7 +94,7 @@ class RetryPolicy:
     budget: float = 600.0
 
     def __post_init__(self) -> None:
-        _require(self.attempts >= 1, f"attempts must be at least 1, got {self.attempts}")
+        _require_whole("attempts", self.attempts, 1)
         waits = (self.base, self.cap, self.budget)
         _require(all(wait >= 0 for wait in waits), f"waiting times must be 0 seconds or more, got {waits}")
 
@@ -142,7 +153,9 @@ class TransferOptions:
     block_private: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.segments >= 1, f"segments must be at least 1, got {self.segments}")
+        _require_whole("segments", self.segments, 1)
+        if self.max_bytes is not None:
+            _require_whole("max_bytes", self.max_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +246,7 @@ class Options:
     timeouts: Timeouts = field(default_factory=Timeouts)
     transfer: TransferOptions = field(default_factory=TransferOptions)
     verify: VerifyLevel = "stat"
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust_env: bool = True
     observers: tuple[Observer, ...] = ()
     share_content: bool = False
@@ -241,6 +254,9 @@ class Options:
     refresh_url: RefreshUrl | None = None
 
     def __post_init__(self) -> None:
+        kinds = {"limits": Limits, "retry": RetryPolicy, "timeouts": Timeouts, "transfer": TransferOptions}
+        _require_kinds(self, {**kinds, "observers": tuple})
+        _require(all(map(callable, self.observers)), f"observers: expected callables, got {self.observers!r}")
         _require(
             self.verify in ("stat", "hash", "none"),
             f"verify is 'stat', 'hash' or 'none', got {self.verify!r}",

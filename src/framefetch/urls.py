@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MASK",
+    "checked_host_map",
     "connection_url",
     "credentials_of",
     "excerpt",
@@ -211,6 +212,43 @@ def _ascii_label(label: str) -> str:
     if _DEVIATIONS.isdisjoint(label):
         return label.encode("idna").decode("ascii")
     return "xn--" + unicodedata.normalize("NFC", label.lower()).encode("punycode").decode("ascii")
+
+
+def checked_host_map(host_map: Mapping[str, str]) -> dict[str, str]:
+    """Return a host map as hosts with or without a port; a scheme before both, and a slash behind, say nothing.
+
+    Raises
+    ------
+    ValueError
+        Where a host is none.
+
+    Examples
+    --------
+    >>> checked_host_map({"http://testwarehouse:9000/": "http://localhost:8080"})
+    {'testwarehouse:9000': 'localhost:8080'}
+    """
+    checked = {}
+    for old, new in host_map.items():
+        sides = [_host_and_scheme(side) for side in (old, new)]
+        schemes = {scheme for _, scheme in sides}
+        if None in (host for host, _ in sides) or len(schemes) > 1:
+            raise ValueError(f"expected hosts such as testwarehouse:9000 and localhost:8080, got {old!r} and {new!r}")
+        checked[str(sides[0][0])] = str(sides[1][0])
+    return checked
+
+
+def _host_and_scheme(side: object) -> tuple[str | None, str]:
+    """Return one side of a host map without its scheme, None where it is no host, and the scheme."""
+    text = side.strip() if isinstance(side, str) else ""
+    scheme, separator, rest = text.rpartition("://")
+    bare = (rest if separator else text).removesuffix("/")
+    try:
+        parts = urlsplit(f"http://{bare}")
+        good = bool(parts.hostname) and parts.netloc == bare and "@" not in bare and parts.port != 0
+        wire_url(f"http://{bare}/")
+    except ValueError:
+        good = False
+    return (bare if good and scheme.lower() in ("", "http", "https") else None), scheme.lower()
 
 
 def connection_url(url: str, host_map: Mapping[str, str]) -> str:

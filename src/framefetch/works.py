@@ -7,7 +7,9 @@ is read here, at the edge, once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import sys
 import threading
 import warnings
@@ -17,14 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
 from framefetch.engine.local import LocalEngine
-from framefetch.errors import BytesLost, ManifestError, ManifestLost, NotAManifest
+from framefetch.errors import BytesLost, ManifestError, ManifestLost, NotAManifest, PlanError
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.run import Run
 from framefetch.sources.environment import Environment
-from framefetch.store.folder import CacheFolder
+from framefetch.store.files import PRIVATE
+from framefetch.store.folder import OLDER, CacheFolder
+from framefetch.store.manifest import Manifest
 from framefetch.table.addresses import basename
 from framefetch.table.naming import check_version, default_name
+from framefetch.urls import checked_host_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
     from framefetch.table.planned import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["SCHEMES", "Job", "Works", "raise_limit"]
+__all__ = ["SCHEMES", "Job", "Works", "folder_of", "raise_limit"]
 
 T = TypeVar("T")
 
@@ -47,6 +52,20 @@ SCHEMES: Final = ("http", "https")
 STOP_SECONDS = 2.0
 #: Seconds after which a waiting thread looks whether a signal has come.
 TURN_SECONDS = 0.2
+
+
+def folder_of(cache_dir: str | os.PathLike[str]) -> str:
+    """Return a cache folder as it is meant: ``~`` is the user's home, and nothing is no folder.
+
+    Raises
+    ------
+    PlanError
+        Where it is empty, as of a variable of the shell that was never set.
+    """
+    place = os.path.expanduser(os.fspath(cache_dir))
+    if not place:
+        raise PlanError("expected a folder for the cache, got an empty name; '.' is the current one")
+    return place
 
 
 def _read_environment() -> Environment:
@@ -88,10 +107,13 @@ class Works:
 
     def __init__(self, cache_dir: str | os.PathLike[str], options: Options, host_map: Mapping[str, str]) -> None:
         self.options = options
-        self.host_map = dict(host_map)
+        try:
+            self.host_map = checked_host_map(host_map)
+        except ValueError as error:
+            raise PlanError(f"host_map: {error}") from None
         self.claims = Claims()
         self.sources: dict[str, Source] = {}
-        self._cache_dir = cache_dir
+        self._cache_dir = folder_of(cache_dir)
         self._folder: CacheFolder | None = None
         self._portal: Portal | None = None
         self._guard = threading.RLock()
@@ -142,6 +164,19 @@ class Works:
             if not report.ended:
                 return
         folder.taken_over()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is nothing yet where the folder will be, nor anything to take over: to look makes nothing."""
+        signs = (PRIVATE, Manifest.NAME, OLDER)
+        return self._folder is None and not any(os.path.lexists(os.path.join(self._cache_dir, sign)) for sign in signs)
+
+    def free_space(self) -> int:
+        """Return the bytes that are free where the folder is, or will be."""
+        place = os.path.realpath(self._cache_dir)
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        return shutil.disk_usage(place).free
 
     def look(self, action: Callable[[CacheFolder], T]) -> T:
         """Return what an action gives; where it finds that the manifest is lost, it is made anew first."""
@@ -304,13 +339,16 @@ class Job:
             A fatal one, or why there is no plan.
         """
         try:
-            return self._ended(self._waited())
-        except (KeyboardInterrupt, SystemExit) as interrupt:
+            self._wait()
+        except BaseException as interrupt:
             self.stop()
-            interrupt.result = self._waited()  # type: ignore[union-attr]
+            self._wait()
+            with contextlib.suppress(AttributeError):  # a class with slots has no room for it
+                interrupt.result = self._partial()  # type: ignore[attr-defined]
             raise
+        return self._ended(self.future.result())
 
-    def _waited(self) -> FetchResult:
+    def _wait(self) -> None:
         """Wait in short turns.
 
         The system may hand a signal to any thread; Python's handler runs in the main one, which does not wake for what
@@ -318,13 +356,22 @@ class Job:
         """
         while not self.future.done():
             wait([self.future], timeout=TURN_SECONDS)
-        return self.future.result()
+
+    def _partial(self) -> FetchResult | None:
+        error = self.future.exception()
+        return self.future.result() if error is None else getattr(error, "result", None)
 
     async def wait_async(self) -> FetchResult:
-        """Wait in any loop; cancellation stops the job, and returns once what is finished is committed."""
+        """Wait in any loop; cancellation stops the job, and returns once what is finished is committed.
+
+        In short turns too: a notebook's kernel that is interrupted cancels the cell, and does not wake a loop that
+        sleeps until something comes.
+        """
         future = asyncio.wrap_future(self.future)
         try:
-            return self._ended(await asyncio.shield(future))
+            while not future.done():
+                await asyncio.wait([future], timeout=TURN_SECONDS)
+            return self._ended(future.result())
         except asyncio.CancelledError:
             self.stop()
             await asyncio.wait([future], timeout=STOP_SECONDS)

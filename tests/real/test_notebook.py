@@ -57,6 +57,15 @@ async def test_in_a_kernel(kernel, tmp_path, warehouse: WarehouseThread) -> None
     await manager.interrupt_kernel()
     assert "rows=6, files=6, cached=5, cancelled=1" in await asyncio.wait_for(running, 10)
 
+    # A loop that sleeps until something comes is not woken by the kernel's interrupt.
+    cell = "import asyncio\ntry:\n    await cache.fetch_all(df)\nexcept asyncio.CancelledError:\n    print('cancelled')"
+    warehouse.clear_log()
+    warehouse.script("5", hold())
+    running = asyncio.create_task(run(client, cell))
+    await asyncio.to_thread(warehouse.wait_for, "5")
+    await manager.interrupt_kernel()
+    assert await asyncio.wait_for(running, 10) == "cancelled"
+
     warehouse.script("5", Serve())
     counts = "print((await cache.fetch_all(df)).frame['status'].value_counts().to_dict())"
     assert await run(client, counts) == "{'cached': 5, 'downloaded': 1}"

@@ -147,3 +147,14 @@ def test_a_query_that_fails_names_the_columns(query: str) -> None:
 
 def test_a_query_of_an_empty_table() -> None:
     assert query_table(TABLE.iloc[:0], "line.str.contains('x') and age > 1").empty
+
+
+def test_rows_that_all_end_in_a_comma_and_rows_with_names(tmp_path: Path) -> None:
+    """The first are what a spreadsheet writes, the second what R writes: both have one cell more than the header."""
+    table = tmp_path / "table.csv"
+    table.write_text("id,wkf\n1,http://h/1,\n2,http://h/2,\n")
+    assert read_table(table).to_dict("list") == {"id": [1, 2], "wkf": ["http://h/1", "http://h/2"]}
+    table.write_text("id,wkf\nx,1,http://h/1\ny,2,http://h/2\n")
+    named = read_table(table)
+    assert named.to_dict("list") == {"id": [1, 2], "wkf": ["http://h/1", "http://h/2"]}
+    assert named.index.tolist() == ["x", "y"]

@@ -70,9 +70,10 @@ def choose_columns(rows: Rows, options: TableOptions) -> Columns:
 
     url = None if options.url_template is not None else find(options.url_column, URL_NAMES, "URLs")
     if url is None and options.url_template is None and (len(names) or len(rows)):
+        alike = [name for name in map(str, names) if name.strip().lower() in URL_NAMES]
         raise PlanError(
             f"no column of URLs: expected one named {' or '.join(URL_NAMES)}, or a url_column or url_template; "
-            f"the table has: {_listed(names)}"
+            f"the table has: {_listed(names)}" + (f"; is it url_column={alike[0]!r}?" if alike else "")
         )
     stated = [
         ("md5", find(options.md5_column, MD5_NAMES, "md5")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,22 @@ _TEXT_COLUMNS: dict[str, type[str]] = dict.fromkeys((*MD5_NAMES, *SHA256_NAMES),
 
 
 def _csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, low_memory=False, dtype=_TEXT_COLUMNS)
+    return _delimited(path, ",")
 
 
 def _tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, sep="\t", low_memory=False, dtype=_TEXT_COLUMNS)
+    return _delimited(path, "\t")
+
+
+def _delimited(path: Path, sep: str) -> pd.DataFrame:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", pd.errors.ParserWarning)
+        table = pd.read_csv(path, sep=sep, low_memory=False, dtype=_TEXT_COLUMNS, index_col=False)
+    if not any(issubclass(warning.category, pd.errors.ParserWarning) for warning in told):
+        return table
+    # Rows have more cells than the header: names of rows come first, as R writes them, or all rows end in a delimiter.
+    named = pd.read_csv(path, sep=sep, low_memory=False, dtype=_TEXT_COLUMNS)
+    return table if named.iloc[:, -1].isna().all() else named
 
 
 def _json_lines(path: Path) -> pd.DataFrame:

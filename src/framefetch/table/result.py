@@ -6,7 +6,7 @@ is asked for; rows that share a file share what became of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def _html(title: str, figures: dict[str, Any], frame: pd.DataFrame) -> str:
     return f"<div><p><b>{title}</b></p><table><tr>{cells}</tr></table>{shown(max_cols=12, notebook=True)}{more}</div>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What would happen; nothing has been sent.
 
@@ -89,8 +89,8 @@ class Plan:
     3
     """
 
-    rows: PlannedRows = field(repr=False)
-    held: np.ndarray[Any, np.dtype[np.bool_]] = field(repr=False)
+    rows: PlannedRows
+    held: np.ndarray[Any, np.dtype[np.bool_]]
     free_space: int
 
     @property
@@ -155,6 +155,10 @@ class Plan:
             "unknown_sizes": unknown,
             "free_space": self.free_space,
         }
+
+    def __repr__(self) -> str:
+        """Return the figures that matter on one line."""
+        return f"Plan({', '.join(f'{name}={value}' for name, value in self.summary().items() if value)})"
 
     def _repr_html_(self) -> str:
         return _html("framefetch plan", self.summary(), self.frame)
@@ -222,7 +226,7 @@ class FetchResult:
         return pd.DataFrame(
             {
                 "status": np.array(STATUSES, dtype=object)[self._status],
-                "path": self._paths(),
+                "path": self._texts(self._paths()),
                 "url": _urls(self._rows),
                 "version": self._rows.requests.version,
                 "md5": _taken(ledger.md5, files, None),
@@ -260,7 +264,17 @@ class FetchResult:
         """Absolute path of each row's file, missing where it is not held."""
         import pandas as pd
 
-        return pd.Series(self._paths(), index=self._rows.index, name="path")
+        return pd.Series(self._texts(self._paths()), index=self._rows.index, name="path")
+
+    def _texts(self, paths: np.ndarray[Any, Any]) -> Any:
+        """Return paths as a column; pandas' own texts cannot hold the name of a folder that is no UTF-8."""
+        import pandas as pd
+
+        try:
+            self._root.encode()
+        except UnicodeEncodeError:
+            return pd.Series(paths, index=self._rows.index, dtype=object)
+        return paths
 
     @property
     def failed(self) -> pd.DataFrame:

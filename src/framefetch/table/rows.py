@@ -63,10 +63,12 @@ class FrameRows:
     Raises
     ------
     PlanError
-        Where its columns have several levels.
+        Where it is none, or its columns have several levels.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
+        if not hasattr(table, "columns"):
+            raise PlanError(f"expected a DataFrame, got {type(table).__name__}")
         if table.columns.nlevels > 1:
             raise PlanError(
                 f"expected columns of one level, got {table.columns.nlevels}: {', '.join(map(str, table.columns[:40]))}"

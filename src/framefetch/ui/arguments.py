@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from framefetch.errors import PlanError
 from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, VerifyLevel
 from framefetch.ui.parser import Argument, Option
+from framefetch.urls import checked_host_map
 
 __all__ = [
     "DemoArguments",
@@ -54,10 +55,13 @@ def parse_host_map(pairs: list[str]) -> dict[str, str]:
     parsed = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
-        if not equals or not old.strip() or not new.strip() or "/" in pair:
+        if not equals:
             raise PlanError(f"--host-map {pair}: expected OLD=NEW such as testwarehouse:9000=localhost:8080")
         parsed[old.strip()] = new.strip()
-    return parsed
+    try:
+        return checked_host_map(parsed)
+    except ValueError as error:
+        raise PlanError(f"--host-map: {error}") from None
 
 
 def _parse_headers(lines: list[str]) -> dict[str, str]:

@@ -791,6 +791,7 @@ def test_a_folder_is_the_one_that_is_meant(stocked, tmp_path, monkeypatch) -> No
         (lambda: Limits(per_host=2.5), "per_host must be a whole number of at least 1, got 2.5"),
         (lambda: Limits(connections=True), "connections must be a whole number"),
         (lambda: RetryPolicy(attempts="5"), "attempts must be a whole number"),
+        (lambda: TableOptions(suffix="h5"), "suffix: expected one such as '.nwb', or '' for none, got 'h5'"),
         (lambda: TransferOptions(max_bytes=-1), "max_bytes must be a whole number"),
         (
             lambda: MetadataCache(pd.DataFrame(), "c", table={"suffix": ""}),

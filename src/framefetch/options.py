@@ -198,7 +198,8 @@ class TableOptions:
     def __post_init__(self) -> None:
         both = self.url_column is not None and self.url_template is not None
         _require(not both, "url_column and url_template exclude each other; give one")
-        dotted = isinstance(self.suffix, str) and self.suffix[:1] in ("", ".")
+        _require_kinds(self, {"suffix": str})
+        dotted = not self.suffix or "." in self.suffix
         _require(dotted, f"suffix: expected one such as '.nwb', or '' for none, got {self.suffix!r}")
 
 

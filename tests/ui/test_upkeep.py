@@ -317,3 +317,33 @@ def test_a_table_that_no_report_can_hold_is_said_so(cache, tmp_path) -> None:
     with pytest.raises(StorageError, match=r"writing .*out.csv: cannot insert status, already exists"):
         write_report(result.frame, str(tmp_path / "out.csv"))
     assert not list(tmp_path.glob("out.csv*"))
+
+
+@pytest.mark.parametrize("target", ["-", "/proc/self/fd/1"])
+def test_an_export_to_stdout_is_nothing_but_the_manifest(cache, tmp_path, target) -> None:
+    piped = framefetch("export", cache, target)
+    assert (piped.returncode, piped.stderr) == (0, "framefetch: 8 entries written\n")
+    assert len(json.loads(piped.stdout)["v0"]) == 8
+    into_a_file = shell("framefetch export {cache} {target} > {out}", cache=cache, target=target, out=tmp_path / "out")
+    assert into_a_file.returncode == 0
+    assert (tmp_path / "out").read_text() == piped.stdout
+    gone = shell("framefetch export {cache} {target} | true", cache=cache, target=target)
+    assert "Traceback" not in gone.stderr
+    full = shell("framefetch export {cache} {target} > /dev/full", cache=cache, target=target)
+    assert (full.returncode, full.stderr) == (1, "framefetch: writing the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_a_report_goes_into_a_pipe_and_through_a_link(cache, tmp_path, suffix) -> None:
+    """As a shell's `>(…)` has it, and as a link to a shared folder does."""
+    os.mkfifo(tmp_path / f"pipe.{suffix}")
+    (tmp_path / f"link.{suffix}").symlink_to(f"real.{suffix}")
+    reader = os.open(tmp_path / f"pipe.{suffix}", os.O_RDONLY | os.O_NONBLOCK)
+    words = ["mirror", tmp_path / "table.csv", cache, "--report", tmp_path / f"pipe.{suffix}"]
+    done = framefetch(*words, "--report", tmp_path / f"link.{suffix}")
+    assert done.returncode == 0, done.stderr
+    received = os.read(reader, 1 << 20)
+    os.close(reader)
+    assert received == (tmp_path / f"real.{suffix}").read_bytes()
+    assert (tmp_path / f"pipe.{suffix}").is_fifo()
+    assert (tmp_path / f"link.{suffix}").is_symlink()

@@ -7,14 +7,15 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from framefetch.errors import FramefetchError, ManifestError, NotAManifest, TargetBlocked
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import hash_file
 from framefetch.store.files import is_private
 from framefetch.store.held import unchanged
-from framefetch.store.places import remove, translate_oserror
+from framefetch.store.places import translate_oserror
+from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
 
-__all__ = ["ImportReport", "Stated", "export_manifest", "import_manifest", "read_layout"]
+__all__ = ["ImportReport", "Stated", "export_manifest", "import_manifest", "print_manifest", "read_layout"]
 
 COMMIT_ROWS = 256
 
 NameFor: TypeAlias = "Callable[[str, str], str]"
+_Layout: TypeAlias = dict[str, dict[str, dict[str, str | None]]]
 
 
 def export_manifest(manifest: Manifest, target: str) -> int:
@@ -38,7 +40,7 @@ def export_manifest(manifest: Manifest, target: str) -> int:
     manifest : Manifest
         What is recorded.
     target : str
-        The file to write; an older one is replaced.
+        The file to write; an older one is replaced, through a link too. A device or a pipe is written into.
 
     Returns
     -------
@@ -50,29 +52,40 @@ def export_manifest(manifest: Manifest, target: str) -> int:
     StorageError
         Where it cannot be written.
     """
+    layout = _layout(manifest)
+
+    def write(path: str) -> None:
+        with open(path, "w", encoding="utf-8") as file:
+            _dump(layout, file)
+
+    try:
+        write_target(target, write)
+    except OSError as error:
+        raise translate_oserror(error, f"writing {target}") from error
+    return sum(map(len, layout.values()))
+
+
+def print_manifest(manifest: Manifest, file: TextIO) -> int:
+    """Write the manifest, as `export_manifest` does, to an open file; return how many entries were written."""
+    layout = _layout(manifest)
+    _dump(layout, file)
+    return sum(map(len, layout.values()))
+
+
+def _layout(manifest: Manifest) -> _Layout:
     newest: dict[str, dict[str, Entry]] = {}
     for entry in manifest.entries():
         held = newest.setdefault(entry.version, {})
         if entry.key not in held or held[entry.key].fetched_at <= entry.fetched_at:
             held[entry.key] = entry
-    layout = {
+    return {
         version: {key: {"file_path": entry.path, "md5_checksum": entry.digest("md5")} for key, entry in held.items()}
         for version, held in newest.items()
     }
-    part = f"{target}.{os.urandom(4).hex()}"
-    try:
-        with open(part, "x", encoding="utf-8") as file:
-            json.dump(layout, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except OSError as error:
-        remove(part)
-        raise translate_oserror(error, f"writing {target}") from error
-    except BaseException:
-        remove(part)
-        raise
-    return sum(map(len, layout.values()))
+
+
+def _dump(layout: _Layout, file: TextIO) -> None:
+    json.dump(layout, file, indent=1, ensure_ascii=False)
 
 
 @dataclass(slots=True)

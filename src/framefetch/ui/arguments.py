@@ -235,7 +235,7 @@ class ExportArguments:
     """Everything that ``framefetch export`` can be told."""
 
     cache_dir: CacheDir
-    target: Annotated[str, Argument("The file to write.", "MANIFEST.JSON")]
+    target: Annotated[str, Argument("The file to write; - is stdout.", "MANIFEST.JSON")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from framefetch.errors import PlanError, StorageError
+from framefetch.store.targets import write_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,33 +26,28 @@ def check_report(path: str) -> str:
     """
     if not path.lower().endswith(REPORT_SUFFIXES):
         raise PlanError(f"--report {path}: expected a file ending in {', '.join(REPORT_SUFFIXES)}")
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise PlanError(f"--report {path}: there is no folder {folder}")
     return path
 
 
 def write_report(frame: pd.DataFrame, path: str) -> None:
-    """Write a frame atomically.
+    """Write a frame atomically, to where a link leads; a device or a pipe is written into.
 
     Raises
     ------
     StorageError
         Where it cannot be written.
     """
-    part = f"{path}.{os.urandom(4).hex()}"
     try:
-        _write(frame, path, part)
-        os.replace(part, path)
+        write_target(path, lambda part: _write(frame, path, part))
     except ImportError as error:
         raise StorageError(f"writing {path}: Parquet needs pyarrow: pip install 'framefetch[parquet]'") from error
     except OSError as error:
         raise StorageError(f"writing {path}: {error.strerror or error}") from error
     except (ValueError, TypeError, NotImplementedError) as error:  # what Parquet cannot hold, a name of two columns
         raise StorageError(f"writing {path}: {' '.join(str(error).split())}") from error
-    finally:
-        if os.path.lexists(part):
-            os.unlink(part)
 
 
 def _write(frame: pd.DataFrame, path: str, part: str) -> None:
@@ -63,5 +59,8 @@ def _write(frame: pd.DataFrame, path: str, part: str) -> None:
         table.to_csv(part, index=False)
     elif path.lower().endswith(".json"):
         table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
-    else:
+    elif part != path:
         table.to_parquet(part, index=False)
+    else:  # pyarrow asks a file where it stands, which a pipe does not know
+        with open(path, "wb") as file:
+            file.write(table.to_parquet(index=False))

@@ -172,13 +172,29 @@ def _require_a_cache(arguments: RebuildArguments) -> None:
 
 def export_json(arguments: ExportArguments) -> int:
     """Write the manifest as JSON in the notebook prototype's layout."""
-    from framefetch.store.exchange import export_manifest
+    from framefetch.store.exchange import export_manifest, print_manifest
     from framefetch.store.folder import CacheFolder
 
+    printed = arguments.target == "-" or _is_stdout(arguments.target)
     with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
-        count = export_manifest(folder.manifest, arguments.target)
-    print(f"{count:,} entries written to {arguments.target}")
+        if printed:
+            with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
+                count = print_manifest(folder.manifest, out)
+        else:
+            count = export_manifest(folder.manifest, arguments.target)
+    if printed:
+        say(f"{count:,} entries written")
+    else:
+        print(f"{count:,} entries written to {arguments.target}")
     return 0
+
+
+def _is_stdout(target: str) -> bool:
+    """Return whether a path, such as /dev/stdout, leads to what stdout is."""
+    try:
+        return os.path.samestat(os.stat(target), os.fstat(sys.stdout.fileno()))
+    except OSError:
+        return False
 
 
 def import_json(arguments: ImportArguments) -> int:

@@ -1,0 +1,51 @@
+"""Files that are written for the user: whole or not at all, to where a name leads, and into what is no file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from framefetch.store.places import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["write_target"]
+
+
+def write_target(target: str, write: Callable[[str], None]) -> None:
+    """Write a file atomically; a link stays and what it leads to is replaced, a device or a pipe is written into.
+
+    Parameters
+    ----------
+    target : str
+        What is to be written.
+    write : callable
+        Given the path to write to: of a new file beside the target, or of the target itself where it is no file.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written; a file that was there before is as it was.
+    """
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    if not stat.S_ISREG(mode):
+        write(target)  # renamed onto /dev/null it would take the place of the device, for everybody
+        return
+    real = os.path.realpath(target)
+    part = f"{real}.{os.urandom(4).hex()}"
+    try:
+        write(part)
+        with open(part, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(part, real)
+    except BaseException:
+        remove(part)
+        raise

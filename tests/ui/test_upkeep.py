@@ -347,3 +347,37 @@ def test_a_report_goes_into_a_pipe_and_through_a_link(cache, tmp_path, suffix) -
     assert received == (tmp_path / f"real.{suffix}").read_bytes()
     assert (tmp_path / f"pipe.{suffix}").is_fifo()
     assert (tmp_path / f"link.{suffix}").is_symlink()
+
+
+def test_a_report_is_never_written_over_the_table(stocked, tmp_path) -> None:
+    warehouse, frame, _ = stocked
+    table, link = tmp_path / "table.csv", tmp_path / "link.csv"
+    frame.to_csv(table, index=False)
+    link.symlink_to(table)
+    before = table.read_bytes()
+    for words in ([table, "--report", table], [table, "--report", link], [link, "--report", table, "--dry-run"]):
+        done = framefetch("mirror", words[0], tmp_path / "new", *words[1:])
+        assert done.returncode == 2
+        assert "this is the table itself, which would be lost; choose another name" in done.stderr
+    assert table.read_bytes() == before
+    assert link.is_symlink()
+    assert warehouse.count() == 0
+
+
+def test_what_the_cache_keeps_for_itself_is_not_written_over(stocked, cache, tmp_path) -> None:
+    asked = stocked[0].count()
+    (tmp_path / "link.json").symlink_to(cache / ".framefetch" / "x.json")
+    own = [".framefetch/x.json", "manifest.json"]
+    refused = [["mirror", tmp_path / "table.csv", cache, "--report", cache / path] for path in own]
+    for target in (cache / "manifest.sqlite", cache / "manifest.sqlite-wal", tmp_path / "link.json"):
+        refused.append(["export", cache, target])
+    before = (cache / "manifest.sqlite").read_bytes()
+    for words in refused:
+        done = framefetch(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert "this is one of the cache's own; choose another name" in done.stderr
+    assert (cache / "manifest.sqlite").read_bytes() == before
+    assert not list((cache / ".framefetch").glob("x.json"))
+    assert stocked[0].count() == asked
+    assert framefetch("export", cache, cache / "manifest.json").returncode == 0
+    assert framefetch("mirror", tmp_path / "table.csv", cache, "--report", cache / "report.csv").returncode == 0

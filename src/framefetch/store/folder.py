@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from framefetch.models import Entry
 
-__all__ = ["CacheFolder"]
+__all__ = ["OLDER", "CacheFolder"]
 
 #: The prototype's manifest.
 OLDER = "manifest.json"

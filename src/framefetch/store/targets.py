@@ -7,12 +7,14 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from framefetch.errors import PlanError
+from framefetch.store.files import is_private
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["write_target"]
+__all__ = ["require_not_the_caches_own", "write_target"]
 
 
 def write_target(target: str, write: Callable[[str], None]) -> None:
@@ -49,3 +51,25 @@ def write_target(target: str, write: Callable[[str], None]) -> None:
     except BaseException:
         remove(part)
         raise
+
+
+def require_not_the_caches_own(target: str, cache_dir: str, but: str | None = None) -> None:
+    """Refuse to write over what a cache keeps for itself.
+
+    Parameters
+    ----------
+    target : str
+        What is to be written.
+    cache_dir : str
+        The cache.
+    but : str, optional
+        A path below the cache that may be written all the same.
+
+    Raises
+    ------
+    PlanError
+        Where the target is the manifest, what lies beside it, or in the cache's private folder.
+    """
+    path = os.path.relpath(os.path.realpath(target), os.path.realpath(cache_dir)).replace(os.sep, "/")
+    if path != but and is_private(path):
+        raise PlanError(f"{target}: expected a file to write, this is one of the cache's own; choose another name")

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from framefetch.errors import PlanError, StorageError
-from framefetch.store.targets import write_target
+from framefetch.store.targets import require_not_the_caches_own, write_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,8 +16,15 @@ __all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]
 REPORT_SUFFIXES = (".csv", ".parquet", ".json")
 
 
-def check_report(path: str) -> str:
+def check_report(path: str, table: str, cache_dir: str) -> str:
     """Return the path if a report can be written there in a format its suffix names.
+
+    Parameters
+    ----------
+    path : str
+        Where the report is to be.
+    table, cache_dir : str
+        What must not be written over: the table that is read, and what the cache keeps for itself.
 
     Raises
     ------
@@ -29,6 +36,9 @@ def check_report(path: str) -> str:
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise PlanError(f"--report {path}: there is no folder {folder}")
+    if os.path.exists(path) and os.path.exists(table) and os.path.samefile(path, table):
+        raise PlanError(f"--report {path}: this is the table itself, which would be lost; choose another name")
+    require_not_the_caches_own(path, os.path.expanduser(cache_dir))
     return path
 
 

@@ -173,15 +173,19 @@ def _require_a_cache(arguments: RebuildArguments) -> None:
 def export_json(arguments: ExportArguments) -> int:
     """Write the manifest as JSON in the notebook prototype's layout."""
     from framefetch.store.exchange import export_manifest, print_manifest
-    from framefetch.store.folder import CacheFolder
+    from framefetch.store.folder import OLDER, CacheFolder
+    from framefetch.store.targets import require_not_the_caches_own
 
     printed = arguments.target == "-" or _is_stdout(arguments.target)
-    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
-        if printed:
-            with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
-                count = print_manifest(folder.manifest, out)
-        else:
-            count = export_manifest(folder.manifest, arguments.target)
+    with errors_as_lines():
+        if not printed:
+            require_not_the_caches_own(arguments.target, arguments.cache_dir, but=OLDER)
+        with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+            if printed:
+                with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
+                    count = print_manifest(folder.manifest, out)
+            else:
+                count = export_manifest(folder.manifest, arguments.target)
     if printed:
         say(f"{count:,} entries written")
     else:

@@ -158,10 +158,29 @@ def test_raising_names_rows_and_reasons() -> None:
         result_of().raise_for_failures()
     assert str(caught.value).splitlines() == [
         "2 of 6 rows could not be fetched:",
-        "  row (1, 'x'): InvalidRow: row (1, 'x'), column 'url': expected a URL, but the cell is empty",
-        "  row (3, 'z'): StatusError: expected a file, got 404",
+        "  row (1, 'x'), column 'url': expected a URL, but the cell is empty",
+        "  row (3, 'z'), http://h/c.nwb: StatusError: expected a file, got 404",
     ]
     assert len(caught.value.frame) == 2  # type: ignore[arg-type]
+
+
+def test_a_message_names_the_row_and_its_own_url_without_secrets_and_not_at_any_length() -> None:
+    long = "http://h/" + "x" * 200 + "/c.nwb"
+    urls = ["http://me:pw@h/b.nwb?token=t1", "http://h/b.nwb?token=t2", long]
+    rows = plan_of(pd.DataFrame({"url": urls}, index=np.array([7, 8, 9])))
+    ledger = Ledger(len(rows.requests))
+    gone = StatusError("gone", status=410)
+    ledger.record([Outcome(rows.requests[file], Status.FAILED, error=gone) for file in (0, 1)])
+    result = FetchResult(rows, ledger, "/cache", RunFigures())
+    assert result.messages(2) == [
+        "row 7, http://h/b.nwb?token=***: gone",
+        "row 8, http://h/b.nwb?token=***: gone",
+    ]
+    shortened = result.messages(3)[2].removeprefix("row 9, ").removesuffix(": gone")
+    assert len(shortened) == 100
+    assert shortened.startswith("http://h/xxx")
+    assert "xxx…xxx" in shortened
+    assert shortened.endswith("xxx/c.nwb")
 
 
 def test_raising_names_the_first_ten() -> None:

@@ -96,7 +96,7 @@ def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:
     done = framefetch("mirror", path, tmp_path / "c")
     assert done.returncode == 1
     assert "8 rows: 7 downloaded, 1 failed" in done.stderr
-    assert "expected status 200, got 404" in done.stderr
+    assert f"framefetch:   row 0, {warehouse.url('100')}: expected status 200, got 404" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -325,5 +325,6 @@ def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
     done = framefetch("mirror", path, tmp_path / "c")
     assert done.returncode == 1
     assert "1 failed, 1 invalid" in done.stderr
-    assert "expected status 200, got 404" in done.stderr
+    assert f"row 8, {warehouse.url('nowhere')}: expected status 200, got 404" in done.stderr
+    assert "framefetch:   row 9, column 'wkf': " in done.stderr
     assert "'no address'" in done.stderr

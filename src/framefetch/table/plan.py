@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from framefetch.options import TableOptions
     from framefetch.table.rows import Rows
 
-__all__ = ["plan_rows"]
+__all__ = ["label_text", "plan_rows"]
 
 #: Rows made ready at a time: what a step needs only for a while stays small.
 BLOCK = 65_536
@@ -123,7 +123,7 @@ class _Planner:
         if self.urls[position]:
             self.texts[position] = redact(self.urls[position])
         kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
-        self.errors[position] = kind(f"row {_label(self.rows.index[position])}, column {column!r}: {reason}")
+        self.errors[position] = kind(f"row {label_text(self.rows.index[position])}, column {column!r}: {reason}")
 
     @property
     def _url_column(self) -> str:
@@ -343,8 +343,8 @@ def _stated(column: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]
     return np.fromiter((cell is not None for cell in column.tolist()), dtype=bool, count=len(column))
 
 
-def _label(label: object) -> str:
+def label_text(label: object) -> str:
     """Return a row's label as a message shows it, without the names of numpy's types."""
     if isinstance(label, tuple):
-        return f"({', '.join(map(_label, label))})"
+        return f"({', '.join(map(label_text, label))})"
     return repr(label.item() if isinstance(label, np.integer | np.floating | np.bool_) else label)

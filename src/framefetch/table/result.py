@@ -16,6 +16,7 @@ import numpy as np
 from framefetch.errors import FetchFailed
 from framefetch.models import Status
 from framefetch.table.ledger import CODES, LEVELS, STATUSES, Ledger
+from framefetch.table.plan import label_text
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = ["FetchResult", "Plan", "RunFigures"]
 
 #: Rows named in an exception's message; the exception holds them all.
 NAMED_FAILURES = 10
+#: Characters of a URL that a message shows.
+SHOWN_URL = 100
 
 
 def _taken(values: np.ndarray[Any, Any], files: np.ndarray[Any, Any], missing: object) -> np.ndarray[Any, Any]:
@@ -64,6 +67,12 @@ def _errors(
     for position, error in rows.errors.items():
         kinds[position], messages[position] = type(error).__name__, str(error)
     return kinds, messages
+
+
+def _shortened(url: str) -> str:
+    """Return a URL as a line for people shows it: of a long one the beginning, which names the host, and the end."""
+    half = SHOWN_URL // 2
+    return url if len(url) <= SHOWN_URL else f"{url[:half]}…{url[1 - half :]}"
 
 
 def _html(title: str, figures: dict[str, Any], frame: pd.DataFrame) -> str:
@@ -281,13 +290,19 @@ class FetchResult:
         """The failed and invalid rows of `frame`."""
         return self.frame[np.isin(self._status, (CODES[Status.FAILED], CODES[Status.INVALID]))]
 
-    def messages(self, limit: int) -> list[str]:
-        """Return why the first few failed or invalid rows have no file."""
+    def messages(self, limit: int, *, typed: bool = False) -> list[str]:
+        """Return which rows have no file, the first few that failed or are invalid, and why; also by class of error."""
         failed = np.flatnonzero(np.isin(self._status, (CODES[Status.FAILED], CODES[Status.INVALID])))[:limit]
-        errors, of_files = self._rows.errors, self._ledger.errors
-        return [
-            str(errors[row]) if row in errors else of_files[int(self._rows.files[row])][1] for row in failed.tolist()
-        ]
+        rows, found = self._rows, []
+        for row in failed.tolist():
+            if row in rows.errors:
+                found.append(str(rows.errors[row]))  # which names row and column
+                continue
+            file = int(rows.files[row])
+            kind, reason = self._ledger.errors[file]
+            url = _shortened(redact(rows.aliases.get(row) or rows.requests.urls[file]))
+            found.append(f"row {label_text(rows.index[row])}, {url}: {f'{kind}: ' if typed else ''}{reason}")
+        return found
 
     def by_url(self) -> dict[str, Path]:
         """Return where each held file is, by the URL of its row: completed with `base_url`, the first of several."""
@@ -337,10 +352,7 @@ class FetchResult:
         failed = self.failed
         if failed.empty:
             return
-        lines = [
-            f"  row {label!r}: {row.error_type}: {row.error}"
-            for label, row in zip(failed.index[:NAMED_FAILURES], failed.head(NAMED_FAILURES).itertuples(), strict=True)
-        ]
+        lines = [f"  {message}" for message in self.messages(NAMED_FAILURES, typed=True)]
         if len(failed) > NAMED_FAILURES:
             lines.append(f"  … and {len(failed) - NAMED_FAILURES} more")
         head = f"{len(failed)} of {len(self._rows.files)} rows could not be fetched:"

@@ -328,3 +328,15 @@ def test_a_failure_is_named_without_a_report(table, tmp_path) -> None:
     assert f"row 8, {warehouse.url('nowhere')}: expected status 200, got 404" in done.stderr
     assert "framefetch:   row 9, column 'wkf': " in done.stderr
     assert "'no address'" in done.stderr
+
+
+def test_a_body_that_is_not_what_its_name_promises_is_taken_where_that_is_said(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    page = b"<!DOCTYPE html><html><head><title>Please log in</title></head></html>"
+    warehouse.script("100", Reply(200, page))
+    refused = framefetch("mirror", path, tmp_path / "c", "--limit", "1")
+    assert refused.returncode == 1
+    assert "turn the content check off: --no-content-check, or TransferOptions(check_content=False)" in refused.stderr
+    done = framefetch("mirror", path, tmp_path / "c", "--limit", "1", "--no-content-check")
+    assert done.returncode == 0
+    assert (tmp_path / "c" / "v0" / "100.nwb").read_bytes() == page

@@ -161,5 +161,6 @@ class ContentCheck:
     def _mismatch(self) -> ContentMismatch:
         return ContentMismatch(
             f"expected a {self._suffix} file, got a body that begins with {describe_start(self.head)} "
-            "(turn the content check off if this is right)"
+            "(if this is right, turn the content check off: --no-content-check, or "
+            "TransferOptions(check_content=False))"
         )

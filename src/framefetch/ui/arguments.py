@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from framefetch.errors import PlanError
-from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, VerifyLevel
+from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, TransferOptions, VerifyLevel
 from framefetch.ui.parser import Argument, Option
 from framefetch.urls import checked_host_map
 
@@ -117,6 +117,9 @@ class MirrorArguments:
     sha256_column: Sha256Column = None
     size_column: SizeColumn = None
     verify: Annotated[str, Option("How held files are checked: stat, hash or none.", "LEVEL", _CHECKS)] = "stat"
+    no_content_check: Annotated[
+        bool, Option("Take bodies that do not begin as their names promise, such as HTML as .nwb.", group=_CHECKS)
+    ] = False
     max_connections: Annotated[int, Option("Most requests at once in all.", "N", _LIMITS, least=1)] = (
         Limits().connections
     )
@@ -157,6 +160,7 @@ class MirrorArguments:
                 stall=self.stall_timeout,
                 minimum_speed=parse_amount(self.min_speed, "--min-speed"),
             ),
+            transfer=TransferOptions(check_content=not self.no_content_check),
             verify=_verify_level(self.verify),
             headers=_parse_headers(list(self.header or ())),
             share_content=self.share_content,

@@ -1,5 +1,6 @@
 """The words of a command line: what they mean, and what is said where they mean nothing."""
 
+import tomllib
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import pytest
 from framefetch.ui.arguments import ImportArguments, MirrorArguments, PruneArguments, RebuildArguments
 from framefetch.ui.cli import ABOUT, COMMANDS
 from framefetch.ui.parser import Argument, Command, Option, parse
+from tests.conftest import REPOSITORY
 
 
 def parsed(*words: str) -> object:
@@ -108,11 +110,17 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_help_names_commands_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "--help")
-    assert text.startswith("usage: framefetch [-h] COMMAND ...")
+    assert text.startswith("usage: framefetch [-h] [--version] COMMAND ...")
     assert ABOUT in text
     for command in COMMANDS:
         summary = command.run.__doc__.strip().partition("\n")[0]
         assert f"{command.name} {summary}" in text
+
+
+def test_the_version_is_told_and_is_not_that_of_a_release(capsys: pytest.CaptureFixture[str]) -> None:
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert told(capsys, "--version") == f"framefetch {declared}"
+    assert parsed("mirror", "t.csv", "c", "--version", "v7").version == "v7"
 
 
 @pytest.mark.parametrize("before", [(), ("t.csv",), ("t.csv", "c", "--limit", "3")], ids=len)

@@ -12,6 +12,7 @@ import types
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args, get_origin, get_type_hints
 
+from framefetch import __version__
 from framefetch.ui.console import EXIT_USAGE, say
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def parse(about: str, commands: Sequence[Command], words: Sequence[str]) -> tupl
         Where help was asked for, or the words mean nothing.
     """
     parser = _Parser(prog="framefetch", description=about, allow_abbrev=False, formatter_class=_Help)
+    parser.add_argument("--version", action="version", version=f"framefetch {__version__}", help="Say which this is.")
     listed = parser.add_subparsers(metavar="COMMAND", title="Commands", dest="command", required=True)
     for command in commands:
         text = (command.run.__doc__ or "").strip()

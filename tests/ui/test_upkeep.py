@@ -252,7 +252,7 @@ def test_verify_says_who_is_fetching_meanwhile(stocked, cache, tmp_path) -> None
     assert done.returncode == 0
     assert f"process {process.pid} on " in done.stderr
     assert "is fetching into this cache" in done.stderr
-    assert framefetch("verify", cache).stderr == ""
+    assert "is fetching" not in framefetch("verify", cache).stderr
 
 
 @pytest.mark.parametrize("command", ["verify", "rebuild"])
@@ -381,3 +381,19 @@ def test_what_the_cache_keeps_for_itself_is_not_written_over(stocked, cache, tmp
     assert stocked[0].count() == asked
     assert framefetch("export", cache, cache / "manifest.json").returncode == 0
     assert framefetch("mirror", tmp_path / "table.csv", cache, "--report", cache / "report.csv").returncode == 0
+
+
+def test_verify_says_that_all_is_well_and_json_is_a_list_as_its_help_says(cache) -> None:
+    for words in ([], ["--hash"]):
+        done = framefetch("verify", cache, *words)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "framefetch: 8 files, 24.0 kB: all as recorded\n"
+    done = framefetch("verify", cache, "--json")
+    assert (json.loads(done.stdout), done.stderr) == ([], "")
+    (cache / "v0" / "100.nwb").unlink()
+    done = framefetch("verify", cache)
+    assert (done.returncode, done.stderr) == (1, "")
+    (finding,) = json.loads(framefetch("verify", cache, "--json").stdout)
+    assert list(finding) == ["kind", "path", "detail"]
+    text = " ".join(framefetch("verify", "--help").stdout.split())
+    assert "One JSON list on stdout: of each finding its kind, path and detail." in text

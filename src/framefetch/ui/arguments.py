@@ -231,7 +231,7 @@ class VerifyArguments:
 
     cache_dir: CacheDir
     hash: Annotated[bool, Option("Read every byte.", group=_CHECKS)] = False
-    json: Json = False
+    json: Annotated[bool, Option("One JSON list on stdout: of each finding its kind, path and detail.")] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,18 +66,21 @@ def verify(arguments: VerifyArguments) -> int:
     """Compare the manifest with the disk; exit code 1 where they differ."""
     from framefetch.store.audit import audit, count_holdings
     from framefetch.store.folder import CacheFolder
-    from framefetch.ui.progress import Reading
+    from framefetch.ui.progress import Reading, bytes_text
 
     with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
         _mention_others(folder)
-        with Reading(count_holdings(folder.manifest)) as watch:
+        holdings = count_holdings(folder.manifest)
+        with Reading(holdings) as watch:
             findings = list(
                 audit(folder.files, folder.manifest, level="hash" if arguments.hash else "stat", watch=watch.advance)
             )
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings]))
-    else:
+    elif findings:
         _print_findings(findings)
+    else:
+        say(f"{holdings.files:,} files, {bytes_text(holdings.bytes)}: all as recorded")
     return EXIT_FAILED if findings else 0
 
 

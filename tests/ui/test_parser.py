@@ -50,6 +50,13 @@ def test_what_words_mean(words: str, meant: object) -> None:
     assert parsed(*words.split(" ")) == meant
 
 
+@pytest.mark.parametrize(("word", "suffix"), [("h5", ".h5"), ("tar.gz", ".tar.gz"), (".nwb", ".nwb"), ("", "")])
+@pytest.mark.parametrize("command", ["mirror t.csv c", "prune c --keep t.csv", "rebuild c"])
+def test_a_suffix_may_be_said_without_its_dot(command: str, word: str, suffix: str) -> None:
+    assert parsed(*command.split(), f"--suffix={word}").table_options().suffix == suffix
+    assert parsed(*command.split(), "--suffix=-raw.nwb").table_options().suffix == "-raw.nwb"
+
+
 def test_a_value_with_spaces_may_begin_with_a_dash() -> None:
     assert parsed("mirror", "t.csv", "c", "--where", "-x > 3 and y != '%'").where == "-x > 3 and y != '%'"
 

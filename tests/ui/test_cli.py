@@ -1,5 +1,6 @@
 """The command line as a user runs it: a process, its exit code, its two streams."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from framefetch.ui.arguments import parse_amount
-from framefetch.warehouse import Reply, Serve, WarehouseThread, hold
+from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -340,3 +341,39 @@ def test_a_body_that_is_not_what_its_name_promises_is_taken_where_that_is_said(t
     done = framefetch("mirror", path, tmp_path / "c", "--limit", "1", "--no-content-check")
     assert done.returncode == 0
     assert (tmp_path / "c" / "v0" / "100.nwb").read_bytes() == page
+
+
+def test_a_dry_run_of_what_does_not_fit_ends_as_the_real_run_would(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    frame = pd.read_csv(path)
+    frame["size"] = 2**60
+    frame.to_csv(path, index=False)
+    dry = framefetch("mirror", path, tmp_path / "c", "--dry-run", "--json", "--report", tmp_path / "r.csv")
+    real = framefetch("mirror", path, tmp_path / "c")
+    assert (dry.returncode, real.returncode) == (3, 3)
+    assert json.loads(dry.stdout)["bytes"] == 8 * 2**60
+    assert len(pd.read_csv(tmp_path / "r.csv")) == 8
+    refusal = f"expected room for {8 * 2**60:,} bytes in {tmp_path / 'c'}, "
+    assert refusal in dry.stderr.splitlines()[-1]
+    assert refusal in real.stderr
+    assert "8 rows to fetch" in framefetch("mirror", path, tmp_path / "c", "--dry-run").stdout
+    assert warehouse.count() == 0
+
+
+def test_a_dry_run_counts_only_what_is_not_on_the_disk(stocked, tmp_path, disk) -> None:
+    """Neither a second place for a file nor content that is held under another version has to be fetched."""
+    warehouse, *_ = stocked
+    body = hdf5_file(1_500_000)
+    url = warehouse.add("/large.nwb", body)
+    cache = disk("size=4m") / "c"
+    table = pd.DataFrame({"url": [url, url], "size": len(body), "md5": hashlib.md5(body).hexdigest(), "to": ["a", "b"]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    words = ["mirror", tmp_path / "t.csv", cache, "--path-template", "{to}.nwb"]
+    assert framefetch(*words, "--dry-run").returncode == 0, "two copies would be too many"
+    assert framefetch(*words, "--limit", "1").returncode == 0
+    (cache / "filler").write_bytes(b"x" * 1_700_000)
+    assert framefetch(*words[:3], "--version", "v1", "--dry-run").returncode == 0
+    table.drop(columns="md5").to_csv(tmp_path / "t.csv", index=False)
+    refused = framefetch(*words[:3], "--version", "v1", "--dry-run")
+    assert refused.returncode == 3
+    assert "expected room for 1,500,000 bytes" in refused.stderr

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from framefetch.models import Entry
 
-__all__ = ["OLDER", "CacheFolder"]
+__all__ = ["OLDER", "CacheFolder", "require_room"]
 
 #: The prototype's manifest.
 OLDER = "manifest.json"
@@ -223,25 +223,8 @@ class CacheFolder:
         self.files.prepare(version)
 
     def require_room(self, needed: int, files: int) -> None:
-        """Refuse what cannot fit.
-
-        Raises
-        ------
-        DiskFull
-            Where so many bytes, or so many files, are more than the disk has room for, as far as it says.
-        """
-        usage = shutil.disk_usage(self.root)
-        if usage.total and needed > usage.free:
-            raise DiskFull(
-                f"expected room for {needed:,} bytes in {self.root}, {usage.free:,} are free; "
-                "free some space or fetch fewer rows"
-            )
-        inodes = free_inodes(self.root)
-        if inodes is not None and files > inodes:
-            raise DiskFull(
-                f"expected room for {files:,} files in {self.root}, {inodes:,} inodes are free; "
-                "remove some files or fetch fewer rows"
-            )
+        """Refuse what cannot fit; see `require_room`."""
+        require_room(self.root, needed, files)
 
     def free_space(self) -> int:
         """Return the bytes that are free on the folder's file system."""
@@ -262,6 +245,31 @@ class CacheFolder:
     def __exit__(self, *exc_info: object) -> None:
         """Close it."""
         self.close()
+
+
+def require_room(root: str, needed: int, files: int) -> None:
+    """Refuse what cannot fit into a folder, which may be one that is yet to be made.
+
+    Raises
+    ------
+    DiskFull
+        Where so many bytes, or so many files, are more than the disk has room for, as far as it says.
+    """
+    place = root
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    usage = shutil.disk_usage(place)
+    if usage.total and needed > usage.free:
+        raise DiskFull(
+            f"expected room for {needed:,} bytes in {root}, {usage.free:,} are free; "
+            "free some space or fetch fewer rows"
+        )
+    inodes = free_inodes(place)
+    if inodes is not None and files > inodes:
+        raise DiskFull(
+            f"expected room for {files:,} files in {root}, {inodes:,} inodes are free; "
+            "remove some files or fetch fewer rows"
+        )
 
 
 def _require_room(root: str) -> None:

@@ -1,14 +1,16 @@
 """What happens during a run, as typed values, for whoever wants to watch.
 
 Progress is events, not logs. Byte counts are merged into one event a tick, so that watching costs nothing
-measurable. An observer that raises is logged once and dropped: no display can fail a download.
+measurable. An observer that raises is logged once and dropped: no display can fail a download. Calls that overlap are
+a run each, and every event tells its own: `run` is a number that no other run of this process has.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["BytesReceived", "Dispatcher", "Event", "FileFinished", "Observer", "RunFinished", "RunStarted"]
 
 logger = logging.getLogger("framefetch")
+
+_NUMBERS = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class RunStarted:
     held: int
     to_fetch: int
     expected_bytes: int | None
+    run: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class BytesReceived:
 
     total: int
     requests: int
+    run: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class FileFinished:
     """One file reached its end, good or bad; a downloaded one is committed."""
 
     outcome: Outcome
+    run: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class RunFinished:
     """A run has ended, after so many seconds."""
 
     seconds: float
+    run: int = field(default=0, compare=False)
 
 
 Event: TypeAlias = RunStarted | BytesReceived | FileFinished | RunFinished
@@ -60,9 +68,10 @@ Observer: TypeAlias = Callable[[Event], None]
 
 
 class Dispatcher:
-    """Hands events to observers, and survives them."""
+    """Hands the events of one run to observers, and survives them."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self.run = next(_NUMBERS)
         self._observers = list(observers)
 
     def __bool__(self) -> bool:

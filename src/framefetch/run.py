@@ -104,7 +104,7 @@ class Run:
             error.result = self.without(error) if isinstance(error, BytesLost) else self._result()
             raise
         finally:
-            self._events.emit(RunFinished(time.monotonic() - began))
+            self._events.emit(RunFinished(time.monotonic() - began, self._events.run))
         self._seconds = time.monotonic() - began
         return self._result()
 
@@ -194,7 +194,8 @@ class Run:
     def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
         known, unknown = self.rows.requests.total_bytes(to_fetch)
         expected = None if unknown else known
-        self._events.emit(RunStarted(len(self.rows.files), files, files - len(to_fetch), len(to_fetch), expected))
+        held = files - len(to_fetch)
+        self._events.emit(RunStarted(len(self.rows.files), files, held, len(to_fetch), expected, self._events.run))
         untold, self._untold = self._untold, None
         for outcome in untold or ():
             self._tell_of(outcome)
@@ -204,7 +205,7 @@ class Run:
         if self._untold is not None:
             self._untold.append(outcome)
         else:
-            self._events.emit(FileFinished(outcome))
+            self._events.emit(FileFinished(outcome, self._events.run))
 
     def _prepare(self) -> None:
         """Refuse a batch that cannot be written, before the first request."""
@@ -381,7 +382,7 @@ class Run:
             if self._neighbours.bereaved and (self._inheriting is None or self._inheriting.done()):
                 self._inheriting = self._loop.create_task(self._inherit())
             if self._events and self._untold is None:
-                self._events.emit(BytesReceived(self.meter.received, self.meter.requests))
+                self._events.emit(BytesReceived(self.meter.received, self.meter.requests, self._events.run))
             await asyncio.sleep(TICK_SECONDS)
 
     async def _inherit(self) -> None:

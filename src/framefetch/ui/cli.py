@@ -45,6 +45,9 @@ __all__ = ["main"]
 #: Failed rows that the summary names; a report holds them all.
 SHOWN_FAILURES = 5
 
+#: What makes a terminal show its cursor.
+SHOW_CURSOR = b"\x1b[?25h"
+
 #: Objects after which the garbage collector looks for cycles.
 COLLECT_AFTER = 20_000
 
@@ -166,6 +169,8 @@ class _Signals:
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if self.code is not None:
+            if sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR)  # a display has hidden it, and nothing else is done any more
             os._exit(self.CODES[signal.Signals(number)])
         self.code = self.CODES[signal.Signals(number)]
         raise KeyboardInterrupt

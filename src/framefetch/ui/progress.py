@@ -5,8 +5,10 @@ It only listens. Its output goes to stderr, and an output that fails is given up
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, TextIO
 
@@ -42,7 +44,7 @@ def bytes_text(count: float) -> str:
 
 
 class Progress:
-    """An observer that shows how a run gets on.
+    """An observer that shows how a run gets on; runs that overlap are shown as one.
 
     Parameters
     ----------
@@ -59,32 +61,49 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
-        self._begin(RunStarted(0, 0, 0, 0, None))
+        self._calls = threading.Lock()  # each cache has a thread of its own to call from
+        self._begin()
 
-    def _begin(self, started: RunStarted) -> None:
-        self._started = started
+    def _begin(self) -> None:
+        #: By run, of all that are shown together: how it began, and what it has received.
+        self._started: dict[int, RunStarted] = {}
+        self._received: dict[int, int] = {}
+        self._going: set[int] = set()
         self._began = self._last_line = time.monotonic()
-        self._done = self._failed = self._bytes = 0
+        self._done = self._failed = 0
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
+        with self._calls:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self._begin(event)
+                if not self._going:
+                    self._begin()
+                self._started[event.run] = event
+                self._going.add(event.run)
                 self._open()
             case BytesReceived():
-                self._bytes = event.total
+                self._received[event.run] = event.total
             case FileFinished():
                 self._done += event.outcome.status is Status.DOWNLOADED
                 self._failed += event.outcome.status is Status.FAILED
                 return
             case RunFinished():
-                self._close()
+                self._going.discard(event.run)
+                if not self._going:
+                    self._close()
                 return
         self._show()
 
+    @property
+    def _to_fetch(self) -> int:
+        return sum(started.to_fetch for started in self._started.values())
+
     def _open(self) -> None:
-        if not self._started.to_fetch or not self._stream.isatty():
+        if self._bar is not None or not self._to_fetch or not self._stream.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -99,30 +118,30 @@ class Progress:
             console=Console(file=self._stream),
             transient=True,
         )
-        self._task = self._bar.add_task("files", total=self._started.to_fetch, rate="")
+        self._task = self._bar.add_task("files", total=self._to_fetch, rate="")
+        atexit.register(self._close)  # a process that ends in the middle leaves no hidden cursor
         self._bar.start()
 
     def _text(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-9)
         failed = f", {self._failed:,} failed" if self._failed else ""
-        expected = self._started.expected_bytes
+        stated = [started.expected_bytes for started in self._started.values()]
+        expected = 0 if None in stated else sum(filter(None, stated))
         of = f" of {bytes_text(expected)}" if expected else ""
-        return f"{bytes_text(self._bytes)}{of}, {bytes_text(self._bytes / seconds)}/s{failed}"
+        received = sum(self._received.values())
+        return f"{bytes_text(received)}{of}, {bytes_text(received / seconds)}/s{failed}"
 
     def _show(self) -> None:
+        done, to_fetch = self._done + self._failed, self._to_fetch
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done + self._failed, rate=self._text())
-        elif self._started.to_fetch and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._bar.update(self._task, total=to_fetch, completed=done, rate=self._text())
+        elif to_fetch and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            done = self._done + self._failed
-            print(
-                f"framefetch: {done:,} of {self._started.to_fetch:,} files, {self._text()}",
-                file=self._stream,
-                flush=True,
-            )
+            print(f"framefetch: {done:,} of {to_fetch:,} files, {self._text()}", file=self._stream, flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:
+            atexit.unregister(self._close)
             with contextlib.suppress(OSError):
                 self._show()
                 self._bar.stop()

@@ -1,0 +1,116 @@
+"""What is shown of runs: one display for all that overlap, and a terminal that is as it was in the end."""
+
+import asyncio
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from framefetch import Options, Progress
+from framefetch.events import BytesReceived, FileFinished, RunFinished, RunStarted
+from framefetch.models import Outcome, Request, Status
+
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+FINISHED = Outcome(Request(0, "v0", "k", ("k",), "v0/k"), Status.DOWNLOADED)
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def started(run: int, files: int, expected: int | None = None) -> RunStarted:
+    return RunStarted(files, files, 0, files, expected, run)
+
+
+def test_runs_that_overlap_share_one_display_that_ends_with_the_last() -> None:
+    screen = Screen()
+    progress = Progress(screen)
+    for event in (started(1, 3), FileFinished(FINISHED, 1), started(2, 4), RunFinished(0.1, 1)):
+        progress(event)
+    assert (screen.getvalue().count(HIDE), screen.getvalue().count(SHOW)) == (1, 0)
+    progress(RunFinished(0.1, 3))  # which ended before it was announced
+    assert screen.getvalue().count(SHOW) == 0
+    progress(FileFinished(FINISHED, 2))
+    progress(RunFinished(0.1, 2))
+    assert (screen.getvalue().count(HIDE), screen.getvalue().count(SHOW)) == (1, 1)
+    assert "2/7" in screen.getvalue()
+    progress(started(4, 5))
+    progress(RunFinished(0.1, 4))
+    assert (screen.getvalue().count(HIDE), screen.getvalue().count(SHOW)) == (2, 2)
+    assert "0/5" in screen.getvalue().rpartition(HIDE)[2], "counted anew"
+
+
+def test_a_display_comes_with_the_first_run_that_has_something_to_fetch() -> None:
+    screen = Screen()
+    progress = Progress(screen)
+    progress(started(1, 0))
+    assert screen.getvalue() == ""
+    progress(started(2, 2))
+    progress(RunFinished(0.1, 2))
+    assert (screen.getvalue().count(HIDE), screen.getvalue().count(SHOW)) == (1, 0)
+    progress(RunFinished(0.1, 1))
+    assert screen.getvalue().count(SHOW) == 1
+
+
+def test_lines_tell_the_sum_of_what_overlaps(monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.ui.progress.LINE_SECONDS", 0.0)
+    lines = io.StringIO()
+    progress = Progress(lines)
+    for event in (started(1, 3, 9000), started(2, 4, 1000), BytesReceived(2000, 2, 1), BytesReceived(300, 1, 2)):
+        progress(event)
+    progress(BytesReceived(2500, 3, 1))
+    assert "framefetch: 0 of 7 files, 2.8 kB of 10.0 kB, " in lines.getvalue().splitlines()[-1]
+
+
+async def test_calls_that_overlap_are_runs_of_their_own(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    screen, events = Screen(), []
+    cache = open_cache(table, options=Options(observers=(Progress(screen), events.append)))
+    await asyncio.gather(cache.fetch_all(table.head(4)), cache.fetch_all(table.tail(4)))
+    runs = {event.run for event in events}
+    assert len(runs) == 2
+    for kind, times in ((RunStarted, 1), (FileFinished, 4), (RunFinished, 1)):
+        assert {run: sum(isinstance(event, kind) and event.run == run for event in events) for run in runs} == (
+            dict.fromkeys(runs, times)
+        )
+    assert screen.getvalue().count(HIDE) == screen.getvalue().count(SHOW) > 0
+
+
+def shown(code: str) -> str:
+    """Return what a process that ends in the middle of a run has written to its terminal."""
+    ours, theirs = pty.openpty()
+    code = f"from framefetch.events import RunStarted\nfrom framefetch import Progress\n{code}"
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, timeout=30, check=False)
+    os.close(theirs)
+    text = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    return text
+
+
+TWO_INTERRUPTS = """
+import os, signal
+from framefetch.ui.cli import _Signals
+with _Signals():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(1)", "1 / 0", TWO_INTERRUPTS], ids=range(4))
+def test_the_cursor_comes_back_when_a_process_ends_in_the_middle(end: str) -> None:
+    text = shown(f"Progress()(RunStarted(3, 3, 0, 3, None))\n{end}")
+    assert text.count(HIDE) == text.count(SHOW) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from framefetch.store.audit import audit
 from framefetch.store.folder import CacheFolder
 from framefetch.store.prune import prune
 from framefetch.store.sidecar import Sidecar, kept_name, write_sidecar
-from tests.store.builders import hold, query, request, small, tree
+from tests.store.builders import fill, hold, query, request, small, tree
 
 BODY = b"the bytes of a file"
 
@@ -211,3 +212,104 @@ def test_a_thousand_files_and_more(tmp_path, open_folder) -> None:
     assert len(report.removed) == len(seen) == 2990
     assert query(tmp_path / "cache", "SELECT count(*) FROM entries") == [(10,)]
     assert len(os.listdir(tmp_path / "cache" / "v0")) == 10
+
+
+def filled(disk) -> Path:
+    """Make a cache of ten files on a disk that is full to the last byte."""
+    root = disk("size=4m") / "cache"
+    with CacheFolder(root) as folder:
+        for at in range(10):
+            hold(folder, request(f"v0/{at}"), b"%d" % at * 100_000)
+    fill(root.parent)
+    return root
+
+
+def test_a_disk_without_a_byte_left_gets_room(disk, open_folder) -> None:
+    root = filled(disk)
+    for name in "49":
+        with (root / "v0" / name).open("r+b") as file:
+            file.write(b"my work")
+    folder = open_folder(root)
+    assert prune(folder, "v0", keys(0, 1), dry_run=True).removed == [f"v0/{at}" for at in (2, 3, 5, 6, 7, 8)]
+    report = prune(folder, "v0", keys(0, 1), dry_run=False)
+    assert sorted(report.removed) == [f"v0/{at}" for at in (2, 3, 5, 6, 7, 8)]
+    assert (report.bytes, report.kept) == (600_000, 2)
+    assert sorted((finding.kind, finding.path) for finding in report.left) == [("corrupt", "v0/4"), ("corrupt", "v0/9")]
+    assert (root / "v0" / "4").read_bytes().startswith(b"my work")
+    assert [entry.path for entry in folder.manifest.entries()] == ["v0/0", "v0/1", "v0/4", "v0/9"]
+    hold(folder, request("v0/new"), BODY)
+    folder.close()
+    (root.parent / "filler").unlink()
+    with CacheFolder(root) as again:
+        assert [finding.path for finding in audit(again.files, again.manifest, level="hash")] == ["v0/4", "v0/9"]
+
+
+def test_a_disk_without_a_file_left_gets_room(disk, open_folder) -> None:
+    place = disk("size=4m,nr_inodes=60")
+    root = place / "cache"
+    with CacheFolder(root) as folder:
+        for at in range(30):
+            hold(folder, request(f"v0/{at:02}", key=f"http://host/{at}"), BODY)
+    at = 0
+    while os.statvfs(place).f_favail:
+        (place / f"other-{(at := at + 1)}").touch()
+    report = prune(open_folder(root), "v0", keys(0), dry_run=False)
+    assert (len(report.removed), report.left) == (29, [])
+    assert query(root, "SELECT path FROM entries") == [("v0/00",)]
+
+
+def test_no_more_goes_ahead_of_its_row_than_it_takes(disk, open_folder, monkeypatch) -> None:
+    """And nothing of it where another name has the same bytes: that makes no room."""
+    monkeypatch.setattr("framefetch.store.prune.ROOM", 256 << 10)
+    root = filled(disk)
+    os.link(root / "v0" / "0", root / "v0" / "twin")
+    folder = open_folder(root)
+    ahead = []
+    try_again = folder.try_again
+    monkeypatch.setattr(folder, "try_again", lambda: (ahead.extend(files(root)), try_again()))
+    prune(folder, "v0", keys(9), dry_run=False)
+    assert ahead == ["v0/0", *(f"v0/{at}" for at in range(4, 10)), "v0/twin"]
+    assert files(root) == ["v0/9", "v0/twin"]
+
+
+def test_unfinished_files_go_first_on_a_full_disk(disk, open_folder, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.store.prune.ROOM", 256 << 10)
+    root = disk("size=4m") / "cache"
+    with CacheFolder(root) as folder:
+        hold(folder, request("v0/0"), BODY)
+        part = f"{folder.private}/parts/{kept_name('v0', 'http://host/gone', 'v0/x')}"
+        write_sidecar(f"{part}.json", Sidecar("v0", "http://host/gone", "v0/x", Entity("x"), "", ((3, "0" * 32),)))
+        Path(part).write_bytes(b"half" * 100_000)
+    fill(root.parent)
+    monkeypatch.setattr("framefetch.store.prune._Pruning.remove_ahead", None)  # is not called
+    report = prune(open_folder(root), "v0", keys(1), dry_run=False)
+    assert (report.removed, report.parts, files(root)) == (["v0/0"], 1, [])
+    assert query(root, "SELECT * FROM entries") == []
+
+
+def test_a_disk_that_has_room_loses_no_file_before_its_row(root, open_folder, monkeypatch) -> None:
+    monkeypatch.setattr("framefetch.store.prune._Pruning.remove_ahead", None)  # is not called
+    assert len(prune(open_folder(root), "v0", keys(0), dry_run=False).removed) == 9
+
+
+def test_a_process_that_dies_while_it_makes_room_leaves_rows_without_files_at_most(disk, start) -> None:
+    root = filled(disk)
+    script = """
+    from framefetch.store.prune import prune
+    left = 3
+    def unlink(*arguments, real=os.unlink, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        return real(*arguments, **options)
+    os.unlink = unlink
+    prune(CacheFolder(sys.argv[1]), "v0", {"http://host/0"}, dry_run=False)
+    """
+    assert start(script, root).process.wait() == -9
+    with CacheFolder(root) as folder:
+        found = list(audit(folder.files, folder.manifest, level="hash"))
+        assert {finding.kind for finding in found} == {"missing"}
+        assert prune(folder, "v0", keys(0), dry_run=False).left == []
+        assert list(audit(folder.files, folder.manifest, level="hash")) == []
+    assert files(root) == ["v0/0"]

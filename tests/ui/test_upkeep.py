@@ -20,6 +20,7 @@ from framefetch import MetadataCache, StorageError
 from framefetch.ui.progress import Reading
 from framefetch.ui.report import write_report
 from framefetch.warehouse import hold
+from tests.store.builders import fill
 from tests.ui.test_cli import framefetch
 
 
@@ -397,3 +398,19 @@ def test_verify_says_that_all_is_well_and_json_is_a_list_as_its_help_says(cache)
     assert list(finding) == ["kind", "path", "detail"]
     text = " ".join(framefetch("verify", "--help").stdout.split())
     assert "One JSON list on stdout: of each finding its kind, path and detail." in text
+
+
+def test_prune_makes_room_on_a_full_disk(stocked, tmp_path, disk) -> None:
+    _, frame, _ = stocked
+    place = disk("size=4m")
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    frame.head(3).to_csv(tmp_path / "three.csv", index=False)
+    assert framefetch("mirror", tmp_path / "table.csv", place / "c").returncode == 0
+    fill(place)
+    done = framefetch("prune", place / "c", "--keep", tmp_path / "three.csv", "--json")
+    assert json.loads(done.stdout)["removed"] == [f"v0/{at}.nwb" for at in range(103, 108)]
+    assert (done.returncode, names(place / "c")) == (0, ["100.nwb", "101.nwb", "102.nwb"])
+    assert framefetch("verify", place / "c").stdout.count("missing\t") == 5, "20 kB are too few to change the manifest"
+    (place / "filler").unlink()
+    assert framefetch("prune", place / "c", "--keep", tmp_path / "three.csv").returncode == 0
+    assert framefetch("verify", place / "c").returncode == 0

@@ -208,6 +208,33 @@ class CacheFolder:
             return obstacle
         return None
 
+    def try_again(self) -> None:
+        """Open for writing what could be opened for reading only, if whatever was in the way is so no more.
+
+        Raises
+        ------
+        StorageError, ManifestError
+            Where what is in the folder cannot be used.
+        """
+        with self._mending:
+            if self.writable:
+                return
+            self.obstacle = self._make_private()
+            if self.obstacle is not None:
+                return
+            self.writable = True
+            try:
+                manifest = self._open_manifest(mend=False)
+            except BaseException:
+                self.writable = False
+                self.journal.close()
+                raise
+            older, self.manifest = self.manifest, manifest
+            older.close()
+            self._note_older(there=True)
+            recover(self.files, self.manifest, self.private)
+            drop_overtaken(self.files, self.manifest)
+
     def prepare(self, version: str | None = None) -> None:
         """Make sure that files, those of a version, can be written, before anything is fetched.
 

@@ -2,7 +2,12 @@
 
 The order makes a crash harmless: the intent goes to the journal, as if the files were about to be published; the rows
 are removed and committed; then the files are. A process that dies in between leaves files whose rows the next one
-brings back, by the journal and the hash, so that they can be pruned again. No row is ever left without its file.
+brings back, by the journal and the hash, so that they can be pruned again. No row is left without its file.
+
+But for one case. On a full disk there is no room for an intent, nor to change a row, and to make room is what this is
+for. There files go before their rows, one at a time and each judged just then, until there is room to go on in the
+order above, which removes their rows. A process that dies in between leaves rows whose files are missing: `verify`
+says so, and the next prune removes them. So it is where all that could go makes too little room.
 
 To judge many files takes a while, hours where they are hashed. So each is looked at once more before it goes: what
 somebody has edited meanwhile, or another process has fetched anew, is not what was judged.
@@ -12,14 +17,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from framefetch.errors import DiskFull
 from framefetch.models import Request
 from framefetch.store.audit import AuditFinding, compare, in_blocks
 from framefetch.store.held import unchanged
 from framefetch.store.kept import kept_parts
-from framefetch.store.places import remove, translate_oserror
+from framefetch.store.places import free_inodes, remove, translate_oserror
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -30,6 +37,10 @@ if TYPE_CHECKING:
     from framefetch.store.journal import Intent
 
 __all__ = ["PruneReport", "prune"]
+
+#: Bytes, and files, that intents, the manifest's log and what lies beside them may take until there is room for more.
+ROOM: Final = 32 << 20
+ROOM_FILES: Final = 16
 
 
 @dataclass(slots=True)
@@ -80,20 +91,28 @@ def prune(
     StorageError, ManifestError
         Where nothing can be removed.
     """
-    if not dry_run:
-        folder.prepare()
     report = PruneReport()
+    _remove_parts(folder, report, version, wanted, dry_run=dry_run)  # which needs no room, and no row to be changed
+    ready = not dry_run and _make_ready(folder, report, version, wanted)
     pruning = _Pruning(folder, report, version, wanted)
     for block in in_blocks(pruning.unwanted()):
         doomed, aliases = pruning.judge(block)
-        if not dry_run:
+        if ready:
             folder.manifest.forget(aliases)
             doomed = pruning.remove(doomed)
+        elif not dry_run:
+            doomed = []  # what of them could go has gone
         report.removed += [entry.path for entry in doomed]
         report.bytes += sum(entry.receipt.size for entry in doomed)
         if watch is not None:
             for entry in block:
                 watch(entry.receipt.size)
+    return report
+
+
+def _remove_parts(
+    folder: CacheFolder, report: PruneReport, version: str, wanted: Collection[str], *, dry_run: bool
+) -> None:
     for part, part_version, key, _, found in kept_parts(folder.files):
         if part_version == version and key not in wanted:
             report.parts += 1
@@ -101,7 +120,41 @@ def prune(
             if not dry_run:
                 remove(part)
                 remove(f"{part}.json")
-    return report
+
+
+def _make_ready(folder: CacheFolder, report: PruneReport, version: str, wanted: Collection[str]) -> bool:
+    """Return whether rows can be changed now; on a full disk files go before theirs, but no more than it takes.
+
+    Raises
+    ------
+    StorageError, ManifestError
+        Where they cannot, and nothing could be removed either.
+    """
+    if isinstance(folder.obstacle, DiskFull | None):
+        if not _has_room(folder):
+            _remove_ahead(folder, report, version, wanted)
+        folder.try_again()
+        if folder.obstacle is not None and report.removed:
+            return False
+    folder.prepare()
+    return True
+
+
+def _remove_ahead(folder: CacheFolder, report: PruneReport, version: str, wanted: Collection[str]) -> None:
+    # What is left alone is told by whoever looks at these entries once more, to remove their rows.
+    pruning = _Pruning(folder, PruneReport(), version, wanted)
+    for entry in pruning.unwanted():
+        doomed, _ = pruning.judge([entry])
+        if doomed and pruning.remove_ahead(entry):
+            report.removed.append(entry.path)
+            report.bytes += entry.receipt.size
+            if _has_room(folder):
+                break
+
+
+def _has_room(folder: CacheFolder) -> bool:
+    usage, inodes = shutil.disk_usage(folder.root), free_inodes(folder.root)
+    return (usage.free >= ROOM or not usage.total) and (inodes is None or inodes >= ROOM_FILES)
 
 
 class _Pruning:
@@ -198,6 +251,21 @@ class _Pruning:
         self._refresh(linked)
         manifest.flush()
         return gone
+
+    def remove_ahead(self, entry: Entry) -> bool:
+        """Remove a file that was just judged, and leave its row; return whether it is gone.
+
+        One of several names is left: to remove it makes no room, and changes what is recorded of the others.
+        """
+        path = self._folder.files.absolute(entry.path)
+        try:
+            found = os.lstat(path)
+            if found.st_nlink > 1 or not self._is_as_judged(found, self._seen.pop(entry.path)):
+                return False
+            os.unlink(path)
+        except OSError:
+            return False
+        return True
 
     def _is_as_judged(self, found: os.stat_result, seen: os.stat_result | None) -> bool:
         if seen is None or _bytes_of(found) != _bytes_of(seen):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from framefetch import (
     PlanError,
     RetryPolicy,
     TableOptions,
+    Timeouts,
     TransferOptions,
 )
 from framefetch.errors import DiskFull, StorageError
@@ -784,8 +787,13 @@ def test_a_folder_is_the_one_that_is_meant(stocked, tmp_path, monkeypatch) -> No
     ("make", "message"),
     [
         (lambda: Options(limits=8), "limits: expected Limits, got int"),
-        (lambda: Options(observers=print), "observers: expected tuple, got builtin_function_or_method"),
-        (lambda: Options(observers=(7,)), "observers: expected callables"),
+        (lambda: Options(observers=print), "observers: expected callables in a tuple, got <built-in function print>"),
+        (lambda: Options(observers=(7,)), "observers: expected callables in a tuple"),
+        (lambda: Options(headers=None), "headers: expected a mapping, got NoneType"),
+        (lambda: Options(lock_timeout="5"), "lock_timeout must be 0 seconds or more"),
+        (lambda: Limits(bandwidth="50M"), "bandwidth must be above 0, got '50M'"),
+        (lambda: Timeouts(stall=None), "timeouts must be above 0 seconds"),
+        (lambda: RetryPolicy(cap="x"), "waiting times must be 0 seconds or more"),
         (lambda: Limits(per_host=2.5), "per_host must be a whole number of at least 1, got 2.5"),
         (lambda: Limits(connections=True), "connections must be a whole number"),
         (lambda: RetryPolicy(attempts="5"), "attempts must be a whole number"),
@@ -805,6 +813,12 @@ def test_what_is_of_the_wrong_kind_is_refused_where_it_is_said(make, message, tm
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PlanError, match=message):
         make()
+
+
+def test_numbers_of_numpy_and_lists_of_observers_are_fine() -> None:
+    assert Limits(per_host=np.int64(8)).per_host == 8
+    assert TransferOptions(max_bytes=2e9).max_bytes == 2_000_000_000
+    assert Options(observers=[print]).observers == (print,)
 
 
 def test_options_go_to_other_processes() -> None:
@@ -845,3 +859,122 @@ def test_a_folder_whose_name_is_no_text(stocked, tmp_path) -> None:
         assert [Path(path).read_bytes() for path in result.frame["path"]] == list(contents.values())
         assert result.paths.tolist() == result.frame["path"].tolist()
         result.raise_for_failures()
+
+
+def test_many_threads_ask_for_single_files_of_a_table_that_nobody_has_planned(stocked, open_cache) -> None:
+    """Whoever comes while it is being planned waits: without the table a wrong file would be a good one."""
+    warehouse, table, _ = stocked
+    more = pd.DataFrame({"name": "x", "wkf": [warehouse.url(f"none{at}") for at in range(20_000)]})
+    table = pd.concat([table, more], ignore_index=True).assign(md5="0" * 32)
+    cache = open_cache(table)
+    with ThreadPoolExecutor(8) as threads:
+        calls = [threads.submit(cache.get_file, url) for url in table["wkf"][:8]]
+    assert all("DigestMismatch" in str(call.exception()) for call in calls)
+
+
+def test_a_second_url_of_a_file_is_planned_once_too(stocked, open_cache, monkeypatch) -> None:
+    _, table, contents = stocked
+    first, second = table["wkf"].iloc[:2]
+    cache = open_cache(pd.DataFrame({"url": [first, second], "id": ["7", "7"]}), table=TableOptions(key_column="id"))
+    planned = []
+    real = cache._finder._plan
+
+    def plan(frame: pd.DataFrame) -> object:
+        planned.append(len(frame))
+        return real(frame)
+
+    cache._finder._plan = plan
+    for _ in range(3):
+        assert cache.get_file(second).read_bytes() == contents[second]
+    assert planned.count(2) == 1
+
+
+def test_a_cache_that_is_dropped_is_closed_at_once(stocked, tmp_path) -> None:
+    """A cell that is run again drops the cache it has made before; nobody waits for the collector."""
+    _, table, _ = stocked
+    before = {thread.ident for thread in threading.enumerate()}
+    gc.disable()
+    try:
+        cache = MetadataCache(table, tmp_path / "c")
+        cache.get_file(table["wkf"].iloc[0])
+        del cache
+        assert {thread.ident for thread in threading.enumerate()} <= before
+        assert os.listdir(tmp_path / "c" / ".framefetch" / "parts") == []
+    finally:
+        gc.enable()
+
+
+def test_a_cache_made_before_a_fork_and_used_behind_it_is_closed_there(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    table.to_csv(tmp_path / "table.csv", index=False)
+    script = f"""
+import os, threading
+from framefetch import MetadataCache
+cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(tmp_path / "cache")!r})
+child = os.fork()
+if child == 0:
+    with cache:
+        cache.get_file(cache.dataframe["wkf"][0])
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("framefetch")]
+    print(names, os.listdir({str(tmp_path / "cache" / ".framefetch" / "parts")!r}), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[] []\n", "")
+
+
+def test_an_observer_cannot_close_and_spoils_no_later_close(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    refused = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, FileFinished):
+            with pytest.raises(RuntimeError, match="from its own observers"):
+                cache.close()
+            refused.append(event)
+
+    cache = MetadataCache(table, tmp_path / "c", options=Options(observers=(observe,)))
+    cache.mirror(table)
+    assert len(refused) == 8
+    cache.close()
+    with pytest.raises(RuntimeError, match="this cache is closed"):
+        cache.mirror(table)
+
+
+def test_a_call_that_is_closed_while_it_is_planned_has_its_rows(stocked, open_cache, monkeypatch) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    planning, go_on = threading.Event(), threading.Event()
+    real = cache._plan_rows
+
+    def plan(*arguments: object) -> object:
+        planning.set()
+        go_on.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(cache, "_plan_rows", plan)
+    results = []
+    caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
+    caller.start()
+    assert planning.wait(30)
+    closing = threading.Thread(target=cache.close)
+    closing.start()
+    while not cache._works._closed:
+        threading.Event().wait(0.01)
+    go_on.set()
+    caller.join(30)
+    closing.join(30)
+    assert results[0].frame["status"].tolist() == ["cancelled"] * 8
+    assert warehouse.count() == 0
+
+
+def test_what_was_copied_there_is_planned_as_held_where_a_digest_says_so(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    table["md5"] = [md5(content) for content in contents.values()]
+    cache = open_cache(table)
+    target = cache.cache_dir / "v0" / "100.nwb"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(contents[table["wkf"].iloc[0]])
+    assert cache.plan(table).summary()["held"] == 1
+    assert cache.mirror(table).summary()["requests"] == 7

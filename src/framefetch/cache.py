@@ -1,6 +1,6 @@
 """`MetadataCache`: the one place that puts the pieces together.
 
-Each call becomes a plan and a `Job` on the cache's private loop (see `framefetch.works`).
+Each call becomes a plan and a `Job` on the cache's private loop (see `framefetch.job`).
 Awaitable verbs and their blocking twins are the same call, waited for in two ways.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
 from array import array
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from framefetch.errors import FetchFailed, PlanError
+from framefetch.job import Job
 from framefetch.options import Options, TableOptions
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
@@ -29,7 +32,7 @@ from framefetch.table.naming import check_version
 from framefetch.table.plan import plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
-from framefetch.works import SCHEMES, Job, Works, folder_of
+from framefetch.works import SCHEMES, Works, folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,8 +99,10 @@ class MetadataCache:
         self._options = _checked(options, Options, "options") or Options()
         self._engine = engine
         self._works = Works(self.cache_dir, self._options, host_map or {})
-        self._finder = RowFinder(lambda table: self._plan_rows(table, None), self._table.base_url, SCHEMES)
-        self._finalizer = weakref.finalize(self, _close, self._works, os.getpid())
+        # Nothing that the cache has may know the cache: it is closed when it is dropped, and not when it is collected.
+        plan = partial(plan_rows, options=self._table, version=self.file_version, schemes=SCHEMES)
+        self._finder = RowFinder(plan, self._table.base_url, SCHEMES)
+        self._finalizer = weakref.finalize(self, _close, self._works)
 
     @property
     def dataframe(self) -> pd.DataFrame:
@@ -155,7 +160,7 @@ class MetadataCache:
             Where nothing says where the files are, or a named column is missing.
         """
         rows = self._plan_rows(df, file_version)
-        if self._works.is_new:
+        if self._works.is_new(rows.requests.version):
             return Plan(rows, np.zeros(len(rows.requests), dtype=bool), self._works.free_space())
         return self._works.look(lambda folder: self._look_up(rows, folder))
 
@@ -282,7 +287,7 @@ class MetadataCache:
 
     def status(self) -> Holdings:
         """Return how many files and bytes are held, by version and by how they were verified."""
-        if self._works.is_new:
+        if self._works.is_new():
             return Holdings(0, 0, {}, {}, 0)
         return self._works.look(lambda folder: count_holdings(folder.manifest))
 
@@ -336,7 +341,16 @@ class MetadataCache:
         return self._works.import_manifest(source)
 
     def close(self) -> None:
-        """Commit, sync and close everything; closing twice is fine."""
+        """Commit, sync and close everything; closing twice is fine.
+
+        Calls that are under way are stopped, and have their results.
+
+        Raises
+        ------
+        RuntimeError
+            Where an observer of this cache calls it.
+        """
+        self._works.require_closable()
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -362,9 +376,11 @@ def _checked(given: T | None, kind: type[T], name: str) -> T | None:
     return given
 
 
-def _close(works: Works, pid: int) -> None:
-    """Close what a cache has open, in the process that opened it: a forked child that ends has nothing to close."""
-    if os.getpid() == pid:
+def _close(works: Works) -> None:
+    """Close what a dropped cache has open; a collector may find it in a thread that this would wait for."""
+    if threading.current_thread().name.startswith("framefetch"):
+        threading.Thread(target=works.close, name="framefetch-end").start()
+    else:
         works.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from framefetch.errors import PlanError
 
@@ -31,8 +31,20 @@ RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitabl
 
 
 def _require_whole(name: str, value: object, least: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    _require(whole, f"{name} must be a whole number of at least {least}, got {value!r}")
+    number = _number(value)
+    _require(
+        number is not None and number == int(number) and number >= least,
+        f"{name} must be a whole number of at least {least}, got {value!r}",
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, numpy's too; None for what is none."""
+    try:
+        number = None if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if number is not None and abs(number) < float("inf") else None
 
 
 def _require_kinds(group: object, kinds: Mapping[str, type]) -> None:
@@ -70,7 +82,8 @@ class Limits:
     def __post_init__(self) -> None:
         _require_whole("connections", self.connections, 1)
         _require_whole("per_host", self.per_host, 1)
-        _require(self.bandwidth is None or self.bandwidth > 0, f"bandwidth must be above 0, got {self.bandwidth}")
+        bandwidth = self.bandwidth is None or (_number(self.bandwidth) or 0) > 0
+        _require(bandwidth, f"bandwidth must be above 0, got {self.bandwidth!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         _require_whole("attempts", self.attempts, 1)
         waits = (self.base, self.cap, self.budget)
-        _require(all(wait >= 0 for wait in waits), f"waiting times must be 0 seconds or more, got {waits}")
+        _require(
+            all((_number(wait) or 0) >= 0 and _number(wait) is not None for wait in waits),
+            f"waiting times must be 0 seconds or more, got {waits}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +139,9 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         limits = (self.connect, self.stall, self.speed_window)
-        _require(all(limit > 0 for limit in limits), f"timeouts must be above 0 seconds, got {limits}")
-        _require(self.minimum_speed >= 0, f"minimum_speed must be 0 or more, got {self.minimum_speed}")
+        _require(all((_number(limit) or 0) > 0 for limit in limits), f"timeouts must be above 0 seconds, got {limits}")
+        speed = _number(self.minimum_speed)
+        _require(speed is not None and speed >= 0, f"minimum_speed must be 0 or more, got {self.minimum_speed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +275,20 @@ class Options:
 
     def __post_init__(self) -> None:
         kinds = {"limits": Limits, "retry": RetryPolicy, "timeouts": Timeouts, "transfer": TransferOptions}
-        _require_kinds(self, {**kinds, "observers": tuple})
-        _require(all(map(callable, self.observers)), f"observers: expected callables, got {self.observers!r}")
+        _require_kinds(self, kinds)
+        observers: object = self.observers
+        listed = isinstance(observers, tuple | list) and all(map(callable, observers))
+        _require(listed, f"observers: expected callables in a tuple, got {observers!r}")
+        object.__setattr__(self, "observers", tuple(self.observers))
         _require(
             self.verify in ("stat", "hash", "none"),
             f"verify is 'stat', 'hash' or 'none', got {self.verify!r}",
         )
-        _require(self.lock_timeout >= 0, f"lock_timeout must be 0 seconds or more, got {self.lock_timeout}")
+        patience = _number(self.lock_timeout)
+        _require(
+            patience is not None and patience >= 0, f"lock_timeout must be 0 seconds or more, got {self.lock_timeout}"
+        )
+        _require(hasattr(self.headers, "items"), f"headers: expected a mapping, got {type(self.headers).__name__}")
         for name, value in self.headers.items():
             clean = name and not set(name) & set("\r\n\0: ") and not set(value) & set("\r\n\0")
             _require(bool(clean), f"header {name!r} has characters that a header cannot hold")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
 
-__all__ = ["Portal"]
+__all__ = ["Portal", "kept_awake"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,31 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+#: Loops of callers that are kept awake, and for how many waiting calls.
+_AWAKE: dict[asyncio.AbstractEventLoop, int] = {}
+#: Seconds after which such a loop wakes.
+AWAKE_SECONDS = 0.2
+
+
+@contextmanager
+def kept_awake(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a loop wake now and then, however many calls wait in it; to be used in its own thread."""
+    _AWAKE[loop] = _AWAKE.get(loop, 0) + 1
+    if _AWAKE[loop] == 1:
+        _wake(loop)
+    try:
+        yield
+    finally:
+        _AWAKE[loop] -= 1
+
+
+def _wake(loop: asyncio.AbstractEventLoop) -> None:
+    if _AWAKE.get(loop):
+        loop.call_later(AWAKE_SECONDS, _wake, loop)
+    else:
+        _AWAKE.pop(loop, None)
 
 
 class Portal:

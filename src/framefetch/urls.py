@@ -66,6 +66,8 @@ _FRAGMENT = re.compile(r"(://[^#\s]*)#\S*")
 _ENCODED_NAME_CHARACTER = re.compile(r"%(?:2d|5f|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+#: What stands in no host with a port (RFC 3986 section 3.2.2).
+_NO_HOST = re.compile(r"[\x00-\x20\x7f\"<>\\^`{|}*@]")
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 # What RFC 3986 section 2 lets stand in a request target; everything else is percent-encoded on the way out.
 _SENDABLE = re.compile(r"[A-Za-z0-9!$%&'()*+,/:;=?\[\]~._-]+")
@@ -215,7 +217,9 @@ def _ascii_label(label: str) -> str:
 
 
 def checked_host_map(host_map: Mapping[str, str]) -> dict[str, str]:
-    """Return a host map as hosts with or without a port; a scheme before both, and a slash behind, say nothing.
+    """Return a host map as hosts with or without a port.
+
+    A slash behind says nothing, nor does a scheme; but where the second has one, the first has the same.
 
     Raises
     ------
@@ -230,8 +234,8 @@ def checked_host_map(host_map: Mapping[str, str]) -> dict[str, str]:
     checked = {}
     for old, new in host_map.items():
         sides = [_host_and_scheme(side) for side in (old, new)]
-        schemes = {scheme for _, scheme in sides}
-        if None in (host for host, _ in sides) or len(schemes) > 1:
+        same = sides[1][1] in ("", sides[0][1])
+        if None in (host for host, _ in sides) or not same:
             raise ValueError(f"expected hosts such as testwarehouse:9000 and localhost:8080, got {old!r} and {new!r}")
         checked[str(sides[0][0])] = str(sides[1][0])
     return checked
@@ -244,7 +248,7 @@ def _host_and_scheme(side: object) -> tuple[str | None, str]:
     bare = (rest if separator else text).removesuffix("/")
     try:
         parts = urlsplit(f"http://{bare}")
-        good = bool(parts.hostname) and parts.netloc == bare and "@" not in bare and parts.port != 0
+        good = bool(parts.hostname) and parts.netloc == bare and not _NO_HOST.search(bare) and parts.port != 0
         wire_url(f"http://{bare}/")
     except ValueError:
         good = False

@@ -1,4 +1,4 @@
-"""What a cache has open, and the calls it has under way.
+"""What a cache has open, and which calls it has under way.
 
 The folder, the private loop and the sources are made when they are first needed and ended together. The environment
 is read here, at the edge, once.
@@ -6,8 +6,6 @@ is read here, at the edge, once.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import shutil
 import sys
@@ -18,14 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
-from framefetch.engine.local import LocalEngine
-from framefetch.errors import BytesLost, ManifestError, ManifestLost, NotAManifest, PlanError
+from framefetch.errors import ManifestError, ManifestLost, NotAManifest, PlanError
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
-from framefetch.run import Run
 from framefetch.sources.environment import Environment
 from framefetch.store.files import PRIVATE
-from framefetch.store.folder import OLDER, CacheFolder
+from framefetch.store.folder import OLDER, CacheFolder, existing
 from framefetch.store.manifest import Manifest
 from framefetch.table.addresses import basename
 from framefetch.table.naming import check_version, default_name
@@ -36,22 +32,18 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from netrc import netrc
 
-    from framefetch.engine.base import Engine
+    from framefetch.job import Job
     from framefetch.sources.base import Source
     from framefetch.store.exchange import ImportReport
     from framefetch.table.planned import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["SCHEMES", "Job", "Works", "folder_of", "raise_limit"]
+__all__ = ["SCHEMES", "Works", "folder_of", "raise_limit"]
 
 T = TypeVar("T")
 
 #: URL schemes that can be fetched.
 SCHEMES: Final = ("http", "https")
-#: Seconds to wait for a cancelled run to commit what is finished.
-STOP_SECONDS = 2.0
-#: Seconds after which a waiting thread looks whether a signal has come.
-TURN_SECONDS = 0.2
 
 
 def folder_of(cache_dir: str | os.PathLike[str]) -> str:
@@ -119,7 +111,8 @@ class Works:
         self._guard = threading.RLock()
         self._taking_over = threading.RLock()
         self._closed = False
-        self._jobs: dict[Job, Future[Any]] = {}
+        self._pid: int | None = None  # of the process that opened something
+        self._jobs: dict[object, tuple[Job, Future[Any]]] = {}
 
     @property
     def portal(self) -> Portal:
@@ -128,6 +121,7 @@ class Works:
             self._check_open()
             if self._portal is None:
                 self._portal = Portal()
+                self._pid = os.getpid()
             return self._portal
 
     @property
@@ -144,6 +138,7 @@ class Works:
             self._check_open()
             if self._folder is None:
                 self._folder = CacheFolder(self._cache_dir, lock_timeout=self.options.lock_timeout)
+                self._pid = os.getpid()
             folder = self._folder
         with self._taking_over:
             if folder.older is not None:
@@ -165,22 +160,20 @@ class Works:
                 return
         folder.taken_over()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether there is nothing yet where the folder will be, nor anything to take over: to look makes nothing."""
-        signs = (PRIVATE, Manifest.NAME, OLDER)
+    def is_new(self, version: str | None = None) -> bool:
+        """Return whether there is nothing yet where the folder will be: then to look makes nothing."""
+        signs = (PRIVATE, Manifest.NAME, OLDER, *([] if version is None else [version]))
         return self._folder is None and not any(os.path.lexists(os.path.join(self._cache_dir, sign)) for sign in signs)
 
     def free_space(self) -> int:
         """Return the bytes that are free where the folder is, or will be."""
-        place = os.path.realpath(self._cache_dir)
-        while not os.path.exists(place):
-            place = os.path.dirname(place)
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(existing(os.path.realpath(self._cache_dir))).free
 
     def look(self, action: Callable[[CacheFolder], T]) -> T:
         """Return what an action gives; where it finds that the manifest is lost, it is made anew first."""
         folder = self.folder
+        while folder.files.notices:
+            warnings.warn(folder.files.notices.pop(0), stacklevel=4)
         manifest = folder.manifest
         try:
             return action(folder)
@@ -219,26 +212,48 @@ class Works:
         for source in set(self.sources.values()):
             await source.close()
 
+    def nothing_of(self, rows: PlannedRows) -> FetchResult:
+        """Return the result of a call that was stopped before it had begun."""
+        from framefetch.table.ledger import Ledger
+        from framefetch.table.result import FetchResult, RunFigures
+
+        ledger = Ledger(len(rows.requests))
+        return FetchResult(rows, ledger, os.path.realpath(self._cache_dir), RunFigures(interrupted=True))
+
     def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start a call on the private loop, and know that it is under way: none begins behind the end."""
+        call = object()  # a future keeps what it calls: it must not keep the job, which keeps the future and the cache
         with self._guard:
             future = self.portal.submit(go)
-            self._jobs[job] = future
-        future.add_done_callback(lambda _: self._jobs.pop(job, None))
+            self._jobs[call] = job, future
+        future.add_done_callback(lambda _: self._jobs.pop(call, None))
         return future
 
-    def close(self) -> None:
-        """End everything; calls that are under way are stopped, and have their results."""
-        if self._portal is not None:
+    def require_closable(self) -> None:
+        """Refuse to close on the loop's own thread, which closing waits for.
+
+        Raises
+        ------
+        RuntimeError
+            There.
+        """
+        if self._portal is not None and self._pid == os.getpid():
             self._portal.require_usable()
+
+    def close(self) -> None:
+        """End everything; calls that are under way are stopped, and have their results.
+
+        In a forked child what its parent has opened is left alone.
+        """
+        self.require_closable()
         with self._guard:
-            if self._closed:
+            if self._closed or self._pid not in (None, os.getpid()):
                 return
             self._closed = True
-            jobs = dict(self._jobs)
-        for job in jobs:
+            calls = list(self._jobs.values())
+        for job, _ in calls:
             job.stop()
-        wait(jobs.values())
+        wait([future for _, future in calls])
         with self._guard:
             if self._portal is not None:
                 self._portal.submit(self._close_sources).result()
@@ -249,137 +264,3 @@ class Works:
 
 def _imported_path(version: str, url: str) -> str:
     return f"{check_version(version)}/{default_name(basename(url), TableOptions().suffix)}"
-
-
-class Job:
-    """One call: planned, then run on the private loop.
-
-    Parameters
-    ----------
-    works : Works
-        What the cache has open.
-    engine : Engine or None
-        What fetches many files at once; None for `LocalEngine`.
-    plan : callable
-        Makes the plan; called in a thread.
-    fixed_paths : bool
-        Whether a file must be where the plan says, even if it is held elsewhere.
-
-    Attributes
-    ----------
-    future : Future of FetchResult
-        Done when the run has ended, also after `stop`.
-    """
-
-    def __init__(
-        self, works: Works, engine: Engine | None, plan: Callable[[], PlannedRows], *, fixed_paths: bool
-    ) -> None:
-        self._works = works
-        self._engine = engine or LocalEngine()
-        self._plan = plan
-        self._fixed_paths = fixed_paths
-        self._run: Run | None = None
-        self._stopped = False
-        self._portal = works.portal
-        self.future: Future[FetchResult] = works.begin(self, self._go)
-
-    async def _go(self) -> FetchResult:
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(None, self._plan)
-        folder = await loop.run_in_executor(None, self._works.open_folder, self._is_stopped)
-        manifest = folder.manifest
-        try:
-            return await self._begin(rows, folder)
-        except ManifestError as error:
-            # Lost while it was used, or made anew by another call: what is held by now is found again by a second run.
-            if not (isinstance(error, ManifestLost) or folder.manifest is not manifest):
-                raise
-            await loop.run_in_executor(None, folder.mend, manifest)
-        return await self._begin(rows, folder)
-
-    async def _begin(self, rows: PlannedRows, folder: CacheFolder) -> FetchResult:
-        before = self._run
-        self._run = Run(rows, folder, self._works.options, fixed_paths=self._fixed_paths)
-        if before is not None:
-            self._run.meter, self._run.warnings = before.meter, before.warnings
-        if self._stopped:
-            self._run.stop()
-        return await self._run.finish(self._engine, self._works.open_sources, self._works.claims)
-
-    def _is_stopped(self) -> bool:
-        return self._stopped
-
-    def stop(self) -> None:
-        """End the run soon; what is finished is committed."""
-        self._stopped = True
-        if self._run is not None:
-            self._portal.call(self._run.stop)
-
-    def close(self) -> None:
-        """Close what the cache has open.
-
-        Raises
-        ------
-        BytesLost
-            Where the disk could not keep files of this call after all; its ``result`` says which.
-        """
-        try:
-            self._works.close()
-        except BytesLost as error:
-            if self._run is not None:
-                error.result = self._run.without(error)
-            raise
-
-    def wait(self) -> FetchResult:
-        """Wait in any thread; what a signal handler raises stops the job and carries the partial result.
-
-        Raises
-        ------
-        FramefetchError
-            A fatal one, or why there is no plan.
-        """
-        try:
-            self._wait()
-        except BaseException as interrupt:
-            self.stop()
-            self._wait()
-            with contextlib.suppress(AttributeError):  # a class with slots has no room for it
-                interrupt.result = self._partial()  # type: ignore[attr-defined]
-            raise
-        return self._ended(self.future.result())
-
-    def _wait(self) -> None:
-        """Wait in short turns.
-
-        The system may hand a signal to any thread; Python's handler runs in the main one, which does not wake for what
-        another thread was handed.
-        """
-        while not self.future.done():
-            wait([self.future], timeout=TURN_SECONDS)
-
-    def _partial(self) -> FetchResult | None:
-        error = self.future.exception()
-        return self.future.result() if error is None else getattr(error, "result", None)
-
-    async def wait_async(self) -> FetchResult:
-        """Wait in any loop; cancellation stops the job, and returns once what is finished is committed.
-
-        In short turns too: a notebook's kernel that is interrupted cancels the cell, and does not wake a loop that
-        sleeps until something comes.
-        """
-        future = asyncio.wrap_future(self.future)
-        try:
-            while not future.done():
-                await asyncio.wait([future], timeout=TURN_SECONDS)
-            return self._ended(future.result())
-        except asyncio.CancelledError:
-            self.stop()
-            await asyncio.wait([future], timeout=STOP_SECONDS)
-            raise
-
-    def _ended(self, result: FetchResult) -> FetchResult:
-        """Return the result, after warning the caller of what was found on the way."""
-        if self._run is not None:
-            for message in self._run.warnings:
-                warnings.warn(message, stacklevel=4)
-        return result

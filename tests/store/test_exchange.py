@@ -263,6 +263,22 @@ def test_what_is_no_manifest_is_refused_whole(folder, take, broken) -> None:
     assert held(folder) == []
 
 
+def test_an_import_that_is_stopped_at_its_last_file_has_not_ended(folder, tmp_path) -> None:
+    path = Path(folder.root) / "v0/1"
+    path.parent.mkdir()
+    path.write_bytes(BODY)
+    source = tmp_path / "older.json"
+    source.write_text(json.dumps(stated(path, md5())))
+    asked = []
+
+    def stopped() -> bool:
+        asked.append(None)
+        return len(asked) > 1
+
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for, stopped)
+    assert (report.imported, report.ended) == (0, False)
+
+
 @pytest.mark.parametrize(
     "path",
     [".framefetch/locks/x", "v0/../.framefetch/locks/x", "manifest.sqlite", "manifest.sqlite-wal", "manifest.json"],

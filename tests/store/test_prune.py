@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,31 @@ def test_what_changes_after_it_was_judged_stays(root, open_folder, monkeypatch) 
     assert [(finding.kind, finding.path) for finding in report.left] == [("changed", f"v0/{at}") for at in (2, 3, 4)]
     assert files(root) == ["v0/0", "v0/1", "v0/2", "v0/3", "v0/4", "v1/0"]
     assert (root / "v0" / "3").read_bytes() == b"new bytes"
-    assert {finding.kind for finding in audit(other.files, other.manifest, level="hash")} == {"unknown"}
-    assert [entry.path for entry in other.manifest.entries("v0")] == ["v0/0", "v0/1", "v0/3"]
+    found = [(finding.kind, finding.path) for finding in audit(other.files, other.manifest, level="hash")]
+    assert found == [("corrupt", "v0/2"), ("changed", "v0/4")], "with their rows, as what was changed before is left"
+    recorded = {entry.path: entry.receipt.size for entry in other.manifest.entries("v0")}
+    assert sorted(recorded) == [f"v0/{at}" for at in range(5)]
+    assert recorded["v0/3"] == len(b"new bytes"), "not what had been recorded before"
+
+
+def test_two_names_of_one_file_that_changed_lose_no_row(root, open_folder, monkeypatch) -> None:
+    """Two URLs of a prototype for one file: each is looked at, and nothing else suffers."""
+    folder = open_folder(root)
+    (twin,) = folder.manifest.lookup("v0", ["http://host/2"])
+    folder.manifest.commit([replace(twin, key="http://host/twin")])
+    folder.manifest.flush()
+    flush = folder.manifest.flush
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(folder.manifest, "flush", flush)
+        (root / "v0" / "2").write_bytes(b"my own work")
+        flush()
+
+    monkeypatch.setattr(folder.manifest, "flush", meanwhile)
+    report = prune(folder, "v0", keys(0, 1), dry_run=False)
+    assert [(finding.kind, finding.path) for finding in report.left] == [("changed", "v0/2")] * 2
+    assert report.removed == [f"v0/{at}" for at in range(3, 10)]
+    assert [entry.path for entry in folder.manifest.entries("v0")] == ["v0/0", "v0/1", "v0/2", "v0/2"]
 
 
 def test_nothing_is_removed_through_a_link(root, open_folder, tmp_path) -> None:

@@ -152,9 +152,16 @@ def test_a_query_of_an_empty_table() -> None:
 def test_rows_that_all_end_in_a_comma_and_rows_with_names(tmp_path: Path) -> None:
     """The first are what a spreadsheet writes, the second what R writes: both have one cell more than the header."""
     table = tmp_path / "table.csv"
-    table.write_text("id,wkf\n1,http://h/1,\n2,http://h/2,\n")
-    assert read_table(table).to_dict("list") == {"id": [1, 2], "wkf": ["http://h/1", "http://h/2"]}
-    table.write_text("id,wkf\nx,1,http://h/1\ny,2,http://h/2\n")
-    named = read_table(table)
-    assert named.to_dict("list") == {"id": [1, 2], "wkf": ["http://h/1", "http://h/2"]}
-    assert named.index.tolist() == ["x", "y"]
+    table.write_text("id,wkf\n7,http://h/1,\n8,http://h/2,\n")
+    assert read_table(table).to_dict("list") == {"id": [7, 8], "wkf": ["http://h/1", "http://h/2"]}
+    for last in ("http://h/1", "NA"):
+        table.write_text(f"id,wkf\n1,11,{last}\n2,12,{last}\n")
+        named = read_table(table)
+        assert (named.index.tolist(), named["id"].tolist()) == ([1, 2], [11, 12])
+
+
+def test_nobody_guesses_which_of_two_tables_is_meant(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv.gz"
+    table.write_bytes(gzip.compress(b"id,note\n1,11,\n2,12,\n"))
+    with pytest.raises(PlanError, match="names of rows, or a delimiter too many"):
+        read_table(table)

@@ -113,9 +113,9 @@ class _Host:
             self.ahead.append(position)
         return self.exhausted and not self.ahead
 
-    def is_due(self, now: float) -> bool:
-        """Return whether a row waits for nothing but a slot."""
-        waits = not self.exhausted or self.ahead or (self.retries and self.retries[0][0] <= now)
+    def is_due(self, now: float, *, full: bool) -> bool:
+        """Return whether a row waits for nothing but a slot; where it is full, no new one is begun."""
+        waits = (not full and (not self.exhausted or self.ahead)) or (self.retries and self.retries[0][0] <= now)
         return bool(waits) and now >= max(self.not_before, self.circuit.until)
 
 
@@ -382,9 +382,10 @@ class Schedule:
     def misses(self, origin: str, now: float) -> bool:
         """Return whether a row waits for a slot that was borrowed: one of this host, or any where all are taken."""
         host = self._hosts[origin]
-        if not host.has_room and not host.circuit.troubled and host.is_due(now):
+        if not host.has_room and not host.circuit.troubled and host.is_due(now, full=self._is_full(host)):
             return True
-        return self._active >= self._most and any(other.has_room and other.is_due(now) for other in self._rotation)
+        others = self._rotation if self._active >= self._most else ()
+        return any(other.has_room and other.is_due(now, full=self._is_full(other)) for other in others)
 
     def give_back(self, origin: str, flight: Flight, now: float) -> None:
         """Give a borrowed slot back."""

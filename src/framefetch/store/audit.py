@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditFinding",
     "Holdings",
+    "Kind",
     "ReadingThreads",
     "Watch",
     "audit",

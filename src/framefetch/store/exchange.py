@@ -164,7 +164,8 @@ def import_manifest(
             entry = shelf.take_over(stated, redact(connection_url(stated.url, back)))
             batch += [entry] if entry is not None else []
         except InterruptedError:
-            continue  # to the end
+            report.ended = False
+            break
         except (FramefetchError, OSError, ValueError) as error:
             if isinstance(error, FramefetchError) and error.fatal:
                 raise

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from framefetch.models import Entry
 
-__all__ = ["OLDER", "CacheFolder", "require_room"]
+__all__ = ["OLDER", "CacheFolder", "existing", "require_room"]
 
 #: The prototype's manifest.
 OLDER = "manifest.json"
@@ -76,6 +76,7 @@ class CacheFolder:
         self._mending = threading.Lock()
         self._unmended = False
         there = self._look(mend=mend)
+        noted = os.path.exists(self._note)
         self.older: str | None = None
         self.journal = Journal(self.private)
         self.obstacle: StorageError | None = self._make_private()
@@ -88,7 +89,7 @@ class CacheFolder:
         except BaseException:
             self.journal.close()
             raise
-        if not there and self.manifest.holds_any():
+        if not there and not noted and self.manifest.holds_any():
             self.taken_over()  # by what could be read of one that was lost
         self.files.orphaned = self._adopt
         if self.writable:
@@ -274,6 +275,22 @@ class CacheFolder:
         self.close()
 
 
+def existing(place: str) -> str:
+    """Return a folder, or the first above it that is there.
+
+    Raises
+    ------
+    StorageError
+        Where there is none: the drive or the share is not there.
+    """
+    above = place
+    while not os.path.exists(above):
+        place, above = above, os.path.dirname(above)
+        if above == place:
+            raise StorageError(f"{place} is not there")
+    return above
+
+
 def require_room(root: str, needed: int, files: int) -> None:
     """Refuse what cannot fit into a folder, which may be one that is yet to be made.
 
@@ -282,9 +299,7 @@ def require_room(root: str, needed: int, files: int) -> None:
     DiskFull
         Where so many bytes, or so many files, are more than the disk has room for, as far as it says.
     """
-    place = root
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
+    place = existing(root)
     usage = shutil.disk_usage(place)
     if usage.total and needed > usage.free:
         raise DiskFull(

@@ -19,7 +19,7 @@ import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from framefetch.errors import DiskFull
 from framefetch.models import Request
@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from framefetch.models import Entry
-    from framefetch.store.audit import Watch
+    from framefetch.store.audit import Kind, Watch
     from framefetch.store.folder import CacheFolder
     from framefetch.store.journal import Intent
 
 __all__ = ["PruneReport", "prune"]
+
+#: An entry whose file may go, and what was seen of the file before it was judged.
+_Doomed: TypeAlias = "tuple[Entry, os.stat_result | None]"
 
 #: Bytes, and files, that intents, the manifest's log and what lies beside them may take until there is room for more.
 ROOM: Final = 32 << 20
@@ -97,13 +100,12 @@ def prune(
     pruning = _Pruning(folder, report, version, wanted)
     for block in in_blocks(pruning.unwanted()):
         doomed, aliases = pruning.judge(block)
+        gone = [entry for entry, _ in doomed] if dry_run else []  # else what of them could go may have gone already
         if ready:
             folder.manifest.forget(aliases)
-            doomed = pruning.remove(doomed)
-        elif not dry_run:
-            doomed = []  # what of them could go has gone
-        report.removed += [entry.path for entry in doomed]
-        report.bytes += sum(entry.receipt.size for entry in doomed)
+            gone = pruning.remove(doomed)
+        report.removed += [entry.path for entry in gone]
+        report.bytes += sum(entry.receipt.size for entry in gone)
         if watch is not None:
             for entry in block:
                 watch(entry.receipt.size)
@@ -145,7 +147,7 @@ def _remove_ahead(folder: CacheFolder, report: PruneReport, version: str, wanted
     pruning = _Pruning(folder, PruneReport(), version, wanted)
     for entry in pruning.unwanted():
         doomed, _ = pruning.judge([entry])
-        if doomed and pruning.remove_ahead(entry):
+        if doomed and pruning.remove_ahead(*doomed[0]):
             report.removed.append(entry.path)
             report.bytes += entry.receipt.size
             if _has_room(folder):
@@ -166,8 +168,7 @@ class _Pruning:
         self._version = version
         self._wanted = wanted
         self._straight: dict[str, bool] = {}
-        #: What stood at each path before it was judged; and inodes that have lost a name, which changes their ctime.
-        self._seen: dict[str, os.stat_result | None] = {}
+        #: Inodes that have lost a name, which changes their ctime.
         self._thinned: set[int] = set()
 
     def unwanted(self) -> Iterator[Entry]:
@@ -178,7 +179,7 @@ class _Pruning:
             else:
                 yield entry
 
-    def judge(self, block: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    def judge(self, block: Sequence[Entry]) -> tuple[list[_Doomed], list[Entry]]:
         """Return the entries whose files may go, and those whose files are also somebody else's; report the others."""
         others = {
             entry.path
@@ -189,16 +190,16 @@ class _Pruning:
         for entry in block:
             if entry.path in others:
                 continue
+            seen = self._look(entry)
             finding = self._objection(entry)
             if finding is None:
-                doomed.append(entry)
+                doomed.append((entry, seen))
             else:
                 self._report.left.append(finding)
         return doomed, [entry for entry in block if entry.path in others]
 
     def _objection(self, entry: Entry) -> AuditFinding | None:
         """Return why a file must be left alone: whatever is not as recorded may be somebody's work."""
-        self._seen[entry.path] = self._look(entry)
         if not self._is_reached_straight(entry.path.rpartition("/")[0]):
             return AuditFinding("blocked", entry.path, "a link stands on the way to it; nothing is removed through one")
         finding = compare(self._folder.files, entry, "stat" if entry.trusted else "hash")
@@ -218,31 +219,29 @@ class _Pruning:
             self._straight[folder] = os.path.realpath(absolute) == absolute
         return self._straight[folder]
 
-    def remove(self, doomed: Sequence[Entry]) -> list[Entry]:
+    def remove(self, doomed: Sequence[_Doomed]) -> list[Entry]:
         """Remove the rows, then the files; return those that are gone."""
         manifest = self._folder.manifest
+        entries = [entry for entry, _ in doomed]
         try:
-            self._folder.journal.intend([_intent(entry) for entry in doomed])
+            self._folder.journal.intend([_intent(entry) for entry in entries])
         except OSError as error:
             raise translate_oserror(error, "writing the journal") from error
-        manifest.forget(doomed)
+        manifest.forget(entries)
         manifest.flush()
         gone, linked = [], []
-        for entry in doomed:
+        for entry, seen in doomed:
             path = self._folder.files.absolute(entry.path)
             try:
                 found = os.lstat(path)
-                if not self._is_as_judged(found, self._seen.pop(entry.path)):
-                    reason = "it was changed or replaced while it was being looked at"
-                    self._report.left.append(AuditFinding("changed", entry.path, reason))
+                if not self._is_as_judged(found, seen):
+                    self._leave(entry, "changed", "it was changed or replaced while it was being looked at")
                     continue
                 os.unlink(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                reason = f"cannot be removed: {error.strerror or error}"
-                self._report.left.append(AuditFinding("blocked", entry.path, reason))
-                manifest.commit([entry])
+                self._leave(entry, "blocked", f"cannot be removed: {error.strerror or error}")
                 continue
             gone.append(entry)
             self._thinned.add(found.st_ino)
@@ -252,7 +251,14 @@ class _Pruning:
         manifest.flush()
         return gone
 
-    def remove_ahead(self, entry: Entry) -> bool:
+    def _leave(self, entry: Entry, kind: Kind, reason: str) -> None:
+        """Leave a file, with its row, where nobody else has recorded it anew meanwhile."""
+        self._report.left.append(AuditFinding(kind, entry.path, reason))
+        by_now = self._folder.manifest.lookup(entry.version, [entry.key])
+        if all(other.path != entry.path for other in by_now):
+            self._folder.manifest.commit([entry])
+
+    def remove_ahead(self, entry: Entry, seen: os.stat_result | None) -> bool:
         """Remove a file that was just judged, and leave its row; return whether it is gone.
 
         One of several names is left: to remove it makes no room, and changes what is recorded of the others.
@@ -260,7 +266,7 @@ class _Pruning:
         path = self._folder.files.absolute(entry.path)
         try:
             found = os.lstat(path)
-            if found.st_nlink > 1 or not self._is_as_judged(found, self._seen.pop(entry.path)):
+            if found.st_nlink > 1 or not self._is_as_judged(found, seen):
                 return False
             os.unlink(path)
         except OSError:

@@ -64,8 +64,11 @@ class Disk:
         self._root = root
         self._handle: int | None = None
         if _syncfs() is not None:
-            with contextlib.suppress(OSError):
-                self._handle = os.open(root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+            self._open()
+
+    def _open(self) -> None:
+        with contextlib.suppress(OSError):
+            self._handle = os.open(self._root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
     def sync(self, paths: Iterable[str]) -> Synced:
         """Make the files at these paths, and their names, safe from a power cut.
@@ -79,6 +82,7 @@ class Disk:
         if syncfs is None:
             return _one_by_one(self._root, paths)
         if self._handle is None:
+            self._open()  # from here on it is watched: what was lost before, nobody tells
             return Synced(done=False)
         if syncfs(self._handle) == 0:
             return Synced(done=True)

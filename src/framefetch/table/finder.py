@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, TypeAlias
 
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.table.addresses import AddressReader
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from framefetch.table.planned import PlannedRows
 
 __all__ = ["RowFinder"]
+
+#: The shape of a table, its plan, and its rows by URL.
+_Known: TypeAlias = "tuple[tuple[int, ...], PlannedRows | None, dict[str, int]]"
 
 
 class RowFinder:
@@ -36,9 +40,8 @@ class RowFinder:
     ) -> None:
         self._plan = plan
         self._reader = AddressReader(base_url, schemes)
-        self._planned: PlannedRows | None = None
-        self._rows: dict[str, int] = {}
-        self._shape: tuple[int, ...] | None = None
+        self._known: _Known | None = None
+        self._planning = threading.Lock()
 
     def find(self, table: pd.DataFrame, url: str) -> tuple[PlannedRows, int, str] | None:
         """Return the plan of a table with the row that names a URL, and that URL whole; None where no row does."""
@@ -54,19 +57,23 @@ class RowFinder:
 
     def forget(self) -> None:
         """Plan the table anew for the next URL."""
-        self._shape = None
+        self._known = None
 
     def _look_for(self, table: pd.DataFrame, address: str) -> tuple[PlannedRows, int] | None:
-        if self._shape != table.shape:
-            self._planned, self._rows, self._shape = None, {}, table.shape
-            try:
-                self._planned = self._plan(table)
-            except PlanError:
-                pass  # a table without URLs: every file is fetched by itself
-            else:
-                self._rows = self._planned.rows_by_url()
-        row = self._rows.get(redact(address))
-        return None if self._planned is None or row is None else (self._planned, row)
+        with self._planning:  # who comes meanwhile waits: without the table nobody knows what a file must be
+            known = self._known
+            if known is None or known[0] != table.shape:
+                self._known = known = self._plan_all(table)
+        _, planned, rows = known
+        row = rows.get(redact(address))
+        return None if planned is None or row is None else (planned, row)
+
+    def _plan_all(self, table: pd.DataFrame) -> _Known:
+        try:
+            planned = self._plan(table)
+        except PlanError:
+            return table.shape, None, {}  # a table without URLs: every file is fetched by itself
+        return table.shape, planned, planned.rows_by_url()
 
     def _is_still(self, table: pd.DataFrame, planned: PlannedRows, row: int) -> bool:
         """Return whether a row states nothing by now that was not known when the table was planned."""
@@ -74,5 +81,6 @@ class RowFinder:
         if file < 0 or now.files[0] < 0:
             return False  # why it cannot be used may be another row, or be mended by now
         before, states = planned.requests[file], now.requests[0]
-        same = (before.key, before.path) == (states.key, states.path)
+        # A row whose file another one names first has the name that the other's URL gives.
+        same = before.key == states.key and (before.path == states.path or row in planned.aliases)
         return same and set(states.digests) <= set(before.digests) and states.size in (None, before.size)

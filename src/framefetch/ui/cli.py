@@ -178,9 +178,10 @@ class _Signals:
 
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
     """Fetch, and tell what was done however it ended."""
+    from framefetch.job import Job
     from framefetch.table.plan import plan_rows
     from framefetch.table.text import read_rows
-    from framefetch.works import SCHEMES, Job, Works, raise_limit
+    from framefetch.works import SCHEMES, Works, raise_limit
 
     rows = read_rows(arguments.table, arguments.table_options(), arguments.where, arguments.limit)
     table = arguments.table_options()

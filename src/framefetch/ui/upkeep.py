@@ -38,6 +38,7 @@ def status(arguments: StatusArguments) -> int:
     from framefetch.ui.progress import bytes_text
 
     with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+        _mention_older(folder)
         holdings = count_holdings(folder.manifest)
         free = folder.free_space()
     if arguments.json:
@@ -56,8 +57,14 @@ def _print_findings(findings: Sequence[AuditFinding]) -> None:
         print(f"{finding.kind}\t{finding.path}\t{finding.detail}")
 
 
+def _mention_older(folder: CacheFolder) -> None:
+    if folder.older is not None:
+        say(f"{folder.older} is not taken over to its end yet; the next mirror goes on with it")
+
+
 def _mention_others(folder: CacheFolder) -> None:
     """Say who fetches into the cache just now: what they have under way looks like an untruth."""
+    _mention_older(folder)
     for owner in folder.presence.others():
         say(f"{owner} is fetching into this cache; files it has not recorded yet show as unknown")
 
@@ -184,6 +191,8 @@ def export_json(arguments: ExportArguments) -> int:
         if not printed:
             require_not_the_caches_own(arguments.target, arguments.cache_dir, but=OLDER)
         with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+            if folder.older is not None and not printed and os.path.realpath(arguments.target) == folder.older:
+                raise ManifestError(f"{folder.older} is not taken over to its end yet, and would be lost; mirror first")
             if printed:
                 with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
                     count = print_manifest(folder.manifest, out)

@@ -31,6 +31,7 @@ from framefetch import (
     Timeouts,
     TransferOptions,
 )
+from framefetch import cache as cache_module
 from framefetch.errors import DiskFull, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
 from framefetch.store import exchange
@@ -946,14 +947,14 @@ def test_a_call_that_is_closed_while_it_is_planned_has_its_rows(stocked, open_ca
     warehouse, table, _ = stocked
     cache = open_cache(table)
     planning, go_on = threading.Event(), threading.Event()
-    real = cache._plan_rows
+    real = cache_module.plan_rows
 
     def plan(*arguments: object) -> object:
         planning.set()
         go_on.wait(30)
         return real(*arguments)
 
-    monkeypatch.setattr(cache, "_plan_rows", plan)
+    monkeypatch.setattr(cache_module, "plan_rows", plan)
     results = []
     caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
     caller.start()
@@ -978,3 +979,65 @@ def test_what_was_copied_there_is_planned_as_held_where_a_digest_says_so(stocked
     target.write_bytes(contents[table["wkf"].iloc[0]])
     assert cache.plan(table).summary()["held"] == 1
     assert cache.mirror(table).summary()["requests"] == 7
+
+
+async def test_calls_one_after_the_other_leave_no_timer_behind(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    await cache.fetch_all(table)
+    loop = asyncio.get_running_loop()
+    timers = []
+    real = loop.call_later
+
+    def call_later(*arguments: object) -> asyncio.TimerHandle:
+        timers.append(real(*arguments))
+        return timers[-1]
+
+    loop.call_later = call_later
+    try:
+        for _ in range(50):
+            await cache.fetch(table["wkf"].iloc[0])
+        await asyncio.gather(*(cache.fetch(url) for url in table["wkf"]))
+    finally:
+        del loop.call_later
+    assert len(timers) >= 51
+    assert not [timer for timer in timers if not timer.cancelled()]
+
+
+def test_a_child_of_who_has_opened_a_folder_leaves_it_alone(stocked, tmp_path) -> None:
+    """Also its journal and its lock, which say that the parent lives; and nothing waits for threads that are away."""
+    _, table, _ = stocked
+    table.to_csv(tmp_path / "table.csv", index=False)
+    folder = tmp_path / "cache"
+    script = f"""
+import os
+from framefetch import MetadataCache
+MetadataCache({str(tmp_path / "table.csv")!r}, {str(folder)!r}).get_file({table["wkf"].iloc[0]!r})
+cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(folder)!r})
+cache.verify()
+parts = {str(folder / ".framefetch" / "parts")!r}
+before = os.listdir(parts)
+child = os.fork()
+if child == 0:
+    try:
+        cache.mirror(cache.dataframe)
+    except RuntimeError as error:
+        print(error, flush=True)
+    cache.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print(len(before), os.listdir(parts) == before, cache.mirror(cache.dataframe).ok.all())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    told = "this cache was opened before a fork; open a new one in each process\n1 True True\n"
+    assert (done.stdout, done.stderr) == (told, "")
+
+
+def test_what_may_be_infinite_may_be(tmp_path) -> None:
+    inf = float("inf")
+    Options(timeouts=Timeouts(stall=inf, speed_window=inf), retry=RetryPolicy(budget=inf, cap=inf), lock_timeout=inf)
+    assert TableOptions(suffix="_raw").suffix == "_raw"
+    with pytest.raises(PlanError, match="attempts must be a whole number"):
+        RetryPolicy(attempts=inf)

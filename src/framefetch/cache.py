@@ -211,7 +211,8 @@ class MetadataCache:
 
     def _start(self, df: pd.DataFrame, file_version: str | None) -> Job:
         fixed = self._table.path_template is not None
-        return Job(self._works, self._engine, lambda: self._plan_rows(df, file_version), fixed_paths=fixed)
+        plan = partial(plan_rows, df, self._table, file_version or self.file_version, SCHEMES)
+        return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
     def mirror(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
         """Hold the file of every row; blocking twin of `fetch_all`.
@@ -263,13 +264,12 @@ class MetadataCache:
         version = file_version or self.file_version
         found = self._finder.find(self.dataframe, url)
 
-        def plan() -> PlannedRows:
-            if found is not None:
-                rows, row, address = found
-                return rows.only(row, address, check_version(version))
+        if found is not None:
+            rows, row, address = found
+            plan = partial(rows.only, row, address, version)
+        else:
             table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
-            return plan_rows(pd.DataFrame({"url": [url]}), table, version, SCHEMES)
-
+            plan = partial(plan_rows, pd.DataFrame({"url": [url]}), table, version, SCHEMES)
         fixed = found is not None and self._table.path_template is not None
         return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
@@ -331,6 +331,7 @@ class MetadataCache:
 
         def export(folder: CacheFolder) -> Path:
             target = os.path.join(folder.root, "manifest.json")
+            folder.require_taken_over(target)
             export_manifest(folder.manifest, target)
             return Path(target)
 
@@ -351,7 +352,8 @@ class MetadataCache:
             Where an observer of this cache calls it.
         """
         self._works.require_closable()
-        self._finalizer()
+        if self._finalizer.detach() is not None:
+            self._works.close()
 
     def __enter__(self) -> Self:
         """Return the cache."""

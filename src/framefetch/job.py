@@ -66,9 +66,12 @@ class Job:
     async def _go(self) -> FetchResult:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(None, self._plan)
-        if self._stopped:
-            return self._works.nothing_of(rows)
-        folder = await loop.run_in_executor(None, self._works.open_folder, self._is_stopped)
+        try:
+            folder = await loop.run_in_executor(None, self._works.open_folder, self._is_stopped)
+        except RuntimeError:
+            if self._works.is_closed:
+                return self._works.nothing_of(rows)
+            raise
         manifest = folder.manifest
         try:
             return await self._begin(rows, folder)

@@ -33,18 +33,18 @@ RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitabl
 def _require_whole(name: str, value: object, least: int) -> None:
     number = _number(value)
     _require(
-        number is not None and number == int(number) and number >= least,
+        number is not None and number >= least and number.is_integer(),
         f"{name} must be a whole number of at least {least}, got {value!r}",
     )
 
 
 def _number(value: Any) -> float | None:
-    """Return a finite number, numpy's too; None for what is none."""
+    """Return a number, numpy's too; None for what is none, or NaN."""
     try:
         number = None if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return number if number is not None and abs(number) < float("inf") else None
+    return number if number == number else None  # noqa: PLR0124 - which NaN is not
 
 
 def _require_kinds(group: object, kinds: Mapping[str, type]) -> None:
@@ -215,9 +215,10 @@ class TableOptions:
     def __post_init__(self) -> None:
         both = self.url_column is not None and self.url_template is not None
         _require(not both, "url_column and url_template exclude each other; give one")
-        _require_kinds(self, {"suffix": str})
-        dotted = not self.suffix or "." in self.suffix
-        _require(dotted, f"suffix: expected one such as '.nwb', or '' for none, got {self.suffix!r}")
+        _require(
+            not str(self.suffix or "").isalnum(),
+            f"suffix: expected one such as '.nwb', or '' for none, got {self.suffix!r}",
+        )
 
 
 @dataclass(frozen=True, slots=True)

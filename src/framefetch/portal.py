@@ -31,8 +31,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-#: Loops of callers that are kept awake, and for how many waiting calls.
-_AWAKE: dict[asyncio.AbstractEventLoop, int] = {}
+#: Loops of callers that are kept awake: for how many waiting calls, and the next time.
+_AWAKE: dict[asyncio.AbstractEventLoop, tuple[int, asyncio.TimerHandle]] = {}
 #: Seconds after which such a loop wakes.
 AWAKE_SECONDS = 0.2
 
@@ -40,20 +40,21 @@ AWAKE_SECONDS = 0.2
 @contextmanager
 def kept_awake(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Let a loop wake now and then, however many calls wait in it; to be used in its own thread."""
-    _AWAKE[loop] = _AWAKE.get(loop, 0) + 1
-    if _AWAKE[loop] == 1:
-        _wake(loop)
+    calls, timer = _AWAKE.get(loop, (0, None))
+    _AWAKE[loop] = calls + 1, timer or loop.call_later(AWAKE_SECONDS, _wake, loop)
     try:
         yield
     finally:
-        _AWAKE[loop] -= 1
+        calls, timer = _AWAKE.pop(loop)
+        if calls > 1:
+            _AWAKE[loop] = calls - 1, timer
+        else:
+            timer.cancel()
 
 
 def _wake(loop: asyncio.AbstractEventLoop) -> None:
-    if _AWAKE.get(loop):
-        loop.call_later(AWAKE_SECONDS, _wake, loop)
-    else:
-        _AWAKE.pop(loop, None)
+    calls, _ = _AWAKE[loop]
+    _AWAKE[loop] = calls, loop.call_later(AWAKE_SECONDS, _wake, loop)
 
 
 class Portal:

@@ -117,11 +117,12 @@ class Works:
     @property
     def portal(self) -> Portal:
         """The private loop."""
+        self._require_same_process()
         with self._guard:
             self._check_open()
             if self._portal is None:
-                self._portal = Portal()
                 self._pid = os.getpid()
+                self._portal = Portal()
             return self._portal
 
     @property
@@ -134,11 +135,12 @@ class Works:
 
         What is not taken over by then is with the next call, or the next process.
         """
+        self._require_same_process()
         with self._guard:
             self._check_open()
             if self._folder is None:
+                self._pid = os.getpid()  # before, as whoever forks meanwhile has its child's locks held for ever
                 self._folder = CacheFolder(self._cache_dir, lock_timeout=self.options.lock_timeout)
-                self._pid = os.getpid()
             folder = self._folder
         with self._taking_over:
             if folder.older is not None:
@@ -191,6 +193,15 @@ class Works:
         folder.prepare()
         return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_path)
 
+    def _require_same_process(self) -> None:
+        if self._pid not in (None, os.getpid()):
+            raise RuntimeError("this cache was opened before a fork; open a new one in each process")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is being closed."""
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this cache is closed")
@@ -222,6 +233,7 @@ class Works:
 
     def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start a call on the private loop, and know that it is under way: none begins behind the end."""
+        self._require_same_process()
         call = object()  # a future keeps what it calls: it must not keep the job, which keeps the future and the cache
         with self._guard:
             future = self.portal.submit(go)
@@ -246,8 +258,10 @@ class Works:
         In a forked child what its parent has opened is left alone.
         """
         self.require_closable()
+        if self._pid not in (None, os.getpid()):
+            return
         with self._guard:
-            if self._closed or self._pid not in (None, os.getpid()):
+            if self._closed:
                 return
             self._closed = True
             calls = list(self._jobs.values())

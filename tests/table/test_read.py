@@ -154,6 +154,12 @@ def test_rows_that_all_end_in_a_comma_and_rows_with_names(tmp_path: Path) -> Non
     table = tmp_path / "table.csv"
     table.write_text("id,wkf\n7,http://h/1,\n8,http://h/2,\n")
     assert read_table(table).to_dict("list") == {"id": [7, 8], "wkf": ["http://h/1", "http://h/2"]}
+    table.write_text("id,wkf\n7,http://h/1,,\n8,http://h/2,,\n")
+    assert read_table(table).to_dict("list") == {"id": [7, 8], "wkf": ["http://h/1", "http://h/2"]}
+    table.write_text("id,wkf\n7,http://h/1,\n8,http://h/2\n")
+    assert read_table(table).to_dict("list") == {"id": [7, 8], "wkf": ["http://h/1", "http://h/2"]}
+    table.write_text(f"id,wkf,note\n7,http://h/1,{'x' * 200_000}\n")
+    assert read_table(table)["wkf"].tolist() == ["http://h/1"]
     for last in ("http://h/1", "NA"):
         table.write_text(f"id,wkf\n1,11,{last}\n2,12,{last}\n")
         named = read_table(table)

@@ -414,3 +414,18 @@ def test_prune_makes_room_on_a_full_disk(stocked, tmp_path, disk) -> None:
     (place / "filler").unlink()
     assert framefetch("prune", place / "c", "--keep", tmp_path / "three.csv").returncode == 0
     assert framefetch("verify", place / "c").returncode == 0
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_export_loses_no_manifest_that_is_not_taken_over(cache, tmp_path, link) -> None:
+    older = tmp_path / "older.json" if link else cache / "manifest.json"
+    older.write_text('{"v0": {}}')
+    if link:
+        (cache / "manifest.json").symlink_to(older)
+    (cache / ".framefetch" / "taking-over").touch()
+    for target in (cache / "manifest.json", older):
+        done = framefetch("export", cache, target)
+        assert (done.returncode, older.read_text()) == (3, '{"v0": {}}')
+        assert "is not taken over to its end yet" in done.stderr
+    assert "the next mirror goes on with it" in framefetch("status", cache).stderr
+    assert framefetch("export", cache, tmp_path / "other.json").returncode == 0

@@ -134,6 +134,18 @@ class CacheFolder:
                 os.fsync(note.fileno())
         self.older = older if not there or os.path.exists(self._note) else None
 
+    def require_taken_over(self, target: str) -> None:
+        """Refuse to write over a prototype's manifest that is not taken over to its end.
+
+        Raises
+        ------
+        ManifestError
+            Where the target leads to it.
+        """
+        older = os.path.join(self.root, OLDER)
+        if os.path.exists(self._note) and os.path.realpath(target) == os.path.realpath(older):
+            raise ManifestError(f"{older} is not taken over to its end yet, and would be lost; mirror first")
+
     def taken_over(self) -> None:
         """Note that the prototype's manifest has been taken over, or is none."""
         self.older = None

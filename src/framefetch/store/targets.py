@@ -70,6 +70,9 @@ def require_not_the_caches_own(target: str, cache_dir: str, but: str | None = No
     PlanError
         Where the target is the manifest, what lies beside it, or in the cache's private folder.
     """
-    path = os.path.relpath(os.path.realpath(target), os.path.realpath(cache_dir)).replace(os.sep, "/")
+    try:
+        path = os.path.relpath(os.path.realpath(target), os.path.realpath(cache_dir)).replace(os.sep, "/")
+    except ValueError:  # on another drive of Windows
+        return
     if path != but and is_private(path):
         raise PlanError(f"{target}: expected a file to write, this is one of the cache's own; choose another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RowFinder"]
 
-#: The shape of a table, its plan, and its rows by URL.
-_Known: TypeAlias = "tuple[tuple[int, ...], PlannedRows | None, dict[str, int]]"
+#: A table, its shape when it was planned, the plan, and its rows by URL.
+_Known: TypeAlias = "tuple[pd.DataFrame, tuple[int, ...], PlannedRows | None, dict[str, int]]"
 
 
 class RowFinder:
@@ -41,7 +42,7 @@ class RowFinder:
         self._plan = plan
         self._reader = AddressReader(base_url, schemes)
         self._known: _Known | None = None
-        self._planning = threading.Lock()
+        self._planning, self._pid = threading.Lock(), os.getpid()
 
     def find(self, table: pd.DataFrame, url: str) -> tuple[PlannedRows, int, str] | None:
         """Return the plan of a table with the row that names a URL, and that URL whole; None where no row does."""
@@ -60,11 +61,13 @@ class RowFinder:
         self._known = None
 
     def _look_for(self, table: pd.DataFrame, address: str) -> tuple[PlannedRows, int] | None:
+        if self._pid != os.getpid():  # a thread of the parent's may have held it
+            self._planning, self._pid = threading.Lock(), os.getpid()
         with self._planning:  # who comes meanwhile waits: without the table nobody knows what a file must be
             known = self._known
-            if known is None or known[0] != table.shape:
+            if known is None or known[0] is not table or known[1] != table.shape:
                 self._known = known = self._plan_all(table)
-        _, planned, rows = known
+        *_, planned, rows = known
         row = rows.get(redact(address))
         return None if planned is None or row is None else (planned, row)
 
@@ -72,8 +75,8 @@ class RowFinder:
         try:
             planned = self._plan(table)
         except PlanError:
-            return table.shape, None, {}  # a table without URLs: every file is fetched by itself
-        return table.shape, planned, planned.rows_by_url()
+            return table, table.shape, None, {}  # a table without URLs: every file is fetched by itself
+        return table, table.shape, planned, planned.rows_by_url()
 
     def _is_still(self, table: pd.DataFrame, planned: PlannedRows, row: int) -> bool:
         """Return whether a row states nothing by now that was not known when the table was planned."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefetch.errors import InvalidRow, PlanError
+from framefetch.table.naming import check_version
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
@@ -102,7 +103,13 @@ class PlannedRows:
             One of its URLs, which may be signed anew.
         version : str
             The folder below the cache.
+
+        Raises
+        ------
+        PlanError
+            Where that is none.
         """
+        check_version(version)
         requests, file = self.requests, int(self.files[row])
         files = [file] if file >= 0 else []
         mirrors, bare = requests.mirrors.get(file, ()), redact(url)

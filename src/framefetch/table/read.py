@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -35,30 +36,29 @@ def _tsv(path: Path) -> pd.DataFrame:
 
 def _delimited(path: Path, sep: str) -> pd.DataFrame:
     table = pd.read_csv(path, sep=sep, low_memory=False, dtype=_TEXT_COLUMNS)
-    # Rows with more cells than the header: names of rows come first, as R writes them, or all rows end in a delimiter.
-    if not _rows_are_longer(path, sep) or not _all_end_in(sep, path):
+    # An index of its own: rows have more cells than the header. The names of rows come first, as R writes them, or rows
+    # end in delimiters, and what was taken for names is the first column.
+    if table.index.equals(pd.RangeIndex(len(table))) or not _end_in_nothing(path, sep):
         return table
-    if table.index.astype(str).tolist() == [str(number) for number in range(1, len(table) + 1)]:
+    if table.index.map(str).tolist() == [str(number) for number in range(1, len(table) + 1)]:
         raise PlanError(
             f"{path}: each row has one cell more than the header, the first is 1, 2, 3 … and the last is empty: "
             "names of rows, or a delimiter too many? Give the first column a name, or take the last delimiter away"
         )
-    return pd.read_csv(path, sep=sep, low_memory=False, dtype=_TEXT_COLUMNS, index_col=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # what is lost is nothing
+        return pd.read_csv(path, sep=sep, low_memory=False, dtype=_TEXT_COLUMNS, index_col=False)
 
 
-def _rows_are_longer(path: Path, sep: str) -> bool:
-    """Return whether the first row has a cell more than the header."""
-    with _opened(path) as lines:
-        rows = filter(None, csv.reader(lines, delimiter=sep))
-        return len(next(rows, [])) + 1 == len(next(rows, []))
-
-
-def _all_end_in(sep: str, path: Path) -> bool:
-    """Return whether the last cell of every row is no text at all."""
-    with _opened(path) as lines:
-        rows = csv.reader(lines, delimiter=sep)
-        next(rows, None)
-        return all(not row or not row[-1] for row in rows)
+def _end_in_nothing(path: Path, sep: str) -> bool:
+    """Return whether all cells that rows have more than the header are no text at all."""
+    try:
+        with _opened(path) as lines:
+            rows = csv.reader(lines, delimiter=sep)
+            width = len(next(rows, []))
+            return not any(any(row[width:]) for row in rows)
+    except csv.Error:
+        return False  # such as a cell that is too long for it
 
 
 def _opened(path: Path) -> TextIO:
@@ -137,7 +137,7 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         raise PlanError(f"{path}: no such file; expected a table of files to fetch") from error
     except PlanError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, csv.Error) as error:  # parser errors are ValueErrors
+    except (OSError, ValueError, EOFError, KeyError, zlib.error) as error:  # parser errors are ValueErrors
         reason = " ".join(str(error).split())
         raise PlanError(f"{path}: cannot be read as {suffixes[-1]}: {reason}") from error
 

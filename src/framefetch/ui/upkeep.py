@@ -191,8 +191,8 @@ def export_json(arguments: ExportArguments) -> int:
         if not printed:
             require_not_the_caches_own(arguments.target, arguments.cache_dir, but=OLDER)
         with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
-            if folder.older is not None and not printed and os.path.realpath(arguments.target) == folder.older:
-                raise ManifestError(f"{folder.older} is not taken over to its end yet, and would be lost; mirror first")
+            if not printed:
+                folder.require_taken_over(arguments.target)
             if printed:
                 with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
                     count = print_manifest(folder.manifest, out)

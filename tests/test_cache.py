@@ -35,6 +35,8 @@ from framefetch import cache as cache_module
 from framefetch.errors import DiskFull, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
 from framefetch.store import exchange
+from framefetch.store import writer as writer_module
+from framefetch.store.writer import CommitWriter, Handed
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
 
@@ -604,6 +606,8 @@ def test_who_is_killed_while_taking_over_leaves_the_rest_to_the_next(prototype, 
 import os, signal
 from framefetch import MetadataCache
 from framefetch.store import exchange
+from framefetch.store import writer as writer_module
+from framefetch.store.writer import CommitWriter, Handed
 exchange.COMMIT_ROWS = 1
 read, real = [], exchange.hash_file
 def hash_file(path, *rest):
@@ -1041,3 +1045,37 @@ def test_what_may_be_infinite_may_be(tmp_path) -> None:
     assert TableOptions(suffix="_raw").suffix == "_raw"
     with pytest.raises(PlanError, match="attempts must be a whole number"):
         RetryPolicy(attempts=inf)
+
+
+def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked, open_cache, monkeypatch) -> None:
+    """A neighbour waits ten seconds for a stopped process, and fetches what it had; then that goes on."""
+    _, table, _ = stocked
+    one, other = open_cache(table), open_cache(table.head(3))
+    stopped, go_on = threading.Event(), threading.Event()
+    real = CommitWriter._transact
+
+    def transact(writer: CommitWriter, batch: list[Handed]) -> int:
+        if writer is one._works.folder.manifest._writer and batch:
+            stopped.set()
+            go_on.wait(30)
+        return real(writer, batch)
+
+    monkeypatch.setattr(CommitWriter, "_transact", transact)
+    monkeypatch.setattr(writer_module, "STOPPED_SECONDS", 0.0)
+    results = []
+    caller = threading.Thread(target=lambda: results.append(one.mirror(table)))
+    caller.start()
+    assert stopped.wait(30)
+    paths = [one.cache_dir / "v0" / f"{at}.nwb" for at in range(100, 108)]
+    while not all(path.exists() for path in paths):
+        threading.Event().wait(0.01)
+    for path in paths[:3]:  # as a neighbour does
+        path.with_suffix(".new").write_bytes(b"another version")
+        path.with_suffix(".new").replace(path)
+    go_on.set()
+    caller.join(30)
+    frame = results[0].frame
+    assert frame["status"].tolist() == ["failed"] * 3 + ["downloaded"] * 5
+    assert "v0/100.nwb was replaced by another process before it was recorded" in frame["error"].iloc[0]
+    assert {finding.kind for finding in other.verify("hash")} == {"unknown"}
+    assert other.status().files == 5

@@ -24,7 +24,7 @@ from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
 from framefetch.store.neighbours import Neighbours
 from framefetch.store.sharing import SameContent
-from framefetch.table.ledger import CODES, Ledger
+from framefetch.table.ledger import CODES, Ledger, recorded
 from framefetch.table.result import FetchResult, RunFigures
 
 if TYPE_CHECKING:
@@ -353,8 +353,8 @@ class Run:
             if outcome.receipt is not None
         ]
 
-        def committed(_: Sequence[Entry]) -> None:
-            self._loop.call_soon_threadsafe(self._record, done)
+        def committed(kept: Sequence[Entry]) -> None:
+            self._loop.call_soon_threadsafe(self._record, done if len(kept) == len(done) else recorded(done, kept))
 
         if entries:
             manifest = self.folder.manifest  # another call may have made it anew since, with windows of its own

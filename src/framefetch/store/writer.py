@@ -16,21 +16,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Final, TypeAlias
 
 from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
 from framefetch.store.changes import Change, Identity, apply, forget_paths, to_row
 from framefetch.store.own import Own
-from framefetch.store.places import remove
+from framefetch.store.places import inode_of, remove
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Disk, Synced
 from framefetch.store.tables import overfull, pour
 
 __all__ = ["CommitWriter", "Committed", "Durably", "Handed", "Turn"]
 
-#: Called with the entries of one commit, in the writer's thread.
+#: Called with the entries of one commit that were recorded, in the writer's thread; a file that was replaced is not.
 Committed: TypeAlias = Callable[[Sequence[Entry]], None]
 #: Called with paths, in the writer's thread.
 Durably: TypeAlias = Callable[[Sequence[str]], None]
@@ -41,6 +42,8 @@ WINDOW_SECONDS: Final = 0.25
 SYNC_SECONDS: Final = 1.0
 #: Rows that may wait for another process to let go of the database: about 100 MB.
 BACKLOG_ROWS: Final = 100_000
+#: Seconds between a file's name and its row after which it is looked at once more.
+STOPPED_SECONDS: Final = 5.0
 #: Milliseconds to wait for the database once the whole lock timeout has been waited in vain.
 IMPATIENCE: Final = 100
 
@@ -174,6 +177,7 @@ class CommitWriter:
         last = False
         while not last:
             waiters, last = self._collect(batch)
+            handed_in = sum(len(handed.entries) for handed in batch)
             try:
                 if waiters or batch:
                     self._require_same_file()
@@ -183,7 +187,7 @@ class CommitWriter:
             else:
                 self._failure = None
                 with self._handing:
-                    self._waiting -= sum(len(handed.entries) for handed in batch)
+                    self._waiting -= handed_in
                 for handed in batch:
                     _call_back(handed)
                 batch = []
@@ -239,6 +243,7 @@ class CommitWriter:
     def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            batch[:] = map(_without_replaced, batch, repeat(self._root))  # nobody else can record anything from here on
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
             assert window is not None
             changes: list[Change] = []
@@ -314,6 +319,26 @@ class CommitWriter:
         except (sqlite3.Error, ManifestError):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
+
+
+def _without_replaced(handed: Handed, root: str) -> Handed:
+    """Return what is to be recorded without files that another process has put others in the place of.
+
+    That takes a process that was stopped for seconds between a name and its row: its neighbours no longer wait for it.
+    """
+    long_ago = (time.time() - STOPPED_SECONDS) * 1e9
+    if handed.committed is None or all(entry.receipt.ctime_ns > long_ago for entry in handed.entries):
+        return handed
+    return replace(handed, entries=[entry for entry in handed.entries if not _is_replaced(entry, root)])
+
+
+def _is_replaced(entry: Entry, root: str) -> bool:
+    try:
+        found = os.lstat(f"{root}/{entry.path}")
+    except OSError:
+        return False  # it is gone, which whoever looks for it sees
+    receipt = entry.receipt
+    return (found.st_size, found.st_mtime_ns, inode_of(found)) != (receipt.size, receipt.mtime_ns, receipt.inode)
 
 
 def _explained(error: Exception, path: str) -> ManifestError:

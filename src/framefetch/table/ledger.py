@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from framefetch.errors import StorageError
 from framefetch.models import Status, Verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from framefetch.models import Outcome, Receipt
+    from framefetch.models import Entry, Outcome, Receipt
 
-__all__ = ["CODES", "LEVELS", "STATUSES", "Ledger"]
+__all__ = ["CODES", "LEVELS", "STATUSES", "Ledger", "recorded"]
 
 STATUSES = tuple(Status)
 CODES = {status: code for code, status in enumerate(STATUSES)}
 CACHED = CODES[Status.CACHED]
 LEVELS = tuple(Verified)
 LEVEL_CODES = {level: code for code, level in enumerate(LEVELS)}
+
+
+def recorded(outcomes: Sequence[Outcome], entries: Sequence[Entry]) -> list[Outcome]:
+    """Return outcomes as they are when only some could be recorded: the other files were replaced meanwhile."""
+    paths = {entry.path for entry in entries}
+    return [outcome if outcome.request.path in paths else _replaced(outcome) for outcome in outcomes]
+
+
+def _replaced(outcome: Outcome) -> Outcome:
+    error = StorageError(f"{outcome.request.path} was replaced by another process before it was recorded; run it again")
+    return replace(outcome, status=Status.FAILED, receipt=None, error=error)
 
 
 class Ledger:

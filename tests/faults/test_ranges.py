@@ -231,6 +231,50 @@ def test_what_is_wrong_twice_fails(
     note(number, f"for ever: {answer}", error, 4)
 
 
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("told", [True, False], ids=["with Content-Range", "by its length alone"])
+def test_a_200_that_brings_only_the_rest_is_not_the_file(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], told: bool, body: bytes
+) -> None:
+    half = len(body) // 2
+    fields = {"ETag": '"v1"'} | ({"Content-Range": f"bytes {half}-{len(body) - 1}/{len(body)}"} if told else {})
+    table = pd.DataFrame({"url": [warehouse.add("/f.nwb", body)]})
+    cut = Serve(stop=Stop(half), headers={"ETag": '"v1"'})
+    warehouse.script("/f.nwb", cut, Reply(200, body[half:], headers=fields), then=Serve())
+    frame = go_on(tmp_path / "cache", table)
+    assert Path(frame["path"][0]).read_bytes() == body
+    assert wanted(warehouse) == ["all", "rest", "all"]
+    note("18", f"200 with the rest only, told: {told}", "downloaded", 3)
+
+
+@pytest.mark.parametrize(
+    ("says", "status"),
+    [
+        ("bytes 0-{last}/{total}", "downloaded"),
+        ("bytes 0-{last}/{more}", "failed"),
+        ("bytes 0-{last}/*", "failed"),
+        ("bytes 1-{total}/{more}", "failed"),
+        ("lines 0-{last}/{total}", "failed"),
+    ],
+)
+def test_a_200_that_was_not_asked_for_a_range_must_not_be_one(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], says: str, status: str
+) -> None:
+    """The first files of a host go over the loop, the others over the thread for small ones: neither takes it."""
+    said = says.format(last=len(SMALL) - 1, total=len(SMALL), more=len(SMALL) + 1)
+    table = pd.DataFrame({"url": [warehouse.add(f"/{number}.nwb", SMALL) for number in range(60)]})
+    odd = {f"/{number}.nwb" for number in (0, 50)}
+    for target in odd:
+        warehouse.script(target, then=Serve(headers={"Content-Range": said}))
+    with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
+        frame = cache.mirror(table).frame
+    assert frame["status"].tolist() == [status if number in (0, 50) else "downloaded" for number in range(60)]
+    if status == "failed":
+        assert set(frame["error_type"][[0, 50]]) == {"RangeMismatch"}
+        assert {warehouse.count(target) for target in odd} == {2}
+    note("18", f"200 with Content-Range {says}", status, 2)
+
+
 def test_progress_begins_the_count_anew_up_to_four_times_the_attempts(
     warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
 ) -> None:

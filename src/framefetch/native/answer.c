@@ -126,8 +126,8 @@ read_plain(Words *bytes, size_t *length, Words *tag)
                 return false;
             }
             *tag = value;
-        } else if (are(name, "transfer-encoding") || are(name, "content-encoding") || are(name, "set-cookie") ||
-                   (are(name, "connection") && !are(value, "keep-alive"))) {
+        } else if (are(name, "transfer-encoding") || are(name, "content-encoding") || are(name, "content-range") ||
+                   are(name, "set-cookie") || (are(name, "connection") && !are(value, "keep-alive"))) {
             return false;
         }
     }

@@ -174,7 +174,7 @@ def framing(head: Head) -> tuple[int | None, bool]:
 
 
 #: What makes an answer more than a head and so many bytes of a file.
-_NOT_PLAIN = frozenset(("transfer-encoding", "content-encoding", "set-cookie"))
+_NOT_PLAIN = frozenset(("transfer-encoding", "content-encoding", "content-range", "set-cookie"))
 
 
 def plain_length(head: Head) -> int | None:

@@ -20,7 +20,7 @@ from framefetch.sources.decode import Decoder, coding_of
 from framefetch.sources.dial import refuse_address
 from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, tells_expiry
 from framefetch.sources.names import Trail
-from framefetch.sources.ranges import ANSWERS, accept_range, entity_of, range_fields
+from framefetch.sources.ranges import ANSWERS, accept_range, entity_of, range_fields, refuse_part
 from framefetch.sources.watchdog import Watch
 from framefetch.urls import origin_of, redact
 
@@ -221,6 +221,8 @@ class Exchange:
         """Let only a whole file through, or the range that was asked for."""
         if head.status != 200 and (self._ask_for is None or head.status not in ANSWERS):
             raise await self._refusal(head)
+        if head.status == 200:
+            refuse_part(head, self._ask_for)
         size: int | None = None
         total: int | None = None
         if self._ask_for is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from framefetch.sources.base import Ask
     from framefetch.sources.wire import Head
 
-__all__ = ["ANSWERS", "accept_range", "entity_of", "range_fields"]
+__all__ = ["ANSWERS", "accept_range", "entity_of", "range_fields", "refuse_part"]
 
 #: Statuses besides 200 with which a server answers a request for a range, well or not. 304 and 412 answer conditions
 #: that nobody made: so does who takes If-Range for one of them (WEBrick does).
@@ -114,6 +114,29 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None, int | None]:
         whole = last + 1
     _check_version(head, ask)
     return first, size, whole
+
+
+def refuse_part(head: Head, ask: Ask | None) -> None:
+    """Refuse an answer with status 200 that is only a part of the file.
+
+    Raises
+    ------
+    RangeMismatch
+        Where it says that it is a range and not the whole, or has another length than this version had before.
+    """
+    length = head.get("content-length")
+    if "content-range" in head.fields:
+        found = _RANGE.fullmatch(", ".join(head.all("content-range")))
+        whole = None if length is None else int(length)
+        if found is None or whole is None or (found[1], int(found[2]) + 1, found[3]) != ("0", whole, str(whole)):
+            told = ", ".join(head.all("content-range"))[:80]
+            raise RangeMismatch(f"expected the whole file with status 200, got Content-Range {told!r}")
+    entity = None if ask is None else ask.entity
+    if entity is None or None in (entity.etag, entity.total, length) or "content-encoding" in head.fields:
+        return
+    if head.get("etag") == entity.etag and int(length or 0) != entity.total:
+        words = f"expected the whole file of {entity.total:,} bytes with status 200"
+        raise RangeMismatch(f"{words}, got {int(length or 0):,} bytes with the same ETag")
 
 
 def _none_left(head: Head, ask: Ask, known: int | None) -> int:

@@ -25,6 +25,7 @@ NO_VALIDATOR: dict[str, str | None] = {"ETag": None, "Last-Modified": None}
 WEAK: dict[str, str | None] = {"ETag": 'W/"weak"'}
 BARE: dict[str, str | None] = {"ETag": "2b-5f"}
 DATE: dict[str, str | None] = {"ETag": None}
+TAG: dict[str, str | None] = {"ETag": '"v1"'}
 LATER: dict[str, str | None] = {"ETag": None, "Last-Modified": "Mon, 05 Oct 2020 10:00:00 GMT"}
 
 
@@ -134,6 +135,23 @@ CASES = [
         (Serve(content="changed", headers={"ETag": None}, ignore_if_range=True), SAME),
         ("all", "rest", "all"),
         first={"headers": {"ETag": None}},
+        states="md5",
+    ),
+    Case(
+        "26",
+        "changed: If-Range ignored, no tag in the 206",
+        (
+            Serve(content="changed", headers={"ETag": None}, ignore_if_range=True),
+            Serve(content="changed"),
+        ),
+        ("all", "rest", "all"),
+        gets="changed",
+    ),
+    Case(
+        "26",
+        "no tag in the 206, md5 stated",
+        (Serve(headers={"ETag": None}, ignore_if_range=True),),
+        ("all", "rest"),
         states="md5",
     ),
     Case("31", "all had come: 416 says so", (SAME,), ("all", "rest"), first={"whole": True}),
@@ -467,11 +485,11 @@ def test_a_range_without_a_length_brings_what_it_says(
     answer = Reply(
         206,
         brings.get(fault, body[half:] * 2),
-        headers={"Content-Range": f"bytes {half}-{len(body) - 1}/{len(body)}"},
+        headers={**TAG, "Content-Range": f"bytes {half}-{len(body) - 1}/{len(body)}"},
         framing=framing,
     )
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", body)]})
-    warehouse.script("/f.nwb", Serve(stop=Stop(half)), answer, then=Serve())
+    warehouse.script("/f.nwb", Serve(stop=Stop(half), headers=TAG), answer, then=Serve(headers=TAG))
     frame = go_on(tmp_path / "cache", table)
     assert Path(frame["path"][0]).read_bytes() == body
     assert frame["verified"].tolist() == ["length"]

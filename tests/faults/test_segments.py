@@ -157,6 +157,12 @@ CHANGED = {"content": OTHER, "headers": {"ETag": '"other"'}}
         ),
         (
             "27",
+            "another version, If-Range ignored, no tag in any 206",
+            [Serve(pace=PACE), *[Serve(content=OTHER, headers={"ETag": None}, ignore_if_range=True, pace=PACE)] * 12],
+            BODY,
+        ),
+        (
+            "27",
             "another version, If-Range honoured",
             [Serve(pace=PACE), Serve(pace=PACE), Serve(**CHANGED, pace=PACE)],
             OTHER,
@@ -189,13 +195,16 @@ def test_ranges_without_a_length_bring_what_they_say(
 ) -> None:
     """One that brings more than its Content-Range says is not what was asked for, so nothing beside it is believed."""
 
+    tag = {"ETag": '"v1"'}
+    paced = Serve(pace=PACE, headers=tag)
+
     def answer(record: RequestRecord) -> Reply:
         first, last = map(int, record.header("Range").removeprefix("bytes=").split("-"))
-        headers = {"Content-Range": f"bytes {first}-{last}/{len(BODY)}"}
+        headers = {**tag, "Content-Range": f"bytes {first}-{last}/{len(BODY)}"}
         return Reply(206, BODY[first : last + 1] + surplus, headers=headers, framing="chunked")
 
     warehouse.add("/f.nwb", BODY)
-    warehouse.script("/f.nwb", Serve(pace=PACE), Serve(pace=PACE), answer, then=Serve(pace=PACE))
+    warehouse.script("/f.nwb", paced, paced, answer, then=paced)
     frame = fetched(warehouse, tmp_path / "cache")
     assert (tmp_path / "cache" / "v0" / "f.nwb").read_bytes() == BODY
     assert frame["verified"].tolist() == ["length"]

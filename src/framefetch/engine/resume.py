@@ -52,4 +52,4 @@ def resumption(entity: Entity | None, length: int, url: str, request: Request) -
         return None
     if entity.url != redact(url):
         entity = Entity(redact(url), total=entity.total)
-    return Ask(length, entity=entity) if worth_keeping(entity, request) else None
+    return Ask(length, entity=entity, has_digest=bool(request.digests)) if worth_keeping(entity, request) else None

@@ -36,11 +36,14 @@ class Ask:
         The last byte wanted; None for all that follow.
     entity : Entity or None
         The version it must be a range of; None where only a digest will tell.
+    has_digest : bool, default False
+        Whether the digest that the table states will tell, too.
     """
 
     first: int
     last: int | None = None
     entity: Entity | None = None
+    has_digest: bool = False
 
 
 class Body(Protocol):

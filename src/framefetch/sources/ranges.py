@@ -112,6 +112,9 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None, int | None]:
         raise RangeMismatch(f"expected {size:,} bytes for the range {first}-{last}, the server says {length}")
     if whole is None and ask.last is None:
         whole = last + 1
+    if "etag" not in head.fields and ask.entity is not None and ask.entity.etag is not None and not ask.has_digest:
+        # A 206 has the tag that a 200 would have (RFC 9110 section 15.3.7). Who leaves it out may ignore If-Range too.
+        raise RangeMismatch(f"expected a range of version {excerpt(ask.entity.etag)[1:-1]}, got one without an ETag")
     _check_version(head, ask)
     return first, size, whole
 

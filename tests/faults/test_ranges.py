@@ -498,6 +498,33 @@ def test_a_range_without_a_length_brings_what_it_says(
     note("21", f"206 without a length, {framing}: {fault}", "downloaded", warehouse.count("/f.nwb"))
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("states", ["nothing", "its size"])
+def test_a_range_of_a_file_of_unknown_length_does_not_end_it(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], framing: str, body: bytes, states: str
+) -> None:
+    """A server may send less than was asked for; only a 416 or a total tells that nothing is left."""
+    half, more = len(body) // 2, len(body) * 3 // 4
+
+    def rest(first: int, stop: int) -> Reply:
+        said = {**TAG, "Content-Range": f"bytes {first}-{stop - 1}/*"}
+        return Reply(206, body[first:stop], headers=said, framing=framing)
+
+    cut = Serve(stop=Stop(half), headers=TAG, framing="chunked")
+    none_left = Reply(416, headers={**TAG, "Content-Range": f"bytes */{len(body)}"})
+    table = pd.DataFrame(
+        {"url": [warehouse.add("/f.nwb", body)]} | ({"size": [len(body)]} if states != "nothing" else {})
+    )
+    warehouse.script("/f.nwb", cut, rest(half, more), rest(more, len(body)), none_left)
+    frame = go_on(tmp_path / "cache", table)
+    assert frame["status"].tolist() == ["downloaded"], frame["error"][0]
+    assert Path(frame["path"][0]).read_bytes() == body
+    asked = [record.header("Range") for record in warehouse.requests("/f.nwb")]
+    assert asked == [None, f"bytes={half}-", f"bytes={more}-", f"bytes={len(body)}-"]
+    note("21", f"206 that does not say where the file ends, {framing}", "downloaded", 4)
+
+
 def test_a_range_that_breaks_behind_its_last_byte_loses_none(warehouse: WarehouseThread, tmp_path: Path) -> None:
     table = pd.DataFrame({"url": [warehouse.add("/f.nwb", SMALL)]})
     endless = Serve(framing=Chunked(last=b""), end="close")

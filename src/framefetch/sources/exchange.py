@@ -59,7 +59,9 @@ class Exchange:
         "_key",
         "_left",
         "_meter",
+        "_open",
         "_pieces",
+        "_size",
         "_source",
         "_total",
         "_url",
@@ -97,6 +99,9 @@ class Exchange:
         #: Bytes that a range has still to bring where nothing but its own words tells how many, and how it broke then.
         self._left: int | None = None
         self._broken: TransferError | None = None
+        #: Bytes of the range, and whether more of the file may follow it.
+        self._size: int | None = None
+        self._open = False
         self._head: Head | None = None
         self._total: int | None = None
         self.alone = True
@@ -240,6 +245,9 @@ class Exchange:
                 return
             self.length = size if length is None else int(length)
             self._left = size if length is None else None
+            self._size = size
+            if size is not None and total is None and self._ask_for is not None and self._ask_for.last is None:
+                self._open, self.length = True, None
         # Nothing tells the end of a body that the connection's end delimits from its break.
         if self.framed or "transfer-encoding" in head.fields:
             self._head, self._total = head, self.length if head.status == 200 else total
@@ -259,10 +267,13 @@ class Exchange:
         if self._at_end:
             return b""
         try:
-            return await self._receive() if self._left is None else await self._receive_range(self._left)
+            block = await self._receive() if self._left is None else await self._receive_range(self._left)
         except TransferError as error:
             self._name_proxy(error)
             raise
+        if self._open and not block:
+            raise IncompleteBody("the range has come, and the server does not say whether the file ends there")
+        return block
 
     async def _receive(self) -> bytes | memoryview:
         assert self._connection is not None
@@ -276,7 +287,7 @@ class Exchange:
             raise self._broken
         block = await self._receive()
         if left and not block:
-            raise IncompleteBody(f"expected {self.length:,} bytes of the range, {left:,} did not come")
+            raise IncompleteBody(f"expected {self._size:,} bytes of the range, {left:,} did not come")
         self._left = left = left - len(block)
         if not left and block:
             # Whoever has all bytes may not ask for more, so what follows them is looked at now.
@@ -285,7 +296,7 @@ class Exchange:
             except TransferError as error:
                 self._broken = error
         if left < 0:
-            raise RangeMismatch(f"expected {self.length:,} bytes of the range, got more")
+            raise RangeMismatch(f"expected {self._size:,} bytes of the range, got more")
         return block
 
     async def _read_decoded(self, decoder: Decoder) -> bytes:

@@ -81,7 +81,8 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None, int | None]:
     -------
     tuple of int, (int or None) and (int or None)
         The first is 0 for the whole file, else ``ask.first``. The second is what a range says of itself, however its
-        body is framed. A 416 that says that nothing is left is a range of no bytes.
+        body is framed. A 416 that says that nothing is left is a range of no bytes. The third is None where a range
+        up to the end says nothing of the end: it may be shorter than what was asked for.
 
     Raises
     ------
@@ -110,8 +111,6 @@ def accept_range(head: Head, ask: Ask) -> tuple[int, int | None, int | None]:
     size, length = last - first + 1, head.get("content-length")
     if length is not None and int(length) != size:
         raise RangeMismatch(f"expected {size:,} bytes for the range {first}-{last}, the server says {length}")
-    if whole is None and ask.last is None:
-        whole = last + 1
     if "etag" not in head.fields and ask.entity is not None and ask.entity.etag is not None and not ask.has_digest:
         # A 206 has the tag that a 200 would have (RFC 9110 section 15.3.7). Who leaves it out may ignore If-Range too.
         raise RangeMismatch(f"expected a range of version {excerpt(ask.entity.etag)[1:-1]}, got one without an ETag")

@@ -204,12 +204,9 @@ async def test_a_file_where_a_folder_belongs_is_left_alone(folder, publish) -> N
     assert files(folder) == {"v0": b"mine"}
 
 
-async def test_a_folder_removed_during_a_run_is_made_again_for_the_next_attempt(folder, publish) -> None:
+async def test_a_folder_removed_during_a_run_is_made_again(folder, publish) -> None:
     await publish(request("v0/a/1"), BODY)
     shutil.rmtree(Path(folder.root) / "v0")
-    with pytest.raises(StorageError, match="or its folder, were removed") as failure:
-        await publish(request("v0/a/2"), BODY)
-    assert failure.value.retryable
     await publish(request("v0/a/2"), BODY)
     assert (Path(folder.root) / "v0/a/2").read_bytes() == BODY
 
@@ -223,14 +220,34 @@ async def test_folders_removed_between_two_runs_are_made_again(folder, publish) 
     assert files(folder) == {"v0/1.nwb": BODY}
 
 
-async def test_a_link_put_there_between_two_runs_is_seen(folder, publish, tmp_path) -> None:
-    await publish(request(), BODY)
-    os.rename(f"{folder.root}/v0", tmp_path / "moved")
-    os.symlink(tmp_path / "moved", f"{folder.root}/v0")
-    folder.prepare()
-    with pytest.raises(UnsafePath):
-        await publish(request("v0/2.nwb"), BODY)
-    assert os.listdir(tmp_path / "moved") == ["1.nwb"]
+@pytest.mark.parametrize("swapped", ["v0", "v0/a"])
+@pytest.mark.parametrize("between_two_runs", [True, False])
+async def test_a_link_put_in_the_place_of_a_folder_is_seen(
+    folder, publish, tmp_path, swapped, between_two_runs
+) -> None:
+    await publish(request("v0/a/1.nwb"), BODY)
+    before = tree(tmp_path / "cache" / "v0")
+    os.rename(f"{folder.root}/{swapped}", tmp_path / "moved")
+    os.symlink(tmp_path / "moved", f"{folder.root}/{swapped}")
+    if between_two_runs:
+        folder.prepare()
+    with pytest.raises(UnsafePath, match=f"a link stands at {swapped}, "):
+        await publish(request("v0/a/2.nwb"), BODY)
+    assert [path.rpartition("/")[2] for path in tree(tmp_path / "moved")] == ["1.nwb"]
+    os.unlink(f"{folder.root}/{swapped}")
+    os.rename(tmp_path / "moved", f"{folder.root}/{swapped}")
+    await publish(request("v0/a/2.nwb"), BODY)
+    assert tree(tmp_path / "cache" / "v0") == before | {"a/2.nwb": BODY}
+
+
+def test_each_folder_is_looked_at_once_for_a_lot(folder, monkeypatch) -> None:
+    wanted = [request(f"v0/{at % 2}/{at}", index=at) for at in range(100)]
+    looked = []
+    real = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path: (looked.append(path), real(path))[1])
+    assert all(isinstance(one, Receipt) for one in folder.files.save_here([small(one, BODY) for one in wanted]))
+    assert sorted(set(looked)) == sorted(looked)
+    assert {f"{folder.root}/{name}" for name in ("v0", "v0/0", "v0/1")} >= set(looked)
 
 
 # -- the disk refuses ----------------------------------------------------------------------------------------------

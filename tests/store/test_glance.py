@@ -148,3 +148,18 @@ def test_one_that_is_missing_at_the_end_of_many_is_found(tmp_path) -> None:
     placed(tmp_path, *(f"v0/{at}" for at in range(many) if at not in (many - 3, 77)))
     wanted = plan(*(request(f"v0/{at}") for at in range(many)))
     assert missing_places(wanted, range(many), str(tmp_path)) == [77, many - 3]
+
+
+@pytest.mark.parametrize("linked", ["v0", "v0/a"])
+def test_what_is_behind_a_link_is_looked_at_in_full(folder, tmp_path, linked) -> None:
+    known, unknown, apart = request("v0/a/1"), request("v0/a/2", index=1), request("v0/3", index=2)
+    hold(folder, known, BODY)
+    hold(folder, apart, BODY)
+    place = Path(folder.root, linked)
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    doubtful, nobodys = array("q"), array("q")
+    found = list(glance(plan(known, unknown, apart), range(3), folder.manifest, folder.root, doubtful, nobodys))
+    assert [file for glimpse in found for file in glimpse.files] == ([2] if linked == "v0/a" else [])
+    assert list(doubtful) == ([0, 1] if linked == "v0/a" else [0, 1, 2])
+    assert list(nobodys) == [1]

@@ -411,3 +411,24 @@ def test_what_a_stat_can_tell(tmp_path, changes, same) -> None:
     (tmp_path / "one").write_bytes(b"xyz")
     found = (tmp_path / "one").stat()
     assert unchanged(replace(receipt_of(found), **changes), found) is same
+
+
+@pytest.mark.parametrize("linked", ["v0", "v0/a"])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("level", ["stat", "hash"])
+def test_a_file_behind_a_link_is_not_held_and_nothing_is_asked_of_the_server(
+    folder, tmp_path, linked, known, level
+) -> None:
+    wanted = request("v0/a/1.nwb", digests=(digest(BODY),))
+    if known:
+        hold(folder, wanted, BODY)
+    else:
+        place(folder, "v0/a").mkdir(parents=True)
+        place(folder, "v0/a/1.nwb").write_bytes(BODY)
+    place(folder, linked).rename(tmp_path / "moved")
+    place(folder, linked).symlink_to(tmp_path / "moved")
+    findings, report = check(folder, wanted, level=level)
+    assert findings == []
+    assert isinstance(report.blocked[0], UnsafePath)
+    assert f"a link stands at {linked}, " in str(report.blocked[0])
+    assert report.ours == set()

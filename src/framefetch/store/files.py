@@ -107,7 +107,6 @@ class FileStore:
         StorageError
             Where the cache cannot be written.
         """
-        self._places.forget_folders()
         probe = self.new_path()
         try:
             self._places.ensure_folder(f"{PRIVATE}/parts")

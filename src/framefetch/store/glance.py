@@ -14,7 +14,7 @@ from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
-from framefetch.store.places import inode_of
+from framefetch.store.places import FoldersSeen, inode_of
 
 if TYPE_CHECKING:
     from array import array
@@ -69,6 +69,7 @@ def glance(
         doubtful.extend(positions)
         unknown.extend(positions)
         return
+    folders = FoldersSeen(root)
     for start in range(0, len(positions), LOOKUP_ROWS):
         block = positions[start : start + LOOKUP_ROWS]
         known: dict[str, Row | None] = {}
@@ -76,13 +77,14 @@ def glance(
             known[row[0]] = None if row[0] in known else row  # a key in two places is for the long way
         seen = Glimpse([], [], [], [])
         for stated in requests.stated_of(block):
+            behind_link = folders.link_above(stated[2]) is not None
             if stated[1] not in known:
                 unknown.append(stated[0])
-                if lexists(f"{root}/{stated[2]}"):
+                if behind_link or lexists(f"{root}/{stated[2]}"):
                     doubtful.append(stated[0])
                 continue
             row_of_key = known[stated[1]]
-            if row_of_key is not None and _agrees(row_of_key, stated, root):
+            if row_of_key is not None and not behind_link and _agrees(row_of_key, stated, root):
                 seen.files.append(stated[0])
                 seen.sizes.append(row_of_key[2])
                 seen.verified.append(_LEVELS[row_of_key[7]])

@@ -12,7 +12,7 @@ The rules, for a file that the manifest knows:
 
 A file that the manifest does not know is adopted where the table states its digest and it matches. A file that is
 held for another key is never replaced, and a folder at a file's place never either: such a row is blocked, before
-anything is asked of the server.
+anything is asked of the server. So is one whose place is behind a link that stands where a folder belongs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
-from framefetch.store.places import inode_of
+from framefetch.store.places import FoldersSeen, inode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,6 +139,7 @@ class HeldCheck:
         self._manifest = manifest
         self._level = level
         self._fixed_paths = fixed_paths and not look_only
+        self._folders = FoldersSeen(files.root)
         self.report = HeldReport()
 
     def run(self, requests: Requests, positions: Sequence[int]) -> Iterator[Finding]:
@@ -167,16 +168,14 @@ class HeldCheck:
                 away.append(_Doubt(request))
                 continue
             entry = self._chosen(request, entries)
-            found = _stat(self._files.absolute(entry.path))
+            found = self._found(entry.path)
             state = judge(request, entry, found, self._level)
             here = entry.path == request.path
             if state is State.HELD and (here or not self._fixed_paths):
                 yield Finding(request.index, entry.path, entry.receipt)
             elif not here:
                 away.append(_Doubt(request, entry if state in (State.HELD, State.HASH) else None))
-            elif found is not None and stat.S_ISDIR(found.st_mode):
-                self._block(request, _folder_at(request.path))
-            else:
+            elif not self._is_blocked(request, found):
                 self.report.ours.add(request.path)
                 if state is State.HASH:
                     doubtful.append(_Doubt(request, entry))
@@ -188,11 +187,9 @@ class HeldCheck:
         """Look at the planned paths of files that are not recorded there: what stands there may be somebody's."""
         occupied: set[str] = set()
         for doubt in away:
-            found = _stat(self._files.absolute(doubt.request.path))
-            if found is not None:
+            found = self._found(doubt.request.path)
+            if not self._is_blocked(doubt.request, found) and found is not None:
                 occupied.add(doubt.request.path)
-                if stat.S_ISDIR(found.st_mode):
-                    self._block(doubt.request, _folder_at(doubt.request.path))
         owners = self._manifest.owners(list(occupied)) if occupied else {}
         for doubt in away:
             request, owner = doubt.request, owners.get(doubt.request.path)
@@ -207,6 +204,22 @@ class HeldCheck:
                 yield _Doubt(request, owner=owner)
             elif owner is not None:
                 self._block(request, _held_for(request.path, owner))
+
+    def _found(self, path: str) -> stat_result | None:
+        """Return what a stat says of a file of the cache; what is behind a link is none."""
+        return None if self._folders.link_above(path) else _stat(self._files.absolute(path))
+
+    def _is_blocked(self, request: Request, found: stat_result | None) -> bool:
+        """Return, and report, whether no file can stand at a planned path, where that was found."""
+        try:
+            self._folders.require_none_above(request.path)
+        except UnsafePath as error:
+            self._block(request, error)
+            return True
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            return False
+        self._block(request, TargetBlocked(f"a folder stands at {request.path}; move it away and run again"))
+        return True
 
     def _block(self, request: Request, error: FramefetchError) -> None:
         self.report.blocked[request.index] = error
@@ -237,6 +250,8 @@ class HeldCheck:
         recorded = () if entry is None else entry.receipt.digests
         path = request.path if entry is None else entry.path
         algorithms = dict.fromkeys(["md5", *(digest.algorithm for digest in (*recorded, *stated))])
+        if self._folders.link_above(path):
+            return None
         try:
             before = lstat(self._files.absolute(path))
             if not stat.S_ISREG(before.st_mode):
@@ -281,10 +296,6 @@ class _Doubt:
     request: Request
     entry: Entry | None = None
     owner: str | None = None
-
-
-def _folder_at(path: str) -> TargetBlocked:
-    return TargetBlocked(f"a folder stands at {path}; move it away and run again")
 
 
 def _held_for(path: str, owner: str) -> TargetBlocked:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from framefetch.native.plain import Stat
 
-__all__ = ["Content", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
+__all__ = ["Content", "FoldersSeen", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
 
 #: Bytes of one name on every common file system.
 NAME_BYTES = 255
@@ -120,7 +120,6 @@ class Places:
     def __init__(self, root: str) -> None:
         self.root = root
         self.notices: list[str] = []
-        self._folders: set[str] = set()
         self._ours: dict[str, _Sight] = {}
 
     def absolute(self, path: str) -> str:
@@ -159,10 +158,11 @@ class Places:
         """
         results: dict[int, Receipt | OSError | FramefetchError] = {}
         ready: list[int] = []
+        looked: set[str] = set()
         for at, (part, path, content, written) in enumerate(parts):
             try:
                 _require_whole(path, content, written)
-                self.ensure_folder(path.rpartition("/")[0])
+                self.ensure_folder(path.rpartition("/")[0], looked)
             except (OSError, FramefetchError) as error:
                 remove(part)  # at once: the folder of the next may need what this one took
                 results[at] = error
@@ -184,7 +184,6 @@ class Places:
         if found == errno.EEXIST:
             return self.move_in(part, path, content, written)
         if found == errno.ENOENT:
-            self.forget_folders()  # one of them may be what is gone
             raise _taken_away(path)
         raise OSError(found, os.strerror(found), part, None, self.absolute(path))
 
@@ -220,7 +219,6 @@ class Places:
         except IsADirectoryError as error:
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again") from error
         except FileNotFoundError as error:
-            self.forget_folders()
             raise _taken_away(path) from error
         return _published(path, content, written, stat_of(os.lstat(target)))
 
@@ -259,21 +257,27 @@ class Places:
         if not same:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.absolute(folder))
 
-    def forget_folders(self) -> None:
-        """Look at every folder again before anything is written below it: much may happen between two runs."""
-        self._folders.clear()
-
-    def ensure_folder(self, folder: str) -> None:
+    def ensure_folder(self, folder: str, looked: set[str] | None = None) -> None:
         """Make a folder below the root; no part of its path may be a link.
+
+        Nothing is remembered for longer than a lot: in a run of hours, anybody may put a link in a folder's place.
+
+        Parameters
+        ----------
+        folder : str
+            Relative to the root.
+        looked : set of str, optional
+            The folders that are fine, as was seen for the same lot; gets those that are looked at now.
 
         Raises
         ------
         OSError, UnsafePath
             Where it cannot be made, or something else stands there.
         """
-        if folder in self._folders or not folder:
+        looked = set() if looked is None else looked
+        if folder in looked or not folder:
             return
-        self.ensure_folder(folder.rpartition("/")[0])
+        self.ensure_folder(folder.rpartition("/")[0], looked)
         path = self.absolute(folder)
         try:
             found = os.lstat(path)
@@ -286,11 +290,46 @@ class Places:
             else:
                 found = None
         if found is not None and not stat.S_ISDIR(found.st_mode):
-            what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-            raise UnsafePath(
-                f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it"
-            )
-        self._folders.add(folder)
+            raise _no_folder(folder, "a link" if stat.S_ISLNK(found.st_mode) else "a file")
+        looked.add(folder)
+
+
+class FoldersSeen:
+    """One look at the folders of a cache, each of them once: no file counts as held behind a link.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path of the cache; the only link that is followed is the root itself.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._links: dict[str, str | None] = {"": None}
+
+    def link_above(self, path: str) -> str | None:
+        """Return the link that stands in the place of a folder above a path, if one does."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._links:
+            above = self.link_above(folder)
+            self._links[folder] = folder if above is None and os.path.islink(f"{self._root}/{folder}") else above
+        return self._links[folder]
+
+    def require_none_above(self, path: str) -> None:
+        """Refuse a path behind a link.
+
+        Raises
+        ------
+        UnsafePath
+            Where it is.
+        """
+        link = self.link_above(path)
+        if link is not None:
+            raise _no_folder(link, "a link")
+
+
+def _no_folder(folder: str, what: str) -> UnsafePath:
+    return UnsafePath(f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it")
 
 
 def _require_whole(path: str, content: Content, written: Stat) -> None:

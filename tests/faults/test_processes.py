@@ -217,6 +217,30 @@ def test_locks_that_do_not_work(
     note("113", f"locks: {how}", "held", warehouse.count())
 
 
+def test_two_runs_that_overlap_and_want_the_same_paths_for_other_urls(
+    warehouse: WarehouseThread, mirror: Mirrors, tmp_path: Path
+) -> None:
+    bodies: dict[str, bytes] = {}
+    runs = []
+    for who in ("a", "b"):
+        those = {f"/{who}/f{at}.nwb": hdf5_file(3000 + at, seed=at + 1000 * len(bodies)) for at in range(60)}
+        urls = [warehouse.add(path, body) for path, body in those.items()]
+        bodies |= dict(zip(urls, those.values(), strict=True))
+        pd.DataFrame({"url": urls}).to_csv(tmp_path / f"{who}.csv", index=False)
+    for who in ("a", "b"):
+        runs.append(mirror(tmp_path / f"{who}.csv"))
+    for run in runs:
+        run.communicate(timeout=60)
+    rows = pd.concat([pd.read_csv(run.report) for run in runs])  # type: ignore[attr-defined]
+    assert len(rows) == 120
+    held = rows[rows["status"].isin(["downloaded", "cached"])]
+    assert held["path"].is_unique
+    assert len(held) == 60
+    assert all(Path(path).read_bytes() == bodies[url] for url, path in zip(held["url"], held["path"], strict=True))
+    assert rows[rows["status"] == "failed"]["error"].str.contains("is held for another URL").all()
+    assert not list((tmp_path / "cache").rglob("*.kept-*"))
+
+
 def test_two_caches_of_one_process_share_their_files(
     warehouse: WarehouseThread, open_cache: Callable[..., MetadataCache], tmp_path: Path, note: Callable[..., None]
 ) -> None:

@@ -144,6 +144,39 @@ async def test_foreign_files_are_set_aside_one_after_the_other(folder, publish) 
     ]
 
 
+@pytest.mark.parametrize("owner", ["recorded", "in its journal", "of another process"])
+async def test_what_another_key_holds_by_now_is_not_set_aside(folder, open_folder, publish, owner) -> None:
+    theirs = request(key="http://host/theirs")
+    if owner == "recorded":
+        await asyncio.to_thread(hold, folder, theirs, b"theirs")
+        folder.journal.settle()
+    else:
+        other = folder if owner == "in its journal" else open_folder()
+        assert await other.files.save([small(theirs, b"theirs")])
+    with pytest.raises(TargetBlocked, match=r"v0/1\.nwb is held for another URL, http://host/theirs"):
+        await publish(request(), BODY)
+    assert files(folder) == {"v0/1.nwb": b"theirs"}
+    assert folder.files.notices == []
+    assert parts(folder) == []
+
+
+async def test_the_first_of_two_keys_in_one_lot_has_their_path(folder) -> None:
+    lot = [small(request(key=f"http://host/{at}", index=at), b"%d" % at) for at in range(3)]
+    first, *others = await folder.files.save(lot)
+    assert isinstance(first, Receipt)
+    assert [str(error).partition(";")[0] for error in others] == ["v0/1.nwb is held for another URL, http://host/0"] * 2
+    assert files(folder) == {"v0/1.nwb": b"0"}
+
+
+async def test_a_file_of_the_users_in_the_place_of_one_that_another_key_meant_to_hold(folder, publish) -> None:
+    await folder.files.save([small(request(key="http://host/theirs"), b"theirs")])
+    place = Path(folder.root) / "v0/1.nwb"
+    place.unlink()
+    place.write_bytes(b"my own work")
+    await publish(request(), BODY)
+    assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"my own work"}
+
+
 async def test_a_file_is_set_aside_without_hard_links_too(folder, publish, monkeypatch) -> None:
     await publish(request(), b"one")
 
@@ -549,7 +582,7 @@ async def test_a_part_whose_creation_was_cancelled_does_not_stay(folder, gate) -
 async def test_a_file_published_for_a_cancelled_call_is_recorded_all_the_same(folder, gate) -> None:
     part = await folder.files.create(request())
     await part.write(BODY)
-    gate(os, "replace")
+    gate(folder.files, "put")
     await cancelled_in(gate, asyncio.create_task(part.publish(length_known=True, etag=None)))
     await part.discard()
     await asyncio.to_thread(folder.manifest.flush)

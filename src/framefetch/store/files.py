@@ -17,7 +17,7 @@ import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles.threadpool import wrap
@@ -134,6 +134,10 @@ class FileStore:
             Where their folder cannot be read.
         """
         self._kept.learn()
+
+    def ask_for_owners(self, owner: Callable[[str, str], str | None]) -> None:
+        """Let this tell which other key than a given one holds the file at a path, before it is set aside."""
+        self._places.owner = owner
 
     def own(self, path: str) -> None:
         """Let the file at this path be replaced: the manifest knows it as ours."""
@@ -255,7 +259,7 @@ class FileStore:
             except FramefetchError as error:
                 results[at] = error
             else:
-                contents[at] = Content(size, digests, verified, small.etag)
+                contents[at] = Content(size, digests, verified, small.etag, small.request.key)
         ready = self._write_small(bodies, contents, results)
         try:
             self._journal.intend(
@@ -296,7 +300,7 @@ class FileStore:
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part of this store; blocking."""
         self._journal.intend([(request, content.digests, content.verified, content.etag)])
-        return self._places.move_in(part, request.path, content)
+        return self._places.move_in(part, request.path, replace(content, key=request.key))
 
     def copy(self, source: str, request: Request) -> Receipt:
         """Make a second file of one that is held, reading it once; blocking.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
 from framefetch.store.files import PRIVATE, FileStore
-from framefetch.store.journal import Journal
+from framefetch.store.journal import Journal, intents_for
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, remove, translate_oserror
@@ -92,6 +92,7 @@ class CacheFolder:
         if not there and not noted and self.manifest.holds_any():
             self.taken_over()  # by what could be read of one that was lost
         self.files.orphaned = self._adopt
+        self.files.ask_for_owners(self._owner)
         if self.writable:
             try:
                 recover(self.files, self.manifest, self.private)
@@ -201,6 +202,22 @@ class CacheFolder:
         """Record a file whose caller was cancelled; where that fails, the journal stays and the next run adopts it."""
         with contextlib.suppress(ManifestError):
             self.manifest.commit([entry])
+
+    def _owner(self, path: str, key: str) -> str | None:
+        """Return which other key than this holds the file at a path, or is about to: its row may yet be to come.
+
+        Whoever publishes a file has written his intent before, and it stays until the row is there: the journals are
+        read first.
+        """
+        for intent in intents_for(path, f"{self.private}/parts"):
+            stated = intent.receipt.digests
+            with contextlib.suppress(OSError):
+                if intent.key != key and self.files.hash(path, [digest.algorithm for digest in stated]) == stated:
+                    return intent.key
+        with contextlib.suppress(ManifestError):  # whoever reads it next tells it; no bytes are lost meanwhile
+            owner = self.manifest.owners([path]).get(path, key)
+            return None if owner == key else owner
+        return None
 
     def _make_private(self) -> StorageError | None:
         """Make the private folders and begin the journal; return why that is impossible, if it is."""

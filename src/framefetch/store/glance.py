@@ -14,7 +14,8 @@ from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
-from framefetch.store.places import FoldersSeen, inode_of
+from framefetch.store.links import FoldersSeen
+from framefetch.store.places import inode_of
 
 if TYPE_CHECKING:
     from array import array

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
-from framefetch.store.places import FoldersSeen, inode_of
+from framefetch.store.links import FoldersSeen
+from framefetch.store.places import held_for, inode_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,7 +204,7 @@ class HeldCheck:
             elif request.path in occupied and request.digests:
                 yield _Doubt(request, owner=owner)
             elif owner is not None:
-                self._block(request, _held_for(request.path, owner))
+                self._block(request, held_for(request.path, owner))
 
     def _found(self, path: str) -> stat_result | None:
         """Return what a stat says of a file of the cache; what is behind a link is none."""
@@ -242,7 +243,7 @@ class HeldCheck:
                 self._block(doubt.request, error)
             return None
         if finding is None and doubt.owner is not None:
-            self._block(doubt.request, _held_for(doubt.request.path, doubt.owner))
+            self._block(doubt.request, held_for(doubt.request.path, doubt.owner))
         return finding
 
     def _by_hash(self, request: Request, entry: Entry | None) -> Finding | None:
@@ -296,9 +297,3 @@ class _Doubt:
     request: Request
     entry: Entry | None = None
     owner: str | None = None
-
-
-def _held_for(path: str, owner: str) -> TargetBlocked:
-    return TargetBlocked(
-        f"{path} is held for another URL, {owner}; use another version, or a path template that tells them apart"
-    )

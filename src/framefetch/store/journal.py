@@ -30,7 +30,7 @@ from framefetch.store.places import remove
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["Intent", "Journal", "leftovers", "read_journal"]
+__all__ = ["Intent", "Journal", "intents_for", "leftovers", "read_journal"]
 
 Intent = tuple[Request, tuple[Digest, ...], Verified, "str | None"]
 
@@ -217,6 +217,21 @@ def read_journal(path: str) -> Iterator[Entry]:
             entry = _read_line(line)
             if entry is not None:
                 yield entry
+
+
+def intents_for(path: str, folder: str) -> Iterator[Entry]:
+    """Yield what the journals in a folder, those of live processes among them, intended for one path."""
+    try:
+        journals = [f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".journal")]
+    except OSError:
+        return
+    quoted = _quoted(path)
+    for journal in journals:
+        with contextlib.suppress(OSError), open(journal, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                intent = _read_line(line) if quoted in line else None
+                if intent is not None and intent.path == path:
+                    yield intent
 
 
 def _path_in(line: str) -> str | None:

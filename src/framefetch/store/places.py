@@ -12,18 +12,19 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlocked, TooManyOpenFiles, UnsafePath
+from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlocked, TooManyOpenFiles
 from framefetch.models import Digest, Receipt, Verified
 from framefetch.native.at_once import at_once
 from framefetch.native.plain import rename, stat_of
 from framefetch.store.digests import hash_file
+from framefetch.store.links import no_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from framefetch.native.plain import Stat
 
-__all__ = ["Content", "FoldersSeen", "Places", "free_inodes", "inode_of", "remove", "translate_oserror"]
+__all__ = ["Content", "Places", "free_inodes", "held_for", "inode_of", "remove", "translate_oserror"]
 
 #: Bytes of one name on every common file system.
 NAME_BYTES = 255
@@ -95,12 +96,13 @@ def _sight(found: os.stat_result) -> _Sight:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is known of the bytes of a part when it gets its final name."""
+    """What is known of the bytes of a part when it gets its final name, and for which key they are."""
 
     size: int
     digests: tuple[Digest, ...]
     verified: Verified
     etag: str | None = None
+    key: str | None = None
 
 
 class Places:
@@ -115,10 +117,13 @@ class Places:
     ----------
     notices : list of str
         Messages about files that were found in the way and set aside.
+    owner : callable or None
+        Tells which other key than a given one holds the file at a path by now, if one does.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.owner: Callable[[str, str], str | None] | None = None
         self.notices: list[str] = []
         self._ours: dict[str, _Sight] = {}
 
@@ -182,7 +187,7 @@ class Places:
         if not isinstance(found, int):
             return _published(path, content, written, found)
         if found == errno.EEXIST:
-            return self.move_in(part, path, content, written)
+            return self._replace(part, path, content, written)
         if found == errno.ENOENT:
             raise _taken_away(path)
         raise OSError(found, os.strerror(found), part, None, self.absolute(path))
@@ -211,8 +216,13 @@ class Places:
         except FileNotFoundError as error:
             raise _taken_away(path) from error
         _require_whole(path, content, written)
-        target = self.absolute(path)
         self.ensure_folder(path.rpartition("/")[0])
+        (found,) = at_once.move_new([part], [self.absolute(path)])
+        return self._moved(part, path, content, written, found)
+
+    def _replace(self, part: str, path: str, content: Content, written: Stat) -> Receipt:
+        """Give a part a final name that is taken."""
+        target = self.absolute(path)
         self._make_way(path, target, content)
         try:
             rename(part, target)
@@ -234,6 +244,9 @@ class Places:
             return
         if _has(target, found.st_size, content):
             return
+        owner = self.owner(path, content.key) if self.owner is not None and content.key is not None else None
+        if owner is not None:
+            raise held_for(path, owner)
         folder, slash, name = path.rpartition("/")
         for number in range(1, 1000):
             kept = folder + slash + _kept_name(name, number)
@@ -290,46 +303,15 @@ class Places:
             else:
                 found = None
         if found is not None and not stat.S_ISDIR(found.st_mode):
-            raise _no_folder(folder, "a link" if stat.S_ISLNK(found.st_mode) else "a file")
+            raise no_folder(folder, "a link" if stat.S_ISLNK(found.st_mode) else "a file")
         looked.add(folder)
 
 
-class FoldersSeen:
-    """One look at the folders of a cache, each of them once: no file counts as held behind a link.
-
-    Parameters
-    ----------
-    root : str
-        Absolute path of the cache; the only link that is followed is the root itself.
-    """
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._links: dict[str, str | None] = {"": None}
-
-    def link_above(self, path: str) -> str | None:
-        """Return the link that stands in the place of a folder above a path, if one does."""
-        folder = path.rpartition("/")[0]
-        if folder not in self._links:
-            above = self.link_above(folder)
-            self._links[folder] = folder if above is None and os.path.islink(f"{self._root}/{folder}") else above
-        return self._links[folder]
-
-    def require_none_above(self, path: str) -> None:
-        """Refuse a path behind a link.
-
-        Raises
-        ------
-        UnsafePath
-            Where it is.
-        """
-        link = self.link_above(path)
-        if link is not None:
-            raise _no_folder(link, "a link")
-
-
-def _no_folder(folder: str, what: str) -> UnsafePath:
-    return UnsafePath(f"{what} stands at {folder}, where a folder of the cache belongs; nothing is written through it")
+def held_for(path: str, owner: str) -> TargetBlocked:
+    """Return why a file cannot stand at a path that another key holds."""
+    return TargetBlocked(
+        f"{path} is held for another URL, {owner}; use another version, or a path template that tells them apart"
+    )
 
 
 def _require_whole(path: str, content: Content, written: Stat) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -31,3 +32,11 @@ def wait_for_part(process: subprocess.Popen, folder: Path, size: int) -> None:
             pass
         time.sleep(0.002)
     raise AssertionError(f"no unfinished file of {folder} has {size:,} bytes")
+
+
+def wait_until(so: Callable[[], bool]) -> None:
+    """Return when something is so, which is soon."""
+    deadline = time.monotonic() + 10
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

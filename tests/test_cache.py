@@ -39,6 +39,8 @@ from framefetch.store import writer as writer_module
 from framefetch.store.writer import CommitWriter, Handed
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
+from tests.processes import wait_until
+from tests.store.builders import query
 
 
 def md5(content: bytes) -> str:
@@ -397,7 +399,7 @@ def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache
     assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
 
 
-@pytest.mark.parametrize("how", ["set", "in place", "a row more"])
+@pytest.mark.parametrize("how", ["set", "in place", "a row more", "another name"])
 def test_one_file_is_held_as_its_row_states_by_now(stocked, open_cache, how) -> None:
     """The table is planned once for single files; notebooks go on working on it."""
     _, table, contents = stocked
@@ -410,6 +412,9 @@ def test_one_file_is_held_as_its_row_states_by_now(stocked, open_cache, how) -> 
         cache.dataframe["md5"] = "0" * 32
     elif how == "set":
         cache.dataframe = changed
+    elif how == "another name":
+        cache.dataframe["md5"] = "0" * 32
+        cache.dataframe.columns = ["name", "url", "md5"]
     else:
         cache.dataframe.loc[7] = changed.loc[7]
     with pytest.raises(FetchFailed, match="DigestMismatch"):
@@ -613,7 +618,7 @@ read, real = [], exchange.hash_file
 def hash_file(path, *rest):
     read.append(path)
     if len(read) == 5:
-        cache._works.folder.manifest.flush()
+        cache._works._folder.manifest.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     return real(path, *rest)
 exchange.hash_file = hash_file
@@ -621,7 +626,8 @@ cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(folder)!r}, host_map
 cache.mirror(cache.dataframe)
 """
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
-    assert (folder / "manifest.sqlite").is_file()
+    assert query(folder, "SELECT count(*) FROM entries") == [(4,)]
+    assert (folder / ".framefetch" / "taking-over").exists()
     require_taken_over(prototype, open_cache)
     assert not (folder / ".framefetch" / "taking-over").exists()
 
@@ -636,8 +642,7 @@ def test_taking_over_ends_soon_when_it_is_stopped(prototype, open_cache, monkeyp
         read.append(path)
         if len(read) == 3:
             reading.set()
-            while not stopped():  # a file of hours
-                threading.Event().wait(0.01)
+            wait_until(stopped)  # a file of hours
         return real(path, algorithms, stopped)
 
     monkeypatch.setattr(exchange, "hash_file", hash_file)
@@ -821,8 +826,12 @@ def test_what_is_of_the_wrong_kind_is_refused_where_it_is_said(make, message, tm
 
 
 def test_numbers_of_numpy_and_lists_of_observers_are_fine() -> None:
-    assert Limits(per_host=np.int64(8)).per_host == 8
-    assert TransferOptions(max_bytes=2e9).max_bytes == 2_000_000_000
+    made = [
+        Limits(per_host=np.int64(8)).per_host,
+        Limits(connections=4.0).connections,
+        TransferOptions(max_bytes=2e9).max_bytes,
+    ]
+    assert (made, set(map(type, made))) == ([8, 4, 2_000_000_000], {int})
     assert Options(observers=[print]).observers == (print,)
 
 
@@ -965,8 +974,7 @@ def test_a_call_that_is_closed_while_it_is_planned_has_its_rows(stocked, open_ca
     assert planning.wait(30)
     closing = threading.Thread(target=cache.close)
     closing.start()
-    while not cache._works._closed:
-        threading.Event().wait(0.01)
+    wait_until(lambda: cache._works.is_closed)
     go_on.set()
     caller.join(30)
     closing.join(30)
@@ -1067,8 +1075,7 @@ def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked,
     caller.start()
     assert stopped.wait(30)
     paths = [one.cache_dir / "v0" / f"{at}.nwb" for at in range(100, 108)]
-    while not all(path.exists() for path in paths):
-        threading.Event().wait(0.01)
+    wait_until(lambda: all(path.exists() for path in paths))
     for path in paths[:3]:  # as a neighbour does
         path.with_suffix(".new").write_bytes(b"another version")
         path.with_suffix(".new").replace(path)

@@ -30,12 +30,15 @@ VerifyLevel = Literal["stat", "hash", "none"]
 RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
 
 
-def _require_whole(name: str, value: object, least: int) -> None:
+def _make_whole(group: object, name: str, least: int) -> None:
+    """Make one field of a group an int, whatever kind of number it was."""
+    value = getattr(group, name)
     number = _number(value)
     _require(
         number is not None and number >= least and number.is_integer(),
         f"{name} must be a whole number of at least {least}, got {value!r}",
     )
+    object.__setattr__(group, name, int(value))
 
 
 def _number(value: Any) -> float | None:
@@ -80,8 +83,8 @@ class Limits:
     bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        _require_whole("connections", self.connections, 1)
-        _require_whole("per_host", self.per_host, 1)
+        _make_whole(self, "connections", 1)
+        _make_whole(self, "per_host", 1)
         bandwidth = self.bandwidth is None or (_number(self.bandwidth) or 0) > 0
         _require(bandwidth, f"bandwidth must be above 0, got {self.bandwidth!r}")
 
@@ -107,7 +110,7 @@ class RetryPolicy:
     budget: float = 600.0
 
     def __post_init__(self) -> None:
-        _require_whole("attempts", self.attempts, 1)
+        _make_whole(self, "attempts", 1)
         waits = (self.base, self.cap, self.budget)
         _require(
             all((_number(wait) or 0) >= 0 and _number(wait) is not None for wait in waits),
@@ -170,9 +173,9 @@ class TransferOptions:
     block_private: bool = True
 
     def __post_init__(self) -> None:
-        _require_whole("segments", self.segments, 1)
+        _make_whole(self, "segments", 1)
         if self.max_bytes is not None:
-            _require_whole("max_bytes", self.max_bytes, 0)
+            _make_whole(self, "max_bytes", 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.tables import SCHEMA_VERSION
 from framefetch.warehouse import Serve, WarehouseThread, hold
 from tests.conftest import EAGER
+from tests.processes import wait_until
 from tests.store.builders import age, query
 
 FILES = 300
@@ -318,13 +319,6 @@ def held_by_another(cache: MetadataCache) -> sqlite3.Connection:
     holder = sqlite3.connect(cache.cache_dir / "manifest.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     return holder
-
-
-def wait_until(so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # -- not ours, and not to be written -------------------------------------------------------------------------------

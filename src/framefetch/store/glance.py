@@ -14,8 +14,8 @@ from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
-from framefetch.store.links import FoldersSeen
 from framefetch.store.places import inode_of
+from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
     from array import array

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
-from framefetch.store.links import FoldersSeen
 from framefetch.store.places import held_for, inode_of
+from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

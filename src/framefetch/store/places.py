@@ -17,7 +17,7 @@ from framefetch.models import Digest, Receipt, Verified
 from framefetch.native.at_once import at_once
 from framefetch.native.plain import rename, stat_of
 from framefetch.store.digests import hash_file
-from framefetch.store.links import no_folder
+from framefetch.store.symlinks import no_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

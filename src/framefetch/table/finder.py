@@ -80,7 +80,10 @@ class RowFinder:
 
     def _is_still(self, table: pd.DataFrame, planned: PlannedRows, row: int) -> bool:
         """Return whether a row states nothing by now that was not known when the table was planned."""
-        now, file = self._plan(table.iloc[[row]]), int(planned.files[row])
+        try:
+            now, file = self._plan(table.iloc[[row]]), int(planned.files[row])
+        except PlanError:  # its columns have other names by now
+            return False
         if file < 0 or now.files[0] < 0:
             return False  # why it cannot be used may be another row, or be mended by now
         before, states = planned.requests[file], now.requests[0]

@@ -140,7 +140,7 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
         say(note)
     if not _report(plan, reports):
         return EXIT_FATAL
-    from framefetch.ui.room import require_room_for
+    from framefetch.ui.space import require_room_for
 
     require_room_for(plan, str(cache.cache_dir), options.lock_timeout)  # said last, as the real run says it
     return EXIT_FAILED if summary["invalid"] else 0

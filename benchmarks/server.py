@@ -17,7 +17,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.workloads import FAULTY, LATE, PACED, PLAIN
+from benchmarks.workloads import DISTANT, FAULTY, LATE, PACED, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,10 @@ PACE_BYTES = 20_000_000
 #: <asm-generic/socket.h>; the socket module has no name for it.
 SO_MAX_PACING_RATE = 47
 ECHO_MODULE = "ngx_http_echo_module.so"
-BREAKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "break_answers.py")
+#: From the server to whoever asks, and back.
+DISTANCE_SECONDS = 0.08
+PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs")
+BREAKER, DELAYER = os.path.join(PROGRAMS, "break_answers.py"), os.path.join(PROGRAMS, "delay_bytes.py")
 
 CONFIG = """\
 {module}
@@ -204,10 +207,13 @@ def serve(root: str, folder: str, serving: str = PLAIN, *, tls: bool = False, lo
             parts["http"], parts["listen"] = TLS_HTTP.format(folder=folder), "ssl"
         parts["locations"] += locations
         _write_config(parts, root, folder, listener.getsockname()[1])
-        server = Server(listener.getsockname()[1], f"{folder}/server.pem" if tls else None)
         process = _start(folder, listener)
         stack.callback(process.wait)
         stack.callback(process.terminate)
+        port = listener.getsockname()[1]
+        if serving == DISTANT:
+            port = _start_beside(stack, DELAYER, str(port), str(DISTANCE_SECONDS / 2))
+        server = Server(port, f"{folder}/server.pem" if tls else None)
         _wait_until_it_answers(process, server, folder)
         yield server
 
@@ -220,18 +226,19 @@ def _parts(stack: contextlib.ExitStack, serving: str, root: str) -> dict[str, st
         parts["locations"] = LATE_LOCATIONS.format(root=root, seconds=LATE_SECONDS)
     if serving == FAULTY:
         parts["http"] = FAULTY_HTTP
-        parts["locations"] = FAULTY_LOCATIONS.format(port=_start_breaker(stack, root))
+        parts["locations"] = FAULTY_LOCATIONS.format(port=_start_beside(stack, BREAKER, root))
     return parts
 
 
-def _start_breaker(stack: contextlib.ExitStack, root: str) -> int:
-    breaker = subprocess.Popen([sys.executable, "-P", BREAKER, root], stdout=subprocess.PIPE, text=True)
-    stack.callback(breaker.wait)
-    stack.callback(breaker.terminate)
-    assert breaker.stdout is not None
-    said = stack.enter_context(breaker.stdout).readline()
+def _start_beside(stack: contextlib.ExitStack, program: str, *words: str) -> int:
+    """Start a server of our own, before or behind nginx, and return the port that it says."""
+    process = subprocess.Popen([sys.executable, "-P", program, *words], stdout=subprocess.PIPE, text=True)
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    assert process.stdout is not None
+    said = stack.enter_context(process.stdout).readline()
     if not said.strip().isdigit():
-        raise ServerFailed("the server of broken answers did not start")
+        raise ServerFailed(f"{os.path.basename(program)} did not start")
     return int(said)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 KIB, MIB = 1 << 10, 1 << 20
 
-#: How the server answers: at once, late, each connection slowly, or wrongly now and then.
-PLAIN, LATE, PACED, FAULTY = "plain", "late", "paced", "faulty"
+#: How the server answers: at once, late, each connection slowly, wrongly now and then, or from far away.
+PLAIN, LATE, PACED, FAULTY, DISTANT = "plain", "late", "paced", "faulty", "distant"
 
 #: Ratios asked for: what native peers must give and are aimed at, and what Python peers must give.
 Targets = tuple[float, float, float]
@@ -60,6 +60,7 @@ class Workload:
             LATE: ", 50 ms to the first byte",
             PACED: ", 20 MB/s a connection",
             FAULTY: ", 2 % of answers 503, 1 % cut short, 1 % stalled",
+            DISTANT: ", 80 ms there and back",
         }[self.serving]
         return what + how + (", over TLS" if self.tls else "") + (", all held already" if self.warm else "")
 
@@ -86,6 +87,7 @@ WORKLOADS = (
     Workload("h", "warm", MIX, 0, (3.0, 3.0, 3.0), warm=True, tuned_as="mix"),
     Workload("jb", "tls-large", 200, 8 * MIB, (1.0, 1.3, 4.0), tls=True, tuned_as="large"),
     Workload("jd", "tls-late", 20_000, 8 * KIB, (1.0, 1.3, 4.0), LATE, tls=True, tuned_as="late"),
+    Workload("k", "distant", 5_000, 8 * KIB, None, DISTANT, tls=True, tuned_as="late"),
 )
 PROBES = (
     Probe("i", "plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
@@ -124,6 +126,7 @@ _QUICK = {
     "warm": (60, 0),
     "tls-large": (8, 8 * MIB),
     "tls-late": (300, 8 * KIB),
+    "distant": (300, 8 * KIB),
 }
 #: Enough to tell one setting from another.
 _SWEEP = {

@@ -1,6 +1,7 @@
 """The benchmark measures what it says: every workload at a tiny scale, each server, the verdicts, what is written."""
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -25,11 +26,11 @@ from benchmarks.publish import BEGIN, END, publish
 from benchmarks.rates import TARGETS, rates_of, run_rates
 from benchmarks.report_probes import show_probe
 from benchmarks.restart import run_restart
-from benchmarks.server import LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
+from benchmarks.server import DISTANCE_SECONDS, LATE_SECONDS, PACE_BYTES, Server, missing_for, serve
 from benchmarks.session import OtherManner, earlier_results
 from benchmarks.sweep import load_settings, save_settings, sweep, to_sweep
 from benchmarks.transfers import Manner, known_peer, run_transfer
-from benchmarks.workloads import FAULTY, LATE, MIB, PACED, PROBES, WORKLOADS, Workload
+from benchmarks.workloads import DISTANT, FAULTY, LATE, MIB, PACED, PROBES, WORKLOADS, Workload
 from tests.conftest import needed
 
 pytestmark = pytest.mark.nginx
@@ -112,6 +113,21 @@ def test_the_late_server_waits_and_then_sends_all(served: tuple[Server, FileSet]
     with urllib.request.urlopen(f"{server.base}/{files.names[0]}") as answer:
         assert time.perf_counter() - started >= LATE_SECONDS
         assert hashlib.md5(answer.read()).hexdigest() == files.digests[0]
+
+
+@pytest.mark.parametrize("served", [DISTANT], indirect=True)
+def test_the_distant_server_is_far_away_for_all_that_is_said(served: tuple[Server, FileSet]) -> None:
+    server, files = served
+    before = server.counts()
+    asking = http.client.HTTPConnection("127.0.0.1", server.port)
+    for name, digest in zip(files.names[:2], files.digests, strict=False):
+        started = time.perf_counter()
+        asking.request("GET", f"/{name}")
+        assert hashlib.md5(asking.getresponse().read()).hexdigest() == digest
+        assert time.perf_counter() - started >= DISTANCE_SECONDS
+    asking.close()
+    took = server.counts() - before
+    assert (took.connections, took.requests) == (1, 2)
 
 
 @pytest.mark.parametrize("served", [PACED], indirect=True)

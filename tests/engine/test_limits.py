@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefetch.engine.limits import CEILING, START, HostLimit
+from framefetch.engine.limits import CEILING, START, Flight, HostLimit
 from tests.engine.simulation import Fixed, Server, fetch
 
 K, M = 1 << 10, 1 << 20
@@ -90,6 +90,39 @@ def test_what_a_host_admits_is_found_and_held_with_few_refusals(admits: int, sha
 
 def test_a_host_that_collapses_is_given_what_it_can_bear() -> None:
     assert settled(*SERVERS["collapses above 4"])[len(SERVERS["collapses above 4"][1]) // 4] in (4, 8)
+
+
+class Told(HostLimit):
+    """Sees that every rise was told of before."""
+
+    rises = 0
+    _told = START
+
+    def started(self, now: float) -> Flight:
+        if self.limit > START and self.limit > self._seen:
+            assert self.limit <= self._told
+            self.rises += 1
+        self._seen, self._told = self.limit, self.soon
+        return super().started(now)
+
+    _seen = START
+
+
+def test_what_the_limit_may_be_next_is_told_while_it_is_measured() -> None:
+    limit = Told()
+    assert (limit.limit, limit.soon) == (START, 2 * START)
+    fetch(*SERVERS["far away"], limit)
+    assert limit.rises == 3
+    assert (limit.limit, limit.soon) == (CEILING, CEILING)
+    assert HostLimit(20).soon == 20
+
+
+def test_nothing_more_is_told_of_a_host_that_refused() -> None:
+    limit = HostLimit()
+    flights = [limit.started(0.0) for _ in range(START)]
+    for flight in flights:
+        limit.refused(flight, 0.1)
+    assert limit.soon == limit.limit < START
 
 
 def test_a_ceiling_is_never_exceeded() -> None:

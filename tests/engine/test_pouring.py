@@ -264,4 +264,4 @@ async def test_two_bodies_of_one_file_poured_at_once(seed: int, warehouse: Wareh
     assert other.received == len(BODY) - split
     assert one.received >= split
     assert meter.received == one.received + other.received
-    assert source.dialer._buffers._in_use == 0
+    assert source.ahead._dialer._buffers._in_use == 0

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from framefetch import Limits, RetryPolicy
 from framefetch.engine.lane import Lane
 from framefetch.engine.limits import START, Bandwidth
+from framefetch.engine.queue import Job
 from framefetch.engine.retry import RetryRule
-from framefetch.engine.schedule import BACKLOG, Job, Schedule
+from framefetch.engine.schedule import BACKLOG, Schedule
 from framefetch.errors import (
     ConnectFailed,
     FramefetchError,
@@ -571,3 +572,31 @@ def test_a_slot_that_goes_on_leaves_room_for_retries_and_for_other_hosts() -> No
     schedule.again(second, 1.0)
     assert schedule.room(first.origin, 1, 0.9) == 2
     assert schedule.room(first.origin, 1, 1.0) == 1
+
+
+def outlook(hosts: list[int], limits: Limits, taken: int = 0) -> tuple[int, int]:
+    """Return how many requests the first host may have now, and soon, when so many were begun."""
+    schedule = Schedule(Listed(hosts), limits)
+    for _ in range(taken):
+        assert isinstance(schedule.take(0.0), Job)
+    return schedule.outlook("http://host0:80")
+
+
+def test_how_many_requests_a_host_may_have_soon() -> None:
+    many = [0] * 1000
+    assert outlook(many, Limits()) == (START, 2 * START)
+    assert outlook(many, Limits(), taken=START) == (START, 2 * START)
+    assert outlook(many, Limits(per_host=20)) == (START, 20)
+    assert outlook(many, Limits(connections=24), taken=START) == (START, 24)
+    assert outlook([0] * 18, Limits()) == (START, 18), "no more than there are files"
+    assert outlook([0] * START, Limits(), taken=START) == (START, START)
+    assert outlook([0, 1] * 500, Limits(connections=40)) == (START, 20), "others may need as many"
+
+
+def test_a_host_in_trouble_is_not_prepared_for_more() -> None:
+    schedule = Schedule(Listed([0] * 1000), Limits())
+    job = schedule.take(0.0)
+    assert isinstance(job, Job)
+    schedule.ended(job, ConnectFailed("no"), 0.0)
+    now, soon = schedule.outlook("http://host0:80")
+    assert soon == now

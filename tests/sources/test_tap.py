@@ -236,7 +236,7 @@ async def opened(**changes: Any) -> AsyncIterator[HttpSource]:
         yield source
     finally:
         await source.close()
-    assert source.dialer._buffers._in_use == 0
+    assert source.ahead._dialer._buffers._in_use == 0
 
 
 def kept(body: Body, block: bytes | memoryview) -> bytes:

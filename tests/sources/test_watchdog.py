@@ -1,5 +1,8 @@
 """When silence ends an exchange: the limits, and what others of the host do meanwhile."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pandas as pd
 import pytest
 
@@ -7,8 +10,10 @@ from framefetch import Limits, MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.sources.watchdog import (
     FEW,
     HASTE,
+    HASTE_MUTE,
     OTHERS,
     UNUSUAL,
+    UNUSUAL_WAIT,
     Manner,
     Watch,
     left_behind,
@@ -139,6 +144,106 @@ def test_a_head_that_does_not_come_has_the_whole_stall_timeout() -> None:
     watch.begin(Target())
     watch.manner.ended = 1000
     assert patience(dog, watch) is None
+
+
+def mute(dog: Dog, *, others: int = OTHERS, before: int = 0, usual: float = 0.01) -> Watch:
+    """Return the watch of a request on a connection on which the server has never spoken; then others end."""
+    watch = Watch(dog, "http://host/a")
+    watch.manner = Manner()
+    watch.manner.ended = before
+    watch.begin(Target(), mute=True)
+    watch.manner.ended += others
+    watch.manner.waited = usual * watch.manner.ended
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "under_way", "expected"),
+    [
+        ({}, OTHERS, HASTE_MUTE),
+        ({"others": OTHERS - 1}, OTHERS, None),
+        ({"usual": 0.25}, OTHERS, 0.25 * UNUSUAL_WAIT),
+        ({"usual": 1.0}, OTHERS, None),
+        ({"others": 0, "before": OTHERS}, OTHERS - 1, FEW * HASTE_MUTE),
+        ({"others": 0, "before": OTHERS}, OTHERS, None),
+        ({"others": 0, "before": OTHERS - 1}, 1, None),
+    ],
+    ids=[
+        "usual",
+        "few others",
+        "slow answers",
+        "very slow answers",
+        "few are left",
+        "a silent host",
+        "an unknown host",
+    ],
+)
+def test_patience_with_a_connection_on_which_the_server_never_spoke(circumstances, under_way, expected) -> None:
+    dog = Dog()
+    assert patience(dog, mute(dog, **circumstances), under_way) == expected
+
+
+def test_what_a_thread_had_asked_before_counts() -> None:
+    dog = Dog()
+    watch = mute(dog, others=0, before=OTHERS)
+    watch.since(dog.time - 1.0, 0)
+    assert patience(dog, watch) == HASTE_MUTE - 1.0
+    watch.enter("body")
+    watch.since(dog.time - 1.0, 0)
+    assert watch.ended == OTHERS, "others ended before its body began"
+
+
+def test_how_long_answers_take_is_remembered() -> None:
+    dog = Dog()
+    watch = mute(dog, usual=0.0)
+    dog.time += 3.0
+    watch.enter("body")
+    assert watch.manner.waited == 3.0
+
+
+class OneByOne(HTTPServer):
+    """Deals with one connection until its end, and has a short queue of others."""
+
+    request_queue_size = 5
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Small files; a connection is kept."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer with the path."""
+        body = self.path.encode() * 10
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("far", [0.0, 3600.0], ids=["far away", "near"])
+def test_a_server_that_deals_with_one_connection_at_a_time_gives_all(far, tmp_path, monkeypatch) -> None:
+    """Fifteen of sixteen connections wait for the end of the first, and nobody tells them."""
+    monkeypatch.setattr("framefetch.sources.watchdog.HASTE_MUTE", 0.2)
+    monkeypatch.setattr("framefetch.sources.ahead.FAR", far)
+    options = Options(retry=RetryPolicy(base=0.001, cap=0.001), timeouts=Timeouts(stall=3600))
+    with OneByOne(("127.0.0.1", 0), Answers) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            table = pd.DataFrame({"url": [f"http://127.0.0.1:{server.server_port}/{at}.bin" for at in range(200)]})
+            with MetadataCache(table, tmp_path, options=options) as cache:
+                frame = cache.mirror(table).frame
+        finally:
+            server.shutdown()
+            serving.join()
+    assert (frame["status"] == "downloaded").all()
+    assert [(tmp_path / path).read_bytes() for path in frame["path"]] == [
+        f"/{at}.bin".encode() * 10 for at in range(200)
+    ]
 
 
 def test_a_body_left_behind_is_gone_on_with_although_its_attempts_are_few(warehouse, tmp_path, monkeypatch) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from framefetch.engine.limits import Flight
-    from framefetch.engine.schedule import Job
+    from framefetch.engine.queue import Job
     from framefetch.models import Receipt
     from framefetch.options import Options
     from framefetch.sources.base import Source
@@ -38,6 +38,8 @@ __all__ = ["Courier", "Errand", "Host", "Parcel", "Trip"]
 
 #: Bodies, and bytes of them, that are saved at a time at most.
 LOT, LOT_BYTES = 64, 8 << 20
+#: Bodies that may wait to be saved while others can be heard: who has answered is asked again first.
+HEARD: Final = 4 * LOT
 #: Seconds that an answer may take before the loop, which has a watch, goes on with it; and as a share of the stall
 #: timeout at most.
 PATIENCE: Final = 1.0
@@ -272,7 +274,7 @@ class Courier:
         self._ask(ear)
         if not ear.has_more:  # else some may only seem to be slow
             self._give_up_the_slow(ear)
-        is_lot = len(self._parcels) >= LOT or self._bytes >= LOT_BYTES
+        is_lot = len(self._parcels) >= (HEARD if ear.has_more else LOT) or self._bytes >= LOT_BYTES
         if is_lot or self._homeward or (self._parcels and not busy):
             self._save()
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from framefetch.engine.base import Tools
-    from framefetch.engine.schedule import Job, Schedule
+    from framefetch.engine.queue import Job
+    from framefetch.engine.schedule import Schedule
     from framefetch.errors import FramefetchError
     from framefetch.models import Receipt, Request
     from framefetch.store.files import SmallBody

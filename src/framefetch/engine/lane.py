@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from framefetch.engine.limits import Bandwidth, Flight
-    from framefetch.engine.schedule import Job, Schedule
+    from framefetch.engine.queue import Job
+    from framefetch.engine.schedule import Schedule
 
 __all__ = ["Lane"]
 

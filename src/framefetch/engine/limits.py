@@ -109,6 +109,13 @@ class HostLimit:
         """What may be tried by somebody who measures for himself: what was refused is not tried."""
         return self.limit if self._mode in ("refused", "step") else self._ceiling
 
+    @property
+    def soon(self) -> int:
+        """What the limit may be next, if what is measured now pays; the limit itself where nothing more is tried."""
+        if self._peak or not (self._mode == "up" or (self._mode == "hold" and self._base_rate is None)):
+            return self.limit
+        return min((4 if self._mode == "up" else self._factor) * self.limit, self._ceiling)
+
     # -- samples ------------------------------------------------------------------------------------------------
 
     def started(self, now: float) -> Flight:

@@ -22,7 +22,7 @@ from framefetch.urls import invisible_character, origin_of, redact
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from framefetch.engine.schedule import Job
+    from framefetch.engine.queue import Job
     from framefetch.models import Requests
     from framefetch.options import RefreshUrl
 

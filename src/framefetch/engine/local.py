@@ -10,9 +10,10 @@ from framefetch.engine.dispatch import Dispatch
 from framefetch.engine.lane import Lane
 from framefetch.engine.limits import Bandwidth
 from framefetch.engine.links import Links
+from framefetch.engine.queue import Job
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
-from framefetch.engine.schedule import Job, Schedule
+from framefetch.engine.schedule import Schedule
 from framefetch.engine.transfer import Way, fetch, with_start
 from framefetch.errors import DigestMismatch, FramefetchError, Stalled, TooManyOpenFiles
 from framefetch.models import Outcome, Receipt, Status
@@ -59,6 +60,7 @@ class _Run:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
+        self._told: dict[str, tuple[int, int]] = {}
         self._condemned = 0
         self._fatal: FramefetchError | None = None
 
@@ -132,12 +134,20 @@ class _Run:
 
     async def _deal_with(self, job: Job) -> None:
         """Let the courier ask for a file, and for others with the same connection; else make an attempt at it."""
+        self._tell(job)
         trip = await self._dispatch.send(job)
         if trip is None:
             await self._attempt(job)
         elif trip.errand is not None:
             trip.errand.job.began = trip.loan.asked_at or self._loop.time()
             await self._attempt(trip.errand.job, trip.loan if trip.loan.asked else None)
+
+    def _tell(self, job: Job) -> None:
+        """Let the source know how much of a host may be asked before long, where that has changed."""
+        outlook = self._schedule.outlook(job.origin)
+        if self._told.get(job.origin) != outlook:
+            self._told[job.origin] = outlook
+            self._tools.sources[job.origin.partition(":")[0]].expect(job.url, *outlook)
 
     async def _attempt(self, job: Job, begun: Loan | None = None) -> None:
         job.attempts.made += 1

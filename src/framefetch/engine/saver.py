@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from framefetch.engine.schedule import Job
+    from framefetch.engine.queue import Job
     from framefetch.errors import FramefetchError
     from framefetch.models import Receipt
     from framefetch.store.files import FileStore, SmallBody

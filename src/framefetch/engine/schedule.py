@@ -8,13 +8,13 @@ hosts that may take a request are in the rotation; the others come back to it wh
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.circuit import Circuit, is_no_answer, is_refusal
 from framefetch.engine.limits import START, Flight, HostLimit
-from framefetch.engine.retry import Attempts, RetryRule
+from framefetch.engine.queue import HostQueue, Job
+from framefetch.engine.retry import RetryRule
 from framefetch.errors import TooManyOpenFiles
 from framefetch.options import RetryPolicy
 from framefetch.urls import origin_of
@@ -26,97 +26,12 @@ if TYPE_CHECKING:
     from framefetch.models import Request, Requests
     from framefetch.options import Limits
 
-__all__ = ["Job", "Schedule"]
+__all__ = ["Schedule"]
 
 #: Rows that may wait for their next attempt before no new ones are begun; so memory does not follow the table.
 BACKLOG: Final = 4096
 #: Seconds after which is asked again whether a position is to be taken.
 UNDECIDED_SECONDS: Final = 0.05
-
-
-@dataclass(slots=True)
-class Job:
-    """A file under way, with what has been tried.
-
-    With a `cause`, one that is not to be tried at its mirror; `making` says which of its links is in use, see `Links`;
-    `home` is the host in whose queue it was, once it has gone on to a mirror on another.
-    """
-
-    request: Request
-    origin: str
-    attempts: Attempts = field(default_factory=Attempts)
-    mirror: int = 0
-    dead: set[int] = field(default_factory=set)
-    began: float = 0.0
-    flight: Flight | None = None
-    cause: FramefetchError | None = None
-    making: int = 0
-    home: str = ""
-
-    @property
-    def url(self) -> str:
-        """The mirror to ask now."""
-        return self.request.urls[self.mirror]
-
-
-@dataclass(slots=True)
-class _Host:
-    origin: str
-    positions: Iterator[int]
-    limit: HostLimit
-    circuit: Circuit
-    not_before: float = 0.0
-    take: Callable[[int], bool | None] | None = None
-    exhausted: bool = False
-    #: Positions that were granted, and are the next; and whether the first of them is not for a slot that goes on.
-    ahead: deque[int] = field(default_factory=deque)
-    apart: bool = False
-    undecided: int | None = None
-    listed: bool = True
-    retries: list[tuple[float, int, Job]] = field(default_factory=list)
-    #: Rows of its queue that have gone on to a mirror on another host, and wait.
-    away: int = 0
-
-    def next(self) -> int | None:
-        """Return the next position; None where there is none, or where it is `undecided` whether it is to be taken."""
-        self.apart = False
-        if self.ahead:
-            return self.ahead.popleft()
-        position: int | None = None
-        while position is None and not self.exhausted:
-            position, self.undecided = self.undecided, None
-            if position is None and (position := next(self.positions, None)) is None:
-                self.exhausted = True
-            elif self.take is not None and not (granted := self.take(position)):
-                if granted is None:
-                    self.undecided = position
-                    return None
-                position = None
-        return position
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more request may be sent; a host in trouble is asked by one at a time."""
-        return self.limit.active < (1 if self.circuit.troubled else self.limit.limit)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is left for it."""
-        return self.exhausted and not self.ahead and not self.retries
-
-    @property
-    def lends(self) -> bool:
-        """Whether a file under way may have one more connection: no row waits for one, now or later."""
-        if self.retries or self.circuit.troubled or self.limit.active >= self.limit.most:
-            return False
-        if not self.ahead and (position := self.next()) is not None:
-            self.ahead.append(position)
-        return self.exhausted and not self.ahead
-
-    def is_due(self, now: float, *, full: bool) -> bool:
-        """Return whether a row waits for nothing but a slot; where it is full, no new one is begun."""
-        waits = (not full and (not self.exhausted or self.ahead)) or (self.retries and self.retries[0][0] <= now)
-        return bool(waits) and now >= max(self.not_before, self.circuit.until)
 
 
 class Schedule:
@@ -146,15 +61,15 @@ class Schedule:
         self._most = limits.connections
         self._reserve = min(START, limits.connections // 8)
         self._rule = rule or RetryRule(RetryPolicy())
-        self._rotation: deque[_Host] = deque()
+        self._rotation: deque[HostQueue] = deque()
         self._grant = take
         self._hosts = {origin: self._host(origin, positions) for origin, positions in requests.queues().items()}
         self._active = 0
         self._serial = 0
         self._away = 0
 
-    def _host(self, origin: str, positions: Iterator[int]) -> _Host:
-        host = _Host(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule), take=self._grant)
+    def _host(self, origin: str, positions: Iterator[int]) -> HostQueue:
+        host = HostQueue(origin, positions, HostLimit(self._limits.per_host), Circuit(self._rule), take=self._grant)
         self._rotation.append(host)
         return host
 
@@ -167,6 +82,16 @@ class Schedule:
     def done(self) -> bool:
         """Whether nothing is under way and nothing is left."""
         return not self._active and not self._rotation
+
+    def outlook(self, origin: str) -> tuple[int, int]:
+        """Return how many requests a host may be asked at once, and how many before long if all goes well."""
+        host = self._hosts[origin]
+        limit, now = host.limit, host.limit.limit
+        if host.exhausted or host.circuit.troubled or host.circuit.cause is not None:
+            return now, now
+        left = max(0, len(self._requests) - limit.starts)
+        room = max(0, self._most - self._active) // len(self._hosts)
+        return now, max(now, min(limit.soon, limit.active + min(left, room)))
 
     @property
     def ready(self) -> bool:
@@ -197,7 +122,7 @@ class Schedule:
                 soonest = found if soonest is None else min(soonest, found)
         return soonest
 
-    def _from_host(self, host: _Host, now: float) -> Job | float | None:
+    def _from_host(self, host: HostQueue, now: float) -> Job | float | None:
         """Return a job of one host, or the time at which it may have one."""
         if host.circuit.cause is not None:
             return self._condemned(host) or _ask_again(host, now)
@@ -216,7 +141,7 @@ class Schedule:
             times.append(soon)
         return min(times, default=None)
 
-    def _condemned(self, host: _Host) -> Job | None:
+    def _condemned(self, host: HostQueue) -> Job | None:
         """Return a job of a host that is down, with the cause."""
         # What waits is in memory already, and nothing else takes it out.
         job = self._retry(host, float("inf")) or self._new(host)
@@ -224,7 +149,7 @@ class Schedule:
             job.cause = host.circuit.cause
         return job
 
-    def _retry(self, host: _Host, now: float) -> Job | None:
+    def _retry(self, host: HostQueue, now: float) -> Job | None:
         if not host.retries or host.retries[0][0] > now:
             return None
         job = heappop(host.retries)[2]
@@ -233,16 +158,16 @@ class Schedule:
             self._hosts[job.home].away -= 1
         return job
 
-    def _new(self, host: _Host) -> Job | None:
+    def _new(self, host: HostQueue) -> Job | None:
         if self._is_full(host) or (position := host.next()) is None:
             return None
         return Job(self._requests[position], host.origin)
 
-    def _is_full(self, host: _Host) -> bool:
+    def _is_full(self, host: HostQueue) -> bool:
         """Return whether no new row of a host is begun: too many wait, here or, with some of its own, at mirrors."""
         return len(host.retries) >= BACKLOG or (host.away > 0 and self._away >= BACKLOG)
 
-    def _start(self, host: _Host, job: Job, now: float) -> None:
+    def _start(self, host: HostQueue, job: Job, now: float) -> None:
         job.flight = host.limit.started(now)
         self._active += 1
         job.began = job.began or now
@@ -286,7 +211,7 @@ class Schedule:
         self._active -= 1
         self._list(host)
 
-    def _list(self, host: _Host) -> None:
+    def _list(self, host: HostQueue) -> None:
         if not host.listed and not host.is_empty:
             host.listed = True
             self._rotation.append(host)
@@ -362,7 +287,7 @@ class Schedule:
         return room
 
     @staticmethod
-    def _rests(host: _Host, now: float) -> bool:
+    def _rests(host: HostQueue, now: float) -> bool:
         """Return whether a host is to be left alone, or asked by one at a time."""
         circuit = host.circuit
         return circuit.troubled or circuit.cause is not None or now < max(host.not_before, circuit.until)
@@ -395,6 +320,6 @@ class Schedule:
         self._list(host)
 
 
-def _ask_again(host: _Host, now: float) -> float | None:
+def _ask_again(host: HostQueue, now: float) -> float | None:
     """Return when to ask again about a position of which nobody could tell yet whether it is to be taken."""
     return None if host.undecided is None else now + UNDECIDED_SECONDS

@@ -144,6 +144,10 @@ class Source(Protocol):
         """
         ...
 
+    def expect(self, url: str, now: int, soon: int) -> None:
+        """Take note of how many requests the host of a URL may be asked at once, and how many before long."""
+        ...
+
     def lend(self, url: str) -> Loan | None:
         """Lend a connection to where a URL leads, on which a thread may ask for small files; None where there is none.
 

@@ -66,11 +66,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._waiting_bytes = 0
         self._left: int | None = None
         self._chunked: ChunkedDecoder | None = None
-        self._complete = True
+        self.complete = True
         self._dirty = False
         self._lost = False
         self._paused = False
         self._tap: Tap | None = None
+        self._loan: Loan | None = None
         self.used = 0
         self.idle_since = 0.0
         self.received_any = False
@@ -97,10 +98,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._head = None
         self._error = None
         self._left = None
-        self._complete = False
+        self.complete = False
         self.received_any = False
         self.used += 1
-        watch.begin(self)
+        watch.begin(self, mute=self.used == 1 and self._seal is None)
         if self._dirty or self._lost:
             self.fail(ConnectionLost("the connection was closed by then"))
         elif loan is None:
@@ -110,28 +111,35 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._resume()
             if loan.received:
                 self._take(bytes(loan.received))
-            watch.last = loan.heard - watch.paused  # the silence did not begin with us
+            watch.since(loan.heard, loan.ended)
             if loan.error is not None:
                 self.connection_lost(loan.error)
                 self._transport.abort()
 
-    @property
-    def lendable(self) -> bool:
-        """Whether a thread may use it by itself: the last answer was one that a thread can take."""
-        head = self._head if CAN_LEND and self._is_open else None
+    def plain_head(self, usual: Head | None) -> Head | None:
+        """Return the head of its last answer if a thread can take such; the usual one where nothing was asked yet."""
+        head = (self._head if self.used else usual) if CAN_LEND and self._is_open else None
         length = None if head is None else plain_length(head)
-        return length is not None and length <= BLOCK
+        return head if length is not None and length <= BLOCK else None
 
-    def lend(self, manner: Manner) -> Loan | None:
-        """Let a thread use an idle connection; None where there is no descriptor left for it."""
+    @property
+    def speaks(self) -> bool:
+        """Whether it is open, and the server itself has said something on it: the system alone has answered nothing."""
+        heard = self._seal or (self._head if self.used == 1 else self.used) or (self._loan and self._loan.answered)
+        return bool(heard) and not (self._dirty or self._lost or self._transport.is_closing())
+
+    def lend(self, manner: Manner, head: Head) -> Loan | None:
+        """Let a thread use an idle connection for answers with such a head; None where no descriptor is left for it."""
         if (handle := second_number(self._handle)) is None:
             return None
         self._pause()
-        return Loan(handle, manner, self._seal)
+        self._head, self._loan = head, Loan(handle, manner, self._seal)
+        return self._loan
 
     def take_back(self, loan: Loan) -> None:
         """Take back what was lent; it is idle, or an exchange was begun that `send` goes on with."""
         os.close(loan.handle)
+        self._loan = None
         self._dirty = self._dirty or (loan.is_odd and not loan.asked)  # its end, or bytes that nobody asked for
         self.used += loan.answered
 
@@ -144,7 +152,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     async def read(self) -> bytes | memoryview:
         """Return what has come of the body; empty at its end. A memoryview must be given back."""
         while not self._blocks:
-            if self._complete:
+            if self.complete:
                 return b""
             self._resume()
             await self._wait()
@@ -194,7 +202,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._waiting_bytes -= len(block)
         self._tap = None
         self._left -= tap.received
-        self._complete = not self._left
+        self.complete = not self._left
         if self._watch is not None:
             self._watch.progress(tap.received)
         if tap.error is not None and not self._lost:
@@ -248,15 +256,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
     @property
-    def complete(self) -> bool:
-        """Whether all of the answer has come."""
-        return self._complete
-
-    @property
     def reusable(self) -> bool:
         """Whether the exchange ended where both sides agree that it ended."""
         kept = self._head is not None and self._head.keep_alive
-        return kept and self._complete and not (self._dirty or self._lost or self._blocks)
+        return kept and self.complete and not (self._dirty or self._lost or self._blocks)
 
     def rest(self) -> None:
         """End the exchange; the connection is idle, and listens for its end."""
@@ -289,7 +292,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
         """Return where the next bytes go: into the block that is being filled, else through the scratch."""
         if self._block is None:
-            if self._left is None or self._left < WORTH_A_BLOCK or self._head is None or self._complete:
+            if self._left is None or self._left < WORTH_A_BLOCK or self._head is None or self.complete:
                 return self._buffers.scratch
             # Never longer than what is left: bytes beyond the body are seen for what they are. And so that whole blocks
             # are left behind it: whoever is told to stop stops at the end of one.
@@ -312,14 +315,14 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._watch.progress(nbytes)
         if self._filled == len(block):
             self._block = None
-            self._complete = not self._left
+            self.complete = not self._left
             self._blocks.append(block)
             if self._has_enough:
                 self._pause()
             self._wake()
 
     def _take(self, data: bytes) -> None:
-        if self._complete:
+        if self.complete:
             # Bytes nobody asked for: never the answer to the next request (aio-libs/aiohttp#13656).
             self._dirty = True
             self._transport.abort()
@@ -337,39 +340,36 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._wake()
 
     def _take_head(self, data: bytes) -> bytes:
-        """Take bytes of heads; return what follows the final one."""
+        """Take bytes of heads; return what follows the final one, where the body begins."""
         head, rest = split_head(self._head_data + data if self._head_data else data)
         self._head_data = rest if head is None else b""
         if head is None:
             return b""
-        self._begin_body(head)
-        return rest
-
-    def _begin_body(self, head: Head) -> None:
         self._left, chunked = framing(head)
         self._chunked = ChunkedDecoder() if chunked else None
         self._head = head
-        self._complete = self._left == 0
+        self.complete = self._left == 0
         if self._is_open and self._left is not None and self._left > TAPPED:
             self._pause()  # whoever writes it may want to read it from the socket
         if self._watch is not None:
             self._watch.enter("body")
+        return rest
 
     def _take_body(self, data: bytes) -> None:
         if self._chunked is not None:
             for block in self._chunked.feed(data):
                 self._add(block)
             if self._chunked.done:
-                self._complete = True
+                self.complete = True
                 self._dirty = self._dirty or bool(self._chunked.rest)
         elif self._left is None:
             self._add(data)
-        elif len(data) > self._left or self._complete:
+        elif len(data) > self._left or self.complete:
             announced = int(self._head.get("content-length") or 0) if self._head else 0
             raise ProtocolError(f"the server sent more than the {announced:,} bytes it had announced")
         else:
             self._left -= len(data)
-            self._complete = not self._left
+            self.complete = not self._left
             self._add(data)
 
     def _add(self, block: bytes) -> None:
@@ -383,17 +383,17 @@ class HttpConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Take the end of what the server sends."""
         self._dirty = True
-        if not self._complete and self._head is not None and self._left is None and self._chunked is None:
-            self._complete = True  # a body that the connection's end delimits
+        if not self.complete and self._head is not None and self._left is None and self._chunked is None:
+            self.complete = True  # a body that the connection's end delimits
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         self._lost = True
         until_close = self._head is not None and self._left is None and self._chunked is None
-        if self._complete or (until_close and exc is None):
+        if self.complete or (until_close and exc is None):
             # TLS without close_notify ends so too: such a body is held, but never called verified.
-            self._complete = True
+            self.complete = True
             self._wake()
             return
         why = "" if exc is None else f": {' '.join(str(exc).split()) or type(exc).__name__}"

@@ -171,25 +171,32 @@ class Exchange:
         self._watch.manner = source.watchdog.manner(origin)
         begun, self._begun = self._begun, None
         connection = source.pool.take(origin, source.watchdog.now()) if begun is None else source.reclaim(begun)
-        if self.fresh and connection is not None:
+        if self.fresh and connection is not None and connection.used:
             connection.close()  # the new one takes its place: the host holds no more of them than it may have
             connection = None
         while True:
             fresh = connection is None
-            self._connection = connection = connection or await source.dialer.dial(route, must_be_public=guarded)
+            if connection is None:
+                connection = await source.ahead.dial(route, must_be_public=guarded, must_be_new=self.fresh)
+                fresh = not connection.used
+            self._connection = connection
             if guarded and not self._at_public_address(route):
                 raise refuse_address(route, connection.peer)
             self._meter.requests += 1
             self.alone = not connection.used
             connection.send(request, self._watch, begun)
+            began = source.watchdog.now()
             try:
-                return await connection.head()
+                head = await connection.head()
             except ConnectionLost:
                 # A server may close an idle connection in the moment we use it; that says nothing of the file.
                 if fresh or connection.received_any:
                     raise
                 self._release()
                 connection = begun = None
+            else:
+                source.ahead.heard(origin, source.watchdog.now() - began)
+                return head
 
     async def _refusal(self, head: Head) -> StatusError:
         """Return the error for a status that is no file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from framefetch.sources.ahead import Ahead
 from framefetch.sources.buffers import Blocks
 from framefetch.sources.dial import Dialer, Route
 from framefetch.sources.environment import Environment, basic
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from framefetch.sources.base import Ask, Meter
     from framefetch.sources.connection import HttpConnection
     from framefetch.sources.loan import Loan
+    from framefetch.sources.wire import Head
 
 __all__ = ["HttpSource"]
 
@@ -70,8 +72,11 @@ class HttpSource:
         self._host_map = dict(host_map)
         self._environment = environment
         self._routes: dict[str, Route] = {}
-        self.dialer = Dialer(timeouts, self.addresses, Blocks())
+        self._dialer = Dialer(timeouts, self.addresses, Blocks())
+        self.ahead = Ahead(self._dialer, self.pool)
         self._lent: dict[Loan, tuple[str, HttpConnection]] = {}
+        #: The head of an answer that a thread could take, of each host that gave one.
+        self._usual: dict[str, Head] = {}
 
     def open(
         self,
@@ -93,16 +98,24 @@ class HttpSource:
     def lend(self, url: str) -> Loan | None:
         """Lend the connection to where a URL leads that was used last; None where it is not for a thread."""
         origin = origin_of(url)
+        usual = self._usual.get(origin)
         last = self.pool.last(origin)
-        idle = self.pool.take(origin, self.watchdog.now()) if last is not None and last.lendable else None
+        if last is None or last.plain_head(usual) is None:
+            return None
+        idle = self.pool.take(origin, self.watchdog.now())
         if idle is None:
             return None
-        loan = idle.lend(self.watchdog.manner(origin)) if idle.lendable else None
-        if loan is None:
-            self.pool.put(origin, idle)
-        else:
-            self._lent[loan] = origin, idle
+        head = idle.plain_head(usual)
+        loan = None if head is None else idle.lend(self.watchdog.manner(origin), head)
+        if head is None or loan is None:
+            self.pool.keep(origin, idle)
+            return None
+        self._lent[loan], self._usual[origin] = (origin, idle), head
         return loan
+
+    def expect(self, url: str, now: int, soon: int) -> None:
+        """Take note of how many requests a host may be asked at once, and before long."""
+        self.ahead.expect(self.route(origin_of(url), url), now, soon)
 
     def request(self, url: str) -> bytes:
         """Return the request for a URL whose host was asked before, as any thread may send it."""
@@ -194,11 +207,12 @@ class HttpSource:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self.ahead.close()
         for loan in tuple(self._lent):
             self.reclaim(loan).close()
         self.pool.close()
         self.watchdog.close()
-        await self.dialer.close()
+        await self._dialer.close()
 
 
 def _target(wire: str) -> str:

@@ -65,6 +65,8 @@ class Loan:
         Whether a request was sent and its answer is still to come, at least in part.
     asked_at, heard : float
         When it was sent, and when something came of the answer last; by the monotonic clock.
+    ended : int
+        Files of its host that had ended by then.
     unsent : bytes
         What the socket did not take of the request.
     received : bytes
@@ -87,6 +89,7 @@ class Loan:
         "answered",
         "asked",
         "asked_at",
+        "ended",
         "error",
         "handle",
         "head",
@@ -101,7 +104,7 @@ class Loan:
         self._manner = manner
         self._seal = seal
         self._start = self._end = self._least = self._most = 0
-        self.answered = 0
+        self.answered = self.ended = 0
         self.asked = self.is_odd = False
         self.asked_at = self.heard = 0.0
         self.received = b""
@@ -133,6 +136,7 @@ class Loan:
         self.asked = True
         self._least, self._most = least, most
         self.asked_at = self.heard = now
+        self.ended = self._manner.ended
         if count < len(words):
             self.unsent += words[count:]
             self.is_odd = True
@@ -158,7 +162,7 @@ class Loan:
         silent = self._seal is None or self._seal.is_silent
         plain = at_once.plain_answer(heard) if silent and not self.received else None
         if plain and self._least <= len(plain[0]) <= self._most:
-            return self._answered(*plain)
+            return self._answered(now, *plain)
         self.received = self.received + heard if self.received else heard
         data = self.received
         if self.head is None and not self._take_head(data):
@@ -169,7 +173,7 @@ class Loan:
             self.is_odd = True
             return None
         assert self.head is not None
-        return self._answered(data[self._start :], self.head.get("etag"))
+        return self._answered(now, data[self._start :], self.head.get("etag"))
 
     def _opened(self, seal: Seal, heard: bytes) -> bytes:
         """Return what was heard without its seal; the loop goes on where the session itself has something to say."""
@@ -184,10 +188,11 @@ class Loan:
         self.is_odd = self.is_odd or unasked or seal.ended or seal.error is not None or bool(self.unsent)
         return opened
 
-    def _answered(self, body: bytes, etag: str | None) -> Answer:
+    def _answered(self, now: float, body: bytes, etag: str | None) -> Answer:
         self.asked, self.head, self.received = False, None, b""
         self.answered += 1
         self._manner.ended += 1
+        self._manner.waited += now - self.asked_at
         return Answer(body, etag)
 
     def _take_head(self, data: bytes) -> bool:

@@ -12,6 +12,11 @@ TCP_RTO_MIN in its tcp.h, and twice that). A URL gets twice as long each time, u
 is only slow is waited for in the end, and known from then on by the silence it has broken. Where few are under way, as
 at the end of a run, others cannot tell; a body that falls silent there gets twice as long, if the host is known by
 then.
+
+An answer is waited for to the end, except on a connection on which the server has never said anything while it answered
+others: then it may never have heard of it. Where the queue of those to be accepted is full (listen(2)), Linux lets the
+client believe that it is connected, and a server with few workers leaves it lying. So the file is asked for elsewhere,
+when the server has been silent there for many times longer than it usually is.
 """
 
 from __future__ import annotations
@@ -31,6 +36,9 @@ __all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
 
 #: Seconds of silence before a body may be called left behind for the first time.
 HASTE: Final = 0.75
+#: The same for the first answer on a connection, and so many times what an answer usually takes.
+HASTE_MUTE: Final = 2.0
+UNUSUAL_WAIT: Final = 16
 #: So many times the longest silence that a body of the host has broken.
 UNUSUAL: Final = 4
 #: Bodies of the host that came to their end meanwhile: it is not the host that is silent, nor the network.
@@ -65,16 +73,18 @@ class Manner:
     ----------
     longest : float
         Seconds of the longest silence that one of them has broken by itself.
+    waited : float
+        Seconds that it took until they began, of all together.
     ended : int
         Bodies that came to an end.
     hurried : dict
         How often each URL was asked for again before the stall timeout.
     """
 
-    __slots__ = ("ended", "hurried", "longest")
+    __slots__ = ("ended", "hurried", "longest", "waited")
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.longest = self.waited = 0.0
         self.ended = 0
         self.hurried: dict[str, int] = {}
 
@@ -98,6 +108,7 @@ class Watch:
         "ended",
         "last",
         "manner",
+        "mute",
         "paused",
         "paused_at",
         "phase",
@@ -112,6 +123,8 @@ class Watch:
         #: How bodies of its host come, and how many had ended when this one was last heard of.
         self.manner: Manner | None = None
         self.ended = 0
+        #: Whether the server has never said anything on this connection.
+        self.mute = False
         #: When the body began.
         self.began = 0.0
         self.phase: Literal["head", "body"] = "head"
@@ -125,20 +138,30 @@ class Watch:
         """Return the time without our own pauses."""
         return (now if self.paused_at is None else self.paused_at) - self.paused
 
-    def begin(self, target: Watched) -> None:
-        """Watch an exchange that waits for its head."""
+    def begin(self, target: Watched, *, mute: bool = False) -> None:
+        """Watch an exchange that waits for its head; on a `mute` connection the server has never said anything."""
         self._target = target
-        self.phase = "head"
+        self.phase, self.mute = "head", mute
+        if self.manner is not None:
+            self.ended = self.manner.ended
         self.paused_at = None  # whatever was not read of an answer before this one, as of a redirect
         self.last = self._dog.now() - self.paused
         self._dog.add(self)
 
     def enter(self, phase: Literal["head", "body"]) -> None:
         """Begin a phase: the silence starts anew."""
+        clock, manner = self.clock(self._dog.now()), self.manner
+        if manner is not None:
+            manner.waited += clock - self.last
+            self.ended = manner.ended
         self.phase = phase
-        self.last = self.began = self.clock(self._dog.now())
-        if self.manner is not None:
-            self.ended = self.manner.ended
+        self.last = self.began = clock
+
+    def since(self, last: float, ended: int) -> None:
+        """Take over from a thread when something came last, and how many others had ended when it asked."""
+        self.last = last - self.paused
+        if self.phase == "head":
+            self.ended = ended
 
     def progress(self, count: int) -> None:
         """Note bytes of the body."""
@@ -206,15 +229,15 @@ def late(watch: Watch, now: float, timeouts: Timeouts) -> Stalled | TooSlow | No
 
 
 def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callable[[Manner], int]) -> Stalled | None:
-    """Return why a body should be asked for again before the stall timeout, None while it should not.
+    """Return why a file should be asked for again before the stall timeout, None while it should not.
 
     `under_way` tells how many exchanges of its host there are.
     """
     manner = watch.manner
-    if manner is None or watch.phase != "body" or watch.paused_at is not None:
+    if manner is None or watch.paused_at is not None:
         return None
     silence = watch.clock(now) - watch.last
-    if silence < HASTE:
+    if silence < HASTE or silence > SHARE * timeouts.stall or (watch.phase == "head" and not watch.mute):
         return None
     others, few = manner.ended - watch.ended, 1
     if others < OTHERS:
@@ -222,14 +245,20 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callabl
             return None
         others, few = manner.ended, FEW
     times = manner.hurried.get(watch.url, 0)
-    patience = few * max(HASTE * 2**times, UNUSUAL * manner.longest, watch.last - watch.began)
-    if silence < patience or silence > SHARE * timeouts.stall:
+    if watch.phase == "head":
+        usual = manner.waited / manner.ended  # not the longest: that may have been on such a connection too
+        patience = max(HASTE_MUTE * 2**times, UNUSUAL_WAIT * usual)
+        what = "no answer on a connection on which the server has never said anything"
+        none = f"it took {usual:.2f} s until one began"
+    else:
+        patience = max(HASTE * 2**times, UNUSUAL * manner.longest, watch.last - watch.began)
+        what = f"no bytes after {watch.bytes:,} bytes"
+        none = f"none was ever silent for more than {manner.longest:.1f} s"
+    if silence < few * patience:
         return None
     manner.hurried[watch.url] = times + 1
     return Stalled(
-        f"no bytes for {silence:.1f} s after {watch.bytes:,} bytes, where {others} other files of the host came to "
-        f"their end and none was ever silent for more than {manner.longest:.1f} s",
-        early=True,
+        f"{what} for {silence:.1f} s, where {others} other files of the host came to their end and {none}", early=True
     )
 
 

@@ -114,7 +114,7 @@ async def asked(maker: Ahead, dialer: Dialer, count: int) -> list[asyncio.Task[A
 def test_the_next_step_is_made_once_the_server_has_spoken_on_half_of_this_one() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 16, 32)
+            maker.expect(ROUTE.key, 16, 32)
             await asked(maker, dialer, 16)
             await dialer.answer(7, speaks=True)
             assert dialer.begun == 16, "it may deal with seven at a time"
@@ -123,7 +123,7 @@ def test_the_next_step_is_made_once_the_server_has_spoken_on_half_of_this_one() 
             await dialer.answer(24, speaks=True)
             assert len(pool.untried(ROUTE.key)) == 16
             assert dialer.begun == 32, "once for each step"
-            maker.expect(ROUTE, 32, 128)
+            maker.expect(ROUTE.key, 32, 128)
             await settled()
             assert dialer.begun == 32 + 80, "sixteen of the next ninety-six are there"
 
@@ -133,7 +133,7 @@ def test_the_next_step_is_made_once_the_server_has_spoken_on_half_of_this_one() 
 def test_one_connection_at_a_time_is_no_reason_for_more() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 16, 32)
+            maker.expect(ROUTE.key, 16, 32)
             await asked(maker, dialer, 16)
             await dialer.answer(1, speaks=True)
             silent = await dialer.answer(15, speaks=False)
@@ -147,10 +147,10 @@ def test_one_connection_at_a_time_is_no_reason_for_more() -> None:
     asyncio.run(work())
 
 
-def test_closed_connections_and_those_of_others_say_nothing() -> None:
+def test_closed_connections_say_nothing() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 16, 32)
+            maker.expect(ROUTE.key, 16, 32)
             await asked(maker, dialer, 8)
             for connection in await dialer.answer(4, speaks=True):
                 connection.speaks = False  # closed since
@@ -163,7 +163,7 @@ def test_closed_connections_and_those_of_others_say_nothing() -> None:
 def test_who_needs_one_gets_one_that_is_being_made() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 2, 8)
+            maker.expect(ROUTE.key, 2, 8)
             await asked(maker, dialer, 2)
             await dialer.answer(2, speaks=True)
             assert dialer.begun == 8
@@ -179,7 +179,7 @@ def test_who_needs_one_gets_one_that_is_being_made() -> None:
 def test_what_would_be_there_at_once_is_not_made_before(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 16, 128)
+            maker.expect(ROUTE.key, 16, 128)
             await asked(maker, dialer, 16)
             await dialer.answer(16, speaks=True)
             maker.heard(ROUTE.key, 3599.0)
@@ -192,7 +192,7 @@ def test_what_would_be_there_at_once_is_not_made_before(near) -> None:
 def test_where_only_answers_take_long_a_few_are_made_at_a_time(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 16, 64)
+            maker.expect(ROUTE.key, 16, 64)
             await asked(maker, dialer, 16)
             await dialer.answer(16, speaks=True)
             maker.heard(ROUTE.key, 3600.0)
@@ -211,7 +211,7 @@ def test_where_only_answers_take_long_a_few_are_made_at_a_time(near) -> None:
 def test_requests_that_make_their_own_leave_fewer_to_make(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 16, 48)
+            maker.expect(ROUTE.key, 16, 48)
             await asked(maker, dialer, 16)
             await dialer.answer(16, speaks=True)
             maker.heard(ROUTE.key, 3600.0)
@@ -227,13 +227,13 @@ def test_requests_that_make_their_own_leave_fewer_to_make(near) -> None:
 def test_once_one_cannot_be_made_no_more_are() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 2, 8)
+            maker.expect(ROUTE.key, 2, 8)
             await asked(maker, dialer, 2)
             await dialer.answer(2, speaks=True)
             dialer.waiting.popleft().set_exception(ConnectFailed("full"))
             await settled()
             await dialer.answer(5, speaks=True)
-            maker.expect(ROUTE, 8, 32)
+            maker.expect(ROUTE.key, 8, 32)
             await settled()
             assert dialer.begun == 8
             assert len(pool.untried(ROUTE.key)) == 5
@@ -246,16 +246,53 @@ def test_once_one_cannot_be_made_no_more_are() -> None:
     asyncio.run(work())
 
 
-def test_a_request_hears_why_the_one_it_was_given_could_not_be_made() -> None:
+def test_where_the_one_that_a_request_was_given_cannot_be_made_it_tries_itself() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 1, 2)
+            maker.expect(ROUTE.key, 1, 2)
             await asked(maker, dialer, 1)
             await dialer.answer(1, speaks=True)
             (task,) = await asked(maker, dialer, 1)
+            assert dialer.begun == 2
+            dialer.waiting.popleft().set_exception(ConnectFailed("within ten seconds"))
+            await until(lambda: dialer.begun == 3)
             dialer.waiting.popleft().set_exception(ConnectFailed("full"))
             with pytest.raises(ConnectFailed, match="full"):
                 await task
+
+    asyncio.run(work())
+
+
+def test_that_others_may_need_more_by_now_makes_nothing_twice() -> None:
+    async def work() -> None:
+        async with made_by() as (maker, dialer, pool):
+            maker.expect(ROUTE.key, 2, 4)
+            await asked(maker, dialer, 2)
+            await dialer.answer(2, speaks=True)
+            await dialer.answer(2, speaks=True)
+            pool.drop_untried(ROUTE.key, float("inf"))
+            for soon in (3, 4, 3, 4):
+                maker.expect(ROUTE.key, 2, soon)
+            await settled()
+            assert dialer.begun == 4
+
+    asyncio.run(work())
+
+
+def test_it_is_not_looked_for_ever_whether_the_server_speaks(monkeypatch) -> None:
+    monkeypatch.setattr(ahead, "LOOKED_FOR", 0.0)
+
+    async def work() -> None:
+        async with made_by() as (maker, dialer, _):
+            maker.expect(ROUTE.key, 2, 4)
+            await asked(maker, dialer, 2)
+            await dialer.answer(2, speaks=False)
+            assert maker._hosts[ROUTE.key].next_look is None
+            dialer.made[0].speaks = True
+            maker.heard(ROUTE.key, 1.0)
+            assert dialer.begun == 2
+            await settled()
+            assert dialer.begun == 4, "who has news is listened to"
 
     asyncio.run(work())
 
@@ -265,7 +302,7 @@ def test_what_nobody_has_needed_for_a_while_is_closed(monkeypatch) -> None:
 
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 1, 4)
+            maker.expect(ROUTE.key, 1, 4)
             await asked(maker, dialer, 1)
             (used,) = await dialer.answer(1, speaks=True)
             used.used = 1
@@ -282,7 +319,7 @@ def test_what_nobody_has_needed_for_a_while_is_closed(monkeypatch) -> None:
 def test_nothing_is_made_or_left_behind_the_end() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE, 2, 8)
+            maker.expect(ROUTE.key, 2, 8)
             await asked(maker, dialer, 2)
             await dialer.answer(2, speaks=True)
             dialer.waiting.popleft().set_result(late := Connection(speaks=True))
@@ -293,7 +330,7 @@ def test_nothing_is_made_or_left_behind_the_end() -> None:
             assert all(future.cancelled() for future in waiting)
             pool.close()
             assert late.closed
-            maker.expect(ROUTE, 8, 32)
+            maker.expect(ROUTE.key, 8, 32)
             await settled()
             assert dialer.begun == 8
 
@@ -303,7 +340,7 @@ def test_nothing_is_made_or_left_behind_the_end() -> None:
 def test_a_redirect_that_must_stay_in_public_gets_one_of_its_own() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE, 1, 4)
+            maker.expect(ROUTE.key, 1, 4)
             await asked(maker, dialer, 1)
             await dialer.answer(1, speaks=True)
             task = asyncio.create_task(maker.dial(ROUTE, must_be_public=True))
@@ -330,9 +367,10 @@ def test_who_waits_long_gets_one_that_has_become_free(late) -> None:
             assert await task is free
             assert pool.last(ROUTE.key) is None
             (other,) = await asked(maker, dialer, 1)
-            assert dialer.begun == 1, "the one that is still being made is for the next"
-            (made,) = await dialer.answer(1, speaks=True)
-            assert await other is made
+            assert dialer.begun == 2, "the one that is late may never come"
+            made = await dialer.answer(2, speaks=True)
+            assert await other in made
+            assert pool.untried(ROUTE.key) == [connection for connection in made if connection is not await other]
 
     asyncio.run(work())
 

@@ -27,6 +27,7 @@ class Target:
     """A connection whose body has not come."""
 
     complete = False
+    received_any = False
 
     def __init__(self) -> None:
         self.error = None
@@ -146,11 +147,12 @@ def test_a_head_that_does_not_come_has_the_whole_stall_timeout() -> None:
     assert patience(dog, watch) is None
 
 
-def mute(dog: Dog, *, others: int = OTHERS, before: int = 0, usual: float = 0.01) -> Watch:
+def mute(dog: Dog, *, others: int = OTHERS, before: int = 0, usual: float = 0.01, keeps: bool = True) -> Watch:
     """Return the watch of a request on a connection on which the server has never spoken; then others end."""
     watch = Watch(dog, "http://host/a")
     watch.manner = Manner()
     watch.manner.ended = before
+    watch.manner.keeps = keeps
     watch.begin(Target(), mute=True)
     watch.manner.ended += others
     watch.manner.waited = usual * watch.manner.ended
@@ -161,20 +163,24 @@ def mute(dog: Dog, *, others: int = OTHERS, before: int = 0, usual: float = 0.01
     ("circumstances", "under_way", "expected"),
     [
         ({}, OTHERS, HASTE_MUTE),
+        ({"keeps": False}, OTHERS, None),
         ({"others": OTHERS - 1}, OTHERS, None),
-        ({"usual": 0.25}, OTHERS, 0.25 * UNUSUAL_WAIT),
+        ({"usual": 0.5}, OTHERS, 0.5 * UNUSUAL_WAIT),
         ({"usual": 1.0}, OTHERS, None),
-        ({"others": 0, "before": OTHERS}, OTHERS - 1, FEW * HASTE_MUTE),
-        ({"others": 0, "before": OTHERS}, OTHERS, None),
-        ({"others": 0, "before": OTHERS - 1}, 1, None),
+        ({"others": 1, "before": OTHERS}, OTHERS - 1, FEW * HASTE_MUTE),
+        ({"others": 0, "before": OTHERS}, OTHERS - 1, None),
+        ({"others": 1, "before": OTHERS}, OTHERS, None),
+        ({"others": 1, "before": OTHERS - 2}, 1, None),
     ],
     ids=[
         "usual",
+        "a new connection for each answer",
         "few others",
         "slow answers",
         "very slow answers",
         "few are left",
-        "a silent host",
+        "a host that has fallen silent",
+        "a host that has almost fallen silent",
         "an unknown host",
     ],
 )
@@ -183,9 +189,30 @@ def test_patience_with_a_connection_on_which_the_server_never_spoke(circumstance
     assert patience(dog, mute(dog, **circumstances), under_way) == expected
 
 
+def test_a_connection_that_has_spoken_is_not_mute_and_a_file_is_asked_for_elsewhere_once() -> None:
+    dog = Dog()
+    watch = mute(dog)
+    watch._target.received_any = True
+    assert patience(dog, watch) is None
+    watch._target.received_any = False
+    assert patience(dog, watch) == HASTE_MUTE
+    assert patience(dog, watch) is None
+
+
+def test_that_a_host_keeps_connections_is_seen_by_the_second_answer_on_one() -> None:
+    dog = Dog()
+    watch = mute(dog, keeps=False)
+    watch.enter("body")
+    assert not watch.manner.keeps
+    watch.begin(Target())
+    watch.enter("body")
+    assert watch.manner.keeps
+
+
 def test_what_a_thread_had_asked_before_counts() -> None:
     dog = Dog()
     watch = mute(dog, others=0, before=OTHERS)
+    assert patience(dog, watch) is None
     watch.since(dog.time - 1.0, 0)
     assert patience(dog, watch) == HASTE_MUTE - 1.0
     watch.enter("body")
@@ -224,11 +251,9 @@ class Answers(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.mark.parametrize("far", [0.0, 3600.0], ids=["far away", "near"])
-def test_a_server_that_deals_with_one_connection_at_a_time_gives_all(far, tmp_path, monkeypatch) -> None:
+def test_a_server_that_deals_with_one_connection_at_a_time_gives_all(tmp_path, monkeypatch) -> None:
     """Fifteen of sixteen connections wait for the end of the first, and nobody tells them."""
     monkeypatch.setattr("framefetch.sources.watchdog.HASTE_MUTE", 0.2)
-    monkeypatch.setattr("framefetch.sources.ahead.FAR", far)
     options = Options(retry=RetryPolicy(base=0.001, cap=0.001), timeouts=Timeouts(stall=3600))
     with OneByOne(("127.0.0.1", 0), Answers) as server:
         serving = threading.Thread(target=server.serve_forever)

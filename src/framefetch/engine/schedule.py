@@ -15,7 +15,7 @@ from framefetch.engine.circuit import Circuit, is_no_answer, is_refusal
 from framefetch.engine.limits import START, Flight, HostLimit
 from framefetch.engine.queue import HostQueue, Job
 from framefetch.engine.retry import RetryRule
-from framefetch.errors import TooManyOpenFiles
+from framefetch.errors import Stalled, TooManyOpenFiles
 from framefetch.options import RetryPolicy
 from framefetch.urls import origin_of
 
@@ -197,7 +197,7 @@ class Schedule:
             excused = host.limit.refused(flight, now)
         if error is None or not is_no_answer(error, flight):
             host.circuit.answered(host.limit.starts)
-        else:
+        elif not (isinstance(error, Stalled) and error.early):  # that one is said of a connection, not of the host
             host.circuit.failed(flight, error, host.limit.starts, now)
         self._active -= 1
         self._list(host)

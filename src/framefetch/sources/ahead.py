@@ -6,8 +6,11 @@ measured, the connections of the next one are made. Where everything is near tha
 the requests under way.
 
 One that lies idle can keep others waiting at a server that deals with few connections at a time. So none is made before
-the server itself, and not only its system, has spoken on half as many as there are requests; none stays idle for long;
-and once one could not be made, no more are.
+the server itself, and not only its system, has spoken on half as many as there are requests; none stays idle for
+long; and once one could not be made, no more are.
+
+Who needs a connection gets one that is being made already. If it takes so long that its first packet must have been
+lost, any other that is free by then will do.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
+
+from framefetch.errors import FramefetchError
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -35,6 +40,8 @@ FAR: Final = 0.02
 FEW: Final = 8
 #: On so many connections, for each request that there may be, the server must have spoken.
 SHARE: Final = 1 / 2
+#: Seconds for which is looked whether it has.
+LOOKED_FOR: Final = 5.0
 #: Seconds after which a connection is late: TCP has lost its first packet, and waits for so long (RFC 6298 section 2).
 LATE: Final = 1.0
 #: Seconds that one may be idle, and so many times as long as it took to make the quickest.
@@ -46,9 +53,11 @@ IDLE_TIMES: Final = 4
 class _Host:
     """What is known of one host: requests there may be now, and soon; its connections; those that nobody waits for."""
 
-    route: Route
+    key: str
+    route: Route | None = None
     now: int = 0
     soon: int = 0
+    told_at: float = 0.0
     begun: bool = False
     wanted: int = 0
     refuses: bool = False
@@ -87,7 +96,7 @@ class Ahead:
         self._loop = asyncio.get_running_loop()
         self._hosts: dict[str, _Host] = {}
         self._tasks: set[Task[HttpConnection]] = set()
-        #: Those that were given up, and have not ended yet.
+        #: Those that nobody waits for any longer, and that have not ended yet.
         self._orphans: set[Task[HttpConnection]] = set()
         self._closed = False
 
@@ -101,12 +110,12 @@ class Ahead:
         """
         if must_be_public:
             return await self._dialer.dial(route, must_be_public=True)
-        host = self._host(route)
-        if host.making:
-            task = host.making.popleft()
-        else:
+        host = self._host(route.key)
+        host.route = route
+        own = not host.making
+        if own:
             host.wanted = max(0, host.wanted - 1)
-            task = self._begin(host)
+        task = self._begin(host, route) if own else host.making.popleft()
         try:
             if must_be_new:
                 return await task
@@ -115,25 +124,31 @@ class Ahead:
         except asyncio.CancelledError:
             self._leave(host, task)
             raise
+        except FramefetchError:
+            if own:
+                raise
+        return await self.dial(route, must_be_new=must_be_new)  # that one was begun long before this was asked for
 
     async def _either(self, host: _Host, task: Task[HttpConnection]) -> HttpConnection:
         """Return the connection that is being made, or before that one that nobody needs any longer."""
-        free = self._pool.free(host.route.key)
+        free = self._pool.free(host.key)
         try:
             await asyncio.wait((task, free), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._pool.give_back(host.route.key, free)
+            self._pool.give_back(host.key, free)
             raise
         if not task.done():
-            host.making.append(task)  # for whoever comes next
+            self._orphans.add(task)
             return free.result()
-        self._pool.give_back(host.route.key, free)
+        self._pool.give_back(host.key, free)
         return task.result()
 
-    def expect(self, route: Route, now: int, soon: int) -> None:
+    def expect(self, key: str, now: int, soon: int) -> None:
         """Take note of how many requests a host may be asked at once, and before long."""
-        host = self._host(route)
-        host.now, host.soon, host.begun, host.wanted = now, soon, False, 0
+        host = self._host(key)
+        if now != host.now:
+            host.begun, host.wanted, host.told_at = False, 0, self._loop.time()
+        host.now, host.soon = now, soon
         self._look(host)
 
     def heard(self, key: str, seconds: float) -> None:
@@ -143,15 +158,15 @@ class Ahead:
             host.heard_in = seconds if host.heard_in is None else min(host.heard_in, seconds)
             self._look(host)
 
-    def _host(self, route: Route) -> _Host:
-        host = self._hosts.get(route.key)
+    def _host(self, key: str) -> _Host:
+        host = self._hosts.get(key)
         if host is None:
-            host = self._hosts[route.key] = _Host(route)
+            host = self._hosts[key] = _Host(key)
         return host
 
-    async def _make(self, host: _Host) -> HttpConnection:
+    async def _make(self, host: _Host, route: Route) -> HttpConnection:
         began = self._loop.time()
-        connection = await self._dialer.dial(host.route)
+        connection = await self._dialer.dial(route)
         took = self._loop.time() - began
         host.made_in = took if host.made_in is None else min(host.made_in, took)
         host.open.add(connection)
@@ -165,22 +180,23 @@ class Ahead:
             host.next_look = None
         if host.begun or host.refuses or host.soon <= host.now or not host.is_far or self._closed:
             return
-        if not host.speaks:  # threads hear answers too, and do not tell
-            host.next_look = self._loop.call_later(FAR, self._look, host)
+        if not host.speaks:
+            if self._loop.time() - host.told_at < LOOKED_FOR:  # threads hear answers too, and do not tell
+                host.next_look = self._loop.call_later(FAR, self._look, host)
             return
         host.begun = True
-        host.wanted = host.soon - host.now - len(self._pool.untried(host.route.key)) - len(host.making)
+        host.wanted = host.soon - host.now - len(self._pool.untried(host.key)) - len(host.making)
         for _ in range(host.wanted if (host.made_in or 0.0) >= FAR else FEW):
             self._next(host)
 
     def _next(self, host: _Host) -> None:
         """Begin to make one that nobody has asked for, if more are wanted."""
-        if host.wanted > 0 and not host.refuses and not self._closed:
+        if host.wanted > 0 and host.route is not None and not host.refuses and not self._closed:
             host.wanted -= 1
-            host.making.append(self._begin(host))
+            host.making.append(self._begin(host, host.route))
 
-    def _begin(self, host: _Host) -> Task[HttpConnection]:
-        task = self._loop.create_task(self._make(host))
+    def _begin(self, host: _Host, route: Route) -> Task[HttpConnection]:
+        task = self._loop.create_task(self._make(host, route))
         task.add_done_callback(partial(self._made, host))
         self._tasks.add(task)
         return task
@@ -211,7 +227,7 @@ class Ahead:
         if self._closed:
             task.result().close()
         else:
-            self._pool.keep(host.route.key, task.result())
+            self._pool.keep(host.key, task.result())
             self._watch(host)
 
     def _watch(self, host: _Host) -> None:
@@ -221,8 +237,8 @@ class Ahead:
 
     def _drop(self, host: _Host) -> None:
         host.next_drop = None
-        self._pool.drop_untried(host.route.key, self._loop.time() - _patience(host))
-        if self._pool.untried(host.route.key):
+        self._pool.drop_untried(host.key, self._loop.time() - _patience(host))
+        if any(not connection.used for connection in host.open):  # some may be on loan
             self._watch(host)
 
     async def close(self) -> None:

@@ -101,7 +101,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.complete = False
         self.received_any = False
         self.used += 1
-        watch.begin(self, mute=self.used == 1 and self._seal is None)
+        watch.begin(self, mute=self.used == 1 and self._is_open and self._seal is None)
         if self._dirty or self._lost:
             self.fail(ConnectionLost("the connection was closed by then"))
         elif loan is None:

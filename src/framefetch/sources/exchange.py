@@ -178,14 +178,14 @@ class Exchange:
             fresh = connection is None
             if connection is None:
                 connection = await source.ahead.dial(route, must_be_public=guarded, must_be_new=self.fresh)
-                fresh = not connection.used
+                fresh = not connection.idle_since
             self._connection = connection
             if guarded and not self._at_public_address(route):
                 raise refuse_address(route, connection.peer)
             self._meter.requests += 1
             self.alone = not connection.used
             connection.send(request, self._watch, begun)
-            began = source.watchdog.now()
+            began = None if begun else source.watchdog.now()
             try:
                 head = await connection.head()
             except ConnectionLost:
@@ -195,7 +195,8 @@ class Exchange:
                 self._release()
                 connection = begun = None
             else:
-                source.ahead.heard(origin, source.watchdog.now() - began)
+                if began is not None:
+                    source.ahead.heard(origin, source.watchdog.now() - began)
                 return head
 
     async def _refusal(self, head: Head) -> StatusError:

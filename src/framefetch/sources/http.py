@@ -115,7 +115,7 @@ class HttpSource:
 
     def expect(self, url: str, now: int, soon: int) -> None:
         """Take note of how many requests a host may be asked at once, and before long."""
-        self.ahead.expect(self.route(origin_of(url), url), now, soon)
+        self.ahead.expect(origin_of(url), now, soon)
 
     def request(self, url: str) -> bytes:
         """Return the request for a URL whose host was asked before, as any thread may send it."""

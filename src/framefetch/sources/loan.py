@@ -2,9 +2,10 @@
 
 On a loop every file is a task's business: a wait for the head, a wait for the body, a watch, a hop to the thread that
 writes. Where answers are plain and small that is several times the work of the file itself. So the thread that writes
-small files borrows connections that have just shown such an answer, and deals with them by itself: it sends, reads,
-and gives back whatever is not plain (another status, a coding, a cookie, a length it did not expect, an end, silence)
-with all that it has received, so that the loop goes on with it as if the request had been its own.
+small files borrows connections that have just shown such an answer, or new ones where others of the host have, and
+deals with them by itself: it sends, reads, and gives back whatever is not plain (another status, a coding, a cookie, a
+length it did not expect, an end, silence) with all that it has received, so that the loop goes on with it as if the
+request had been its own.
 """
 
 from __future__ import annotations
@@ -193,6 +194,7 @@ class Loan:
         self.answered += 1
         self._manner.ended += 1
         self._manner.waited += now - self.asked_at
+        self._manner.keeps = self._manner.keeps or self.answered > 1
         return Answer(body, etag)
 
     def _take_head(self, data: bytes) -> bool:

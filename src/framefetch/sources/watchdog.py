@@ -13,10 +13,11 @@ is only slow is waited for in the end, and known from then on by the silence it 
 at the end of a run, others cannot tell; a body that falls silent there gets twice as long, if the host is known by
 then.
 
-An answer is waited for to the end, except on a connection on which the server has never said anything while it answered
-others: then it may never have heard of it. Where the queue of those to be accepted is full (listen(2)), Linux lets the
-client believe that it is connected, and a server with few workers leaves it lying. So the file is asked for elsewhere,
-when the server has been silent there for many times longer than it usually is.
+An answer is waited for to the end, except on a connection without TLS on which the server has never said anything while
+it answered others, and some of them on one connection: then it may never have heard of this one. Where the queue of
+connections to be accepted is full (listen(2)), Linux lets the client believe that it is connected; and a server with
+few workers leaves it lying. So the file is asked for elsewhere, once, when the server has been silent there for many
+times longer than it usually is. That is said of the connection, not of the host.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["Manner", "Watch", "Watchdog", "late", "left_behind"]
 #: Seconds of silence before a body may be called left behind for the first time.
 HASTE: Final = 0.75
 #: The same for the first answer on a connection, and so many times what an answer usually takes.
-HASTE_MUTE: Final = 2.0
+HASTE_MUTE: Final = 4.0
 UNUSUAL_WAIT: Final = 16
 #: So many times the longest silence that a body of the host has broken.
 UNUSUAL: Final = 4
@@ -59,6 +60,11 @@ class Watched(Protocol):
         """Whether all has come."""
         ...
 
+    @property
+    def received_any(self) -> bool:
+        """Whether anything has come."""
+        ...
+
     def fail(self, error: TransferError) -> None:
         """End with this error."""
         ...
@@ -74,18 +80,21 @@ class Manner:
     longest : float
         Seconds of the longest silence that one of them has broken by itself.
     waited : float
-        Seconds that it took until they began, of all together.
+        Seconds that it took until they began, or where they are small ended, of all together.
+    keeps : bool
+        Whether it has been seen to answer twice on one connection.
     ended : int
         Bodies that came to an end.
     hurried : dict
         How often each URL was asked for again before the stall timeout.
     """
 
-    __slots__ = ("ended", "hurried", "longest", "waited")
+    __slots__ = ("ended", "hurried", "keeps", "longest", "waited")
 
     def __init__(self) -> None:
         self.longest = self.waited = 0.0
         self.ended = 0
+        self.keeps = False
         self.hurried: dict[str, int] = {}
 
 
@@ -123,7 +132,7 @@ class Watch:
         #: How bodies of its host come, and how many had ended when this one was last heard of.
         self.manner: Manner | None = None
         self.ended = 0
-        #: Whether the server has never said anything on this connection.
+        #: Whether the server had never said anything on this connection.
         self.mute = False
         #: When the body began.
         self.began = 0.0
@@ -153,6 +162,7 @@ class Watch:
         clock, manner = self.clock(self._dog.now()), self.manner
         if manner is not None:
             manner.waited += clock - self.last
+            manner.keeps = manner.keeps or not self.mute
             self.ended = manner.ended
         self.phase = phase
         self.last = self.began = clock
@@ -182,6 +192,11 @@ class Watch:
         if self.paused_at is not None:
             self.paused += self._dog.now() - self.paused_at
             self.paused_at = None
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether the server has never said anything on this connection."""
+        return self.mute and self._target is not None and not self._target.received_any
 
     @property
     def waits(self) -> bool:
@@ -237,17 +252,19 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callabl
     if manner is None or watch.paused_at is not None:
         return None
     silence = watch.clock(now) - watch.last
-    if silence < HASTE or silence > SHARE * timeouts.stall or (watch.phase == "head" and not watch.mute):
+    if silence < HASTE or silence > SHARE * timeouts.stall:
         return None
     others, few = manner.ended - watch.ended, 1
+    times = manner.hurried.get(watch.url, 0)
+    if watch.phase == "head" and (times or not others or not manner.keeps or not watch.is_mute):
+        return None
     if others < OTHERS:
         if manner.ended < OTHERS or under_way(manner) >= OTHERS:
             return None
         others, few = manner.ended, FEW
-    times = manner.hurried.get(watch.url, 0)
     if watch.phase == "head":
         usual = manner.waited / manner.ended  # not the longest: that may have been on such a connection too
-        patience = max(HASTE_MUTE * 2**times, UNUSUAL_WAIT * usual)
+        patience = max(HASTE_MUTE, UNUSUAL_WAIT * usual)
         what = "no answer on a connection on which the server has never said anything"
         none = f"it took {usual:.2f} s until one began"
     else:

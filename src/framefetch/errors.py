@@ -189,13 +189,17 @@ class ConnectionLost(NetworkError):
 
 
 class Stalled(TransferError, TimeoutError):
-    """Nothing came for longer than the stall timeout, or (`early`) than is usual while the host serves others well."""
+    """Nothing came for longer than the stall timeout, or (`early`) than is usual while the host serves others well.
+
+    `unheard` where nothing ever came on that connection, which the host may not have noticed.
+    """
 
     retryable = True
 
-    def __init__(self, message: str, *, early: bool = False) -> None:
+    def __init__(self, message: str, *, early: bool = False, unheard: bool = False) -> None:
         super().__init__(message)
         self.early = early
+        self.unheard = unheard
 
 
 class TooSlow(TransferError, TimeoutError):

@@ -129,7 +129,7 @@ class Timeouts:
     stall : float, default 30
         Seconds of silence before the headers are complete, or within a body. A body that falls silent while others of
         its host go on coming is asked for again sooner, as a rule after one second, and so is a file on a connection on
-        which the server has never spoken, after four; that counts for no attempt.
+        which the server has never spoken, after four or more; that counts for no attempt.
     minimum_speed : float, default 1024
         Bytes a second, over `speed_window`, below which a body is given up; 0 for no minimum.
     speed_window : float, default 30

@@ -602,12 +602,13 @@ def test_a_host_in_trouble_is_not_prepared_for_more() -> None:
     assert soon == now
 
 
-def test_what_is_given_up_early_says_nothing_of_the_host() -> None:
+@pytest.mark.parametrize("unheard", [False, True], ids=["a silent body", "a connection that nobody noticed"])
+def test_whether_an_early_end_is_said_of_the_host(unheard) -> None:
     schedule = Schedule(Listed([0] * 1000), Limits())
     jobs = [schedule.take(0.0) for _ in range(START)]
     for job in jobs:
         assert isinstance(job, Job)
-        schedule.ended(job, Stalled("no answer on a connection that nobody knows", early=True), 5.0)
+        schedule.ended(job, Stalled("nothing came", early=True, unheard=unheard), 5.0)
     circuit = schedule._hosts["http://host0:80"].circuit
-    assert not circuit.troubled
-    assert isinstance(schedule.take(5.0), Job)
+    assert circuit.troubled is not unheard
+    assert isinstance(schedule.take(5.0), Job) is unheard

@@ -367,10 +367,9 @@ def test_who_waits_long_gets_one_that_has_become_free(late) -> None:
             assert await task is free
             assert pool.last(ROUTE.key) is None
             (other,) = await asked(maker, dialer, 1)
-            assert dialer.begun == 2, "the one that is late may never come"
-            made = await dialer.answer(2, speaks=True)
-            assert await other in made
-            assert pool.untried(ROUTE.key) == [connection for connection in made if connection is not await other]
+            assert dialer.begun == 1, "the one that is late is for the next"
+            (made,) = await dialer.answer(1, speaks=True)
+            assert await other is made
 
     asyncio.run(work())
 
@@ -383,6 +382,54 @@ def test_who_waits_long_gets_one_that_is_idle_already(late) -> None:
             assert await task is free
             (made,) = await dialer.answer(1, speaks=True)
             assert pool.untried(ROUTE.key) == [made], "it came after all"
+
+    asyncio.run(work())
+
+
+def test_the_next_tries_itself_where_the_late_one_fails(late) -> None:
+    async def work() -> None:
+        async with made_by() as (maker, dialer, pool):
+            pool.put(ROUTE.key, Connection(used=2))  # type: ignore[arg-type]
+            (first,) = await asked(maker, dialer, 1)
+            await first
+            (task,) = await asked(maker, dialer, 1)
+            dialer.waiting.popleft().set_exception(ConnectFailed("within ten seconds"))
+            await until(lambda: dialer.begun == 2)
+            (made,) = await dialer.answer(1, speaks=True)
+            assert await task is made
+
+    asyncio.run(work())
+
+
+def test_no_more_are_being_made_than_wait_however_long_that_takes(late) -> None:
+    """A host that drops whatever is more than it takes: those it took go round among all who wait."""
+
+    async def work() -> None:
+        async with made_by() as (maker, dialer, pool):
+            free = [Connection(used=1) for _ in range(4)]
+            tasks = await asked(maker, dialer, 12)
+            await until(lambda: len(pool._waiting[ROUTE.key]) == 12)
+            for _ in range(50):
+                for connection in free:
+                    pool.put(ROUTE.key, connection)  # type: ignore[arg-type]
+                await until(lambda tasks=tasks: sum(task.done() for task in tasks) == len(free))
+                tasks = [task for task in tasks if not task.done()] + await asked(maker, dialer, len(free))
+            assert dialer.begun == 12
+            for task in tasks:
+                task.cancel()
+
+    asyncio.run(work())
+
+
+def test_one_that_has_ended_while_it_was_handed_on_is_nobodys(late) -> None:
+    async def work() -> None:
+        async with made_by() as (maker, dialer, pool):
+            (task,) = await asked(maker, dialer, 1)
+            await until(lambda: pool._waiting.get(ROUTE.key))
+            pool.put(ROUTE.key, Connection(used=1, closed=True))  # type: ignore[arg-type]
+            await until(lambda: pool._waiting.get(ROUTE.key))
+            (made,) = await dialer.answer(1, speaks=True)
+            assert await task is made
 
     asyncio.run(work())
 
@@ -459,6 +506,9 @@ def test_a_thread_may_ask_first_on_one_that_was_made_ahead() -> None:
         try:
             source.expect(url, 1, 2)
             assert await got(source, url) == b"body"
+            last = source.pool.last(origin)
+            assert last is not None
+            assert last.speaks
             await until(lambda: source.pool.untried(origin))
             loans = [source.lend(url), source.lend(url)]
             assert None not in loans
@@ -475,6 +525,8 @@ def test_a_thread_may_ask_first_on_one_that_was_made_ahead() -> None:
             assert not source.pool.untried(origin)
             assert [await got(source, url), await got(source, url)] == [b"body"] * 2
             assert warehouse.connections == 2
+            last.close()
+            assert not last.speaks
         finally:
             await source.close()
 

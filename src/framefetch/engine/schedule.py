@@ -197,7 +197,7 @@ class Schedule:
             excused = host.limit.refused(flight, now)
         if error is None or not is_no_answer(error, flight):
             host.circuit.answered(host.limit.starts)
-        elif not (isinstance(error, Stalled) and error.early):  # that one is said of a connection, not of the host
+        elif not (isinstance(error, Stalled) and error.unheard):  # that is said of a connection, not of the host
             host.circuit.failed(flight, error, host.limit.starts, now)
         self._active -= 1
         self._list(host)

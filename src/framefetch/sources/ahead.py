@@ -65,6 +65,7 @@ class _Host:
     heard_in: float | None = None
     open: WeakSet[HttpConnection] = field(default_factory=WeakSet)
     making: deque[Task[HttpConnection]] = field(default_factory=deque)
+    late: deque[Task[HttpConnection]] = field(default_factory=deque)
     next_look: asyncio.TimerHandle | None = None
     next_drop: asyncio.TimerHandle | None = None
 
@@ -96,7 +97,7 @@ class Ahead:
         self._loop = asyncio.get_running_loop()
         self._hosts: dict[str, _Host] = {}
         self._tasks: set[Task[HttpConnection]] = set()
-        #: Those that nobody waits for any longer, and that have not ended yet.
+        #: Those that were given up, and have not ended yet.
         self._orphans: set[Task[HttpConnection]] = set()
         self._closed = False
 
@@ -112,14 +113,18 @@ class Ahead:
             return await self._dialer.dial(route, must_be_public=True)
         host = self._host(route.key)
         host.route = route
-        own = not host.making
+        own = not host.making and not host.late
+        late = not host.making and not own
         if own:
             host.wanted = max(0, host.wanted - 1)
-        task = self._begin(host, route) if own else host.making.popleft()
+            task = self._begin(host, route)
+        else:
+            task = host.late.pop() if late else host.making.popleft()
         try:
             if must_be_new:
                 return await task
-            await asyncio.wait((task,), timeout=LATE)
+            if not late:
+                await asyncio.wait((task,), timeout=LATE)
             return task.result() if task.done() else await self._either(host, task)
         except asyncio.CancelledError:
             self._leave(host, task)
@@ -131,17 +136,21 @@ class Ahead:
 
     async def _either(self, host: _Host, task: Task[HttpConnection]) -> HttpConnection:
         """Return the connection that is being made, or before that one that nobody needs any longer."""
-        free = self._pool.free(host.key)
-        try:
-            await asyncio.wait((task, free), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._pool.give_back(host.key, free)
-            raise
-        if not task.done():
-            self._orphans.add(task)
-            return free.result()
-        self._pool.give_back(host.key, free)
-        return task.result()
+        while True:
+            free = self._pool.free(host.key)
+            try:
+                await asyncio.wait((task, free), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self._pool.give_back(host.key, free)
+                raise
+            if task.done():
+                self._pool.give_back(host.key, free)
+                return task.result()
+            connection = free.result()
+            if connection.is_fresh(self._loop.time()):
+                host.late.append(task)  # whoever needs the next one waits for it, and begins no other
+                return connection
+            connection.close()
 
     def expect(self, key: str, now: int, soon: int) -> None:
         """Take note of how many requests a host may be asked at once, and before long."""
@@ -203,9 +212,10 @@ class Ahead:
 
     def _made(self, host: _Host, task: Task[HttpConnection]) -> None:
         self._tasks.discard(task)
-        if task in host.making or task in self._orphans:
-            with contextlib.suppress(ValueError):
-                host.making.remove(task)
+        if task in host.making or task in host.late or task in self._orphans:
+            for waiting in (host.making, host.late):
+                with contextlib.suppress(ValueError):
+                    waiting.remove(task)
             self._orphans.discard(task)
             self._keep(host, task)
         if not task.cancelled():

@@ -17,7 +17,7 @@ An answer is waited for to the end, except on a connection without TLS on which 
 it answered others, and some of them on one connection: then it may never have heard of this one. Where the queue of
 connections to be accepted is full (listen(2)), Linux lets the client believe that it is connected; and a server with
 few workers leaves it lying. So the file is asked for elsewhere, once, when the server has been silent there for many
-times longer than it usually is. That is said of the connection, not of the host.
+times longer than it usually is. The host's limit hears of it, as of every silence, its circuit does not.
 """
 
 from __future__ import annotations
@@ -275,7 +275,9 @@ def left_behind(watch: Watch, now: float, timeouts: Timeouts, under_way: Callabl
         return None
     manner.hurried[watch.url] = times + 1
     return Stalled(
-        f"{what} for {silence:.1f} s, where {others} other files of the host came to their end and {none}", early=True
+        f"{what} for {silence:.1f} s, where {others} other files of the host came to their end and {none}",
+        early=True,
+        unheard=watch.phase == "head",
     )
 
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from framefetch import Timeouts
+from framefetch import MetadataCache, Options, Timeouts
 from framefetch.errors import ConnectFailed
 from framefetch.sources import ahead
 from framefetch.sources.ahead import FEW, Ahead
@@ -111,6 +115,13 @@ async def asked(maker: Ahead, dialer: Dialer, count: int) -> list[asyncio.Task[A
     return tasks
 
 
+async def served(maker: Ahead, dialer: Dialer, now: int, soon: int) -> None:
+    """Let all requests that there may be have connections on which the server has spoken."""
+    maker.expect(ROUTE.key, now, soon)
+    await asked(maker, dialer, now)
+    await dialer.answer(now, speaks=True)
+
+
 def test_the_next_step_is_made_once_the_server_has_spoken_on_half_of_this_one() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
@@ -163,9 +174,7 @@ def test_closed_connections_say_nothing() -> None:
 def test_who_needs_one_gets_one_that_is_being_made() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE.key, 2, 8)
-            await asked(maker, dialer, 2)
-            await dialer.answer(2, speaks=True)
+            await served(maker, dialer, 2, 8)
             assert dialer.begun == 8
             tasks = await asked(maker, dialer, 4)
             assert dialer.begun == 8
@@ -179,9 +188,7 @@ def test_who_needs_one_gets_one_that_is_being_made() -> None:
 def test_what_would_be_there_at_once_is_not_made_before(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE.key, 16, 128)
-            await asked(maker, dialer, 16)
-            await dialer.answer(16, speaks=True)
+            await served(maker, dialer, 16, 128)
             maker.heard(ROUTE.key, 3599.0)
             await settled()
             assert dialer.begun == 16
@@ -192,9 +199,7 @@ def test_what_would_be_there_at_once_is_not_made_before(near) -> None:
 def test_where_only_answers_take_long_a_few_are_made_at_a_time(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE.key, 16, 64)
-            await asked(maker, dialer, 16)
-            await dialer.answer(16, speaks=True)
+            await served(maker, dialer, 16, 64)
             maker.heard(ROUTE.key, 3600.0)
             await settled()
             assert dialer.begun == 16 + FEW
@@ -211,9 +216,7 @@ def test_where_only_answers_take_long_a_few_are_made_at_a_time(near) -> None:
 def test_requests_that_make_their_own_leave_fewer_to_make(near) -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE.key, 16, 48)
-            await asked(maker, dialer, 16)
-            await dialer.answer(16, speaks=True)
+            await served(maker, dialer, 16, 48)
             maker.heard(ROUTE.key, 3600.0)
             await settled()
             await asked(maker, dialer, 32)  # eight are being made, the others nobody has begun
@@ -227,9 +230,7 @@ def test_requests_that_make_their_own_leave_fewer_to_make(near) -> None:
 def test_once_one_cannot_be_made_no_more_are() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE.key, 2, 8)
-            await asked(maker, dialer, 2)
-            await dialer.answer(2, speaks=True)
+            await served(maker, dialer, 2, 8)
             dialer.waiting.popleft().set_exception(ConnectFailed("full"))
             await settled()
             await dialer.answer(5, speaks=True)
@@ -249,9 +250,7 @@ def test_once_one_cannot_be_made_no_more_are() -> None:
 def test_where_the_one_that_a_request_was_given_cannot_be_made_it_tries_itself() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE.key, 1, 2)
-            await asked(maker, dialer, 1)
-            await dialer.answer(1, speaks=True)
+            await served(maker, dialer, 1, 2)
             (task,) = await asked(maker, dialer, 1)
             assert dialer.begun == 2
             dialer.waiting.popleft().set_exception(ConnectFailed("within ten seconds"))
@@ -266,9 +265,7 @@ def test_where_the_one_that_a_request_was_given_cannot_be_made_it_tries_itself()
 def test_that_others_may_need_more_by_now_makes_nothing_twice() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE.key, 2, 4)
-            await asked(maker, dialer, 2)
-            await dialer.answer(2, speaks=True)
+            await served(maker, dialer, 2, 4)
             await dialer.answer(2, speaks=True)
             pool.drop_untried(ROUTE.key, float("inf"))
             for soon in (3, 4, 3, 4):
@@ -319,9 +316,7 @@ def test_what_nobody_has_needed_for_a_while_is_closed(monkeypatch) -> None:
 def test_nothing_is_made_or_left_behind_the_end() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, pool):
-            maker.expect(ROUTE.key, 2, 8)
-            await asked(maker, dialer, 2)
-            await dialer.answer(2, speaks=True)
+            await served(maker, dialer, 2, 8)
             dialer.waiting.popleft().set_result(late := Connection(speaks=True))
             await asyncio.sleep(0)  # it is made, and has still to be put into the pool
             waiting = tuple(dialer.waiting)
@@ -340,9 +335,7 @@ def test_nothing_is_made_or_left_behind_the_end() -> None:
 def test_a_redirect_that_must_stay_in_public_gets_one_of_its_own() -> None:
     async def work() -> None:
         async with made_by() as (maker, dialer, _):
-            maker.expect(ROUTE.key, 1, 4)
-            await asked(maker, dialer, 1)
-            await dialer.answer(1, speaks=True)
+            await served(maker, dialer, 1, 4)
             task = asyncio.create_task(maker.dial(ROUTE, must_be_public=True))
             await settled()
             assert (dialer.begun, dialer.guarded) == (5, 1)
@@ -487,6 +480,52 @@ def test_who_no_longer_waits_takes_nothing_away(had, late) -> None:
 
 
 # -- real ones --------------------------------------------------------------------------------------------------------
+
+
+class Takes(Thread):
+    """A server that takes so many connections, and no more: the system drops what comes when its queue is full."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.taken: list[Thread] = []
+
+    def run(self) -> None:
+        for _ in range(self.most):
+            try:
+                ours, _ = self.listener.accept()
+            except OSError:  # all files have come over fewer
+                return
+            self.taken.append(Thread(target=self.answer, args=(ours,)))
+            self.taken[-1].start()
+
+    @staticmethod
+    def answer(ours: socket.socket) -> None:
+        with ours, ours.makefile("rb") as asked:
+            for line in asked:
+                if line.startswith(b"GET "):
+                    body = line.split()[1]
+                if line == b"\r\n":
+                    ours.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+def test_a_server_that_takes_four_connections_and_drops_all_others_gives_all_files(tmp_path: Path, monkeypatch) -> None:
+    """Twelve of sixteen requests wait for a connection that never comes; they have those that others no longer need."""
+    monkeypatch.setattr("framefetch.sources.watchdog.HASTE_MUTE", 0.3)
+    server = Takes(4)
+    server.start()
+    table = pd.DataFrame({"url": [f"{server.url}/{at}.bin" for at in range(300)]})
+    with server.listener, MetadataCache(table, tmp_path, options=Options(timeouts=Timeouts(connect=3600))) as cache:
+        frame = cache.mirror(table).frame
+        server.listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+    for thread in (server, *server.taken):
+        thread.join()
+    assert (frame["status"] == "downloaded").all()
+    assert frame["attempts"].max() <= 2, "the system takes one or two more, of which the server never hears"
+    assert len(server.taken) <= 4
+    assert [(tmp_path / path).read_text() for path in frame["path"]] == [f"/{at}.bin" for at in range(300)]
 
 
 async def got(source: HttpSource, url: str) -> bytes:

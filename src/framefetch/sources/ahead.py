@@ -113,13 +113,14 @@ class Ahead:
             return await self._dialer.dial(route, must_be_public=True)
         host = self._host(route.key)
         host.route = route
-        own = not host.making and not host.late
-        late = not host.making and not own
-        if own:
-            host.wanted = max(0, host.wanted - 1)
-            task = self._begin(host, route)
+        own = late = False
+        if host.making:
+            task = host.making.popleft()
+        elif host.late:
+            task, late = host.late.pop(), True
         else:
-            task = host.late.pop() if late else host.making.popleft()
+            host.wanted = max(0, host.wanted - 1)
+            task, own = self._begin(host, route), True
         try:
             if must_be_new:
                 return await task

@@ -158,6 +158,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 @pytest.fixture
 def losing_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system that takes 64 MiB and cannot keep more than some: what it lies on is full by then."""
+    needed(shutil.which("mkfs.ext4") is not None, "e2fsprogs")
     small, place = tmp_path / "small", tmp_path / "losing"
     small.mkdir()
     place.mkdir()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from framefetch.warehouse import Serve, WarehouseThread, hdf5_file, rate
+from tests.conftest import needed
 from tests.faults.disk.bench import FOR_EVER, Bench, Fault, Kind, Mode, Stock, audit_and_go_on, recorded, spread
 
 MIB = 1 << 20
@@ -237,6 +238,7 @@ def test_one_file_that_is_denied_harms_only_itself(
 def test_a_folder_that_takes_nothing_ends_the_batch(
     bench: Bench, stock: Stock, warehouse: WarehouseThread, tmp_path: Path, note: Note
 ) -> None:
+    needed(shutil.which("chattr") is not None, "e2fsprogs")
     root = tmp_path / "cache"
     (root / "v0").mkdir(parents=True)
     if subprocess.run(["chattr", "+i", root / "v0"], capture_output=True).returncode:

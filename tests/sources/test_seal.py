@@ -1,6 +1,7 @@
 """TLS in our hands: a session without a socket, and the loop's end of one with a socket."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -172,12 +173,19 @@ async def connected(server: asyncio.Server) -> tuple[Sealed, Above]:
     return sealed, above
 
 
+async def left(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Wait until the other end has gone, and go without a word."""
+    with contextlib.suppress(OSError):
+        await reader.read()
+    writer.transport.abort()
+
+
 @pytest.mark.parametrize("end", ["said", "not said"])
 def test_who_reads_slowly_gets_all_that_came_before_the_end(end: str, run: Run) -> None:
     """Much of it is received, and still sealed, when the connection ends."""
 
     async def work() -> None:
-        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(BODY)
             await writer.drain()
             if end == "said":
@@ -186,6 +194,7 @@ def test_who_reads_slowly_gets_all_that_came_before_the_end(end: str, run: Run) 
                 handle = os.dup(writer.get_extra_info("socket").fileno())
                 with socket.socket(fileno=handle) as raw:
                     raw.shutdown(socket.SHUT_WR)
+                await left(reader, writer)
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context()) as server:
             sealed, above = await connected(server)
@@ -202,9 +211,9 @@ def test_who_reads_slowly_gets_all_that_came_before_the_end(end: str, run: Run) 
 
 def test_who_has_given_up_hears_no_more(run: Run) -> None:
     async def work() -> None:
-        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(BODY)
-            await writer.drain()
+            await left(reader, writer)
 
         async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context()) as server:
             sealed, above = await connected(server)

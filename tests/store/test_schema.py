@@ -2,10 +2,12 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
 
 import pytest
 
 from framefetch.errors import ManifestError, ManifestLost
+from framefetch.store import schema
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.schema import boot_id, connect
@@ -157,6 +159,36 @@ def test_a_lock_is_no_reason_to_read_past_it(tmp_path) -> None:
     holder.execute("ROLLBACK")
     holder.close()
     connect(str(path), timeout=0.05, writable=False).close()
+
+
+@pytest.fixture
+def changed_by_another(tmp_path) -> Iterator[sqlite3.Connection]:
+    """A connection that is about to change a new manifest: SQLite tells whoever would turn its log on, at once."""
+    connect(str(tmp_path / "manifest.sqlite"), timeout=1.0, writable=True).close()
+    other = sqlite3.connect(tmp_path / "manifest.sqlite", isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def test_who_opens_a_new_manifest_while_another_does_waits_for_it(tmp_path, changed_by_another, monkeypatch) -> None:
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            changed_by_another.execute("COMMIT")
+
+    monkeypatch.setattr(schema.time, "sleep", wait)
+    connect(str(tmp_path / "manifest.sqlite"), timeout=60.0, writable=True).close()
+    assert len(waited) == 3
+    assert query(tmp_path, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_who_waits_for_another_to_open_a_new_manifest_waits_no_longer_than_told(tmp_path, changed_by_another) -> None:
+    with pytest.raises(ManifestError, match="locked by another process"):
+        connect(str(tmp_path / "manifest.sqlite"), timeout=0.05, writable=True)
 
 
 def test_the_boot_has_a_name() -> None:

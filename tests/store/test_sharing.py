@@ -15,7 +15,7 @@ import pytest
 
 from framefetch import MetadataCache, TableOptions
 from framefetch.warehouse import WarehouseThread, hdf5_file
-from tests.conftest import EAGER
+from tests.conftest import EAGER, needed
 
 SHARING = replace(EAGER, share_content=True)
 BODIES = [hdf5_file(30_000 + at, seed=at) for at in range(6)]
@@ -155,8 +155,9 @@ def test_without_being_asked_nothing_is_shared(warehouse: WarehouseThread, open_
 @pytest.fixture
 def btrfs(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a file system with reflinks; made in a file, which only an administrator may mount."""
-    if shutil.which("mkfs.btrfs") is None or os.geteuid() != 0:
-        pytest.skip("needs btrfs-progs, and to be root")
+    needed(shutil.which("mkfs.btrfs") is not None, "btrfs-progs")
+    if os.geteuid() != 0:
+        pytest.skip("needs to be root")
     image, folder = tmp_path / "image", tmp_path / "btrfs"
     with image.open("wb") as file:
         file.truncate(128 << 20)

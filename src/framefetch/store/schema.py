@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -37,6 +38,8 @@ SMALLEST: Final = 512
 
 #: Pages of the log before it is folded into the database, which costs a disk two syncs.
 LOG_PAGES: Final = 4096
+#: Seconds after which is tried again what SQLite lets nobody wait for.
+TURN_SECONDS: Final = 0.01
 #: What a connection may keep in memory: the places of a million keys.
 CACHE_KIBIBYTES: Final = 32_768
 
@@ -100,7 +103,7 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         if writable:
             if not network:
-                connection.execute("PRAGMA journal_mode = WAL")
+                _log_ahead(connection, timeout)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             _migrate(connection, path)
@@ -113,6 +116,23 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
         connection.close()
         raise
     return connection
+
+
+def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:
+    """Turn the write-ahead log on.
+
+    Who meets another process that does the same is not let wait by SQLite: both have read, so one has to give way.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(TURN_SECONDS)
+        else:
+            return
 
 
 def _without_shared_memory(path: str, timeout: float) -> sqlite3.Connection:

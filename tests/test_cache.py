@@ -34,6 +34,7 @@ from framefetch import (
 from framefetch import cache as cache_module
 from framefetch.errors import DiskFull, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
+from framefetch.run import Run
 from framefetch.store import exchange
 from framefetch.store import writer as writer_module
 from framefetch.store.writer import CommitWriter, Handed
@@ -174,6 +175,30 @@ async def test_overlapping_calls_fetch_each_url_once(stocked, open_cache) -> Non
     paths = await asyncio.gather(*threads)
     assert all(result.ok.all() for result in results)
     assert len({str(path) for path in paths}) == 1
+    assert warehouse.count() == 8
+
+
+async def test_what_another_call_fetched_before_this_one_claimed_it_is_not_fetched_again(
+    stocked, open_cache, monkeypatch
+) -> None:
+    """It looked while nothing was there, and its turn comes when all is there and nobody claims it any more."""
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    first_is_done, both_have_looked = threading.Event(), threading.Barrier(2, timeout=30)
+    real = Run._require_room
+
+    def require_room(run: Run, to_fetch: np.ndarray) -> None:
+        if both_have_looked.wait() == 0:  # one of the two
+            first_is_done.wait(30)
+        real(run, to_fetch)
+
+    monkeypatch.setattr(Run, "_require_room", require_room)
+    calls = [asyncio.create_task(cache.fetch_all(table)) for _ in range(2)]
+    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    first_is_done.set()
+    results = await asyncio.gather(*calls)
+    assert sorted(result.frame["status"].unique().tolist() for result in results) == [["cached"], ["downloaded"]]
+    assert len(done) == 1
     assert warehouse.count() == 8
 
 

@@ -253,6 +253,7 @@ class Run:
         others = self._claims.claim(list(zip(repeat(requests.version), keys, names)))
         mine = [file for at, file in enumerate(wanted) if at not in others] if others else wanted
         try:
+            await self._in_thread(self._neighbours.look_back)
             await self._fetch_mine(mine, tools, engine)
         finally:
             if self._claims:

@@ -104,8 +104,6 @@ class Neighbours:
             presence.open(locks=self._locks.engaged)
             self._begun = True
             self._look_round()
-            # From here on nobody records anything unless he has seen that we are here, and waited for our locks.
-            self._late = self._folder.manifest.last_window() > self._mark
         except OSError as error:
             failure = translate_oserror(error, f"opening the locks of {self._folder.root}")
             failure.fatal = True
@@ -125,6 +123,14 @@ class Neighbours:
             time.sleep(LOOK_SECONDS)
         if self._locks.engaged:
             self.inherit()
+
+    def look_back(self) -> None:
+        """See whether anything was recorded since this run looked: if so each file is asked about; blocking.
+
+        Other processes record nothing any more unless they have seen that we are here, and waited for our locks;
+        whoever calls this knows the same of this process.
+        """
+        self._late = self._folder.manifest.last_window() > self._mark
 
     def beat(self) -> None:
         """Tell the others that this process is alive, and see whether there are any; cheap."""

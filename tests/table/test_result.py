@@ -10,7 +10,7 @@ import pytest
 from framefetch.errors import FetchFailed, StatusError
 from framefetch.models import Digest, Outcome, Receipt, Status, Verified
 from framefetch.options import TableOptions
-from framefetch.table.ledger import Ledger
+from framefetch.table.ledger import LEVELS, STATUSES, Ledger
 from framefetch.table.plan import plan_rows
 from framefetch.table.planned import PlannedRows
 from framefetch.table.result import FetchResult, Plan, RunFigures
@@ -51,6 +51,11 @@ def test_the_frame_of_a_plan_has_one_row_for_each_row() -> None:
     assert frame["error"].notna().tolist() == [False, True, False, False, False, False]
     assert frame["error"].iloc[1] == "row (1, 'x'), column 'url': expected a URL, but the cell is empty"
     assert plan.notes == ("URLs from column 'url'", "sizes from column 'size'")
+
+
+def test_words_are_plain_text() -> None:
+    """A pandas that keeps what it is given (before 3) would show members of an enumeration, and count them as such."""
+    assert {type(word) for word in (*STATUSES, *LEVELS)} == {str}
 
 
 def test_the_summary_of_a_plan_counts_rows_and_bytes_of_files() -> None:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CODES", "LEVELS", "STATUSES", "Ledger", "recorded"]
 
-STATUSES = tuple(Status)
-CODES = {status: code for code, status in enumerate(STATUSES)}
+#: What tables say: plain text, since a pandas that keeps Python's objects would show a member of an enumeration.
+STATUSES = tuple(status.value for status in Status)
+LEVELS = tuple(level.value for level in Verified)
+CODES = {status: code for code, status in enumerate(Status)}
 CACHED = CODES[Status.CACHED]
-LEVELS = tuple(Verified)
-LEVEL_CODES = {level: code for code, level in enumerate(LEVELS)}
+LEVEL_CODES = {level: code for code, level in enumerate(Verified)}
 
 
 def recorded(outcomes: Sequence[Outcome], entries: Sequence[Entry]) -> list[Outcome]:

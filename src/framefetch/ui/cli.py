@@ -169,7 +169,7 @@ class _Signals:
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if self.code is not None:
-            if sys.stderr.isatty():
+            if os.isatty(2):  # whatever stands in for stderr meanwhile
                 os.write(2, SHOW_CURSOR)  # a display has hidden it, and nothing else is done any more
             os._exit(self.CODES[signal.Signals(number)])
         self.code = self.CODES[signal.Signals(number)]

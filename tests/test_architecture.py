@@ -1,6 +1,7 @@
 """The drawn structure is the built one: who may import whom, who owns which library, how long things may get."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import framefetch
 
 SOURCE = Path(framefetch.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
 
 #: Which of our rooms each room may import, besides itself. A room is the first name below the package.
@@ -124,3 +126,17 @@ def test_public_names_are_there_and_no_others() -> None:
     assert sorted(framefetch.__all__) == framefetch.__all__
     with pytest.raises(AttributeError, match="no attribute 'Downloader'"):
         framefetch.Downloader  # noqa: B018
+
+
+def test_the_lowest_versions_that_are_tried_are_those_that_are_allowed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    stated = [*project["dependencies"], *extras["parquet"], *extras["test"]]
+    allowed = {
+        name: version for text in stated for name, _, version in [text.partition(";")[0].strip().partition(">=")]
+    }
+    lines = (REPOSITORY / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    tried = dict(line.split("==") for line in lines if not line.startswith("#"))
+    only_read = {"mypy", "pandas-stubs", "ruff", "types-aiofiles", "framefetch[parquet]"}  # not run by any test
+    assert tried.keys() == allowed.keys() - only_read
+    assert {name for name in tried if not f"{tried[name]}.".startswith(f"{allowed[name]}.")} == set()

@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,28 +180,72 @@ async def test_overlapping_calls_fetch_each_url_once(stocked, open_cache) -> Non
     assert warehouse.count() == 8
 
 
+class Gates:
+    """Where calls wait, each when it has looked for what is held and has claimed nothing yet."""
+
+    def __init__(self) -> None:
+        self.arrived: queue.Queue[threading.Event] = queue.Queue()
+
+    def stop(self) -> None:
+        gate = threading.Event()
+        self.arrived.put(gate)
+        assert gate.wait(30)
+
+    async def begun(
+        self, call: Coroutine[object, object, FetchResult]
+    ) -> tuple[asyncio.Task[FetchResult], threading.Event]:
+        """Begin a call; return it, and what lets it go on."""
+        task = asyncio.create_task(call)
+        return task, await asyncio.to_thread(self.arrived.get, timeout=30)
+
+
+@pytest.fixture
+def gates(monkeypatch) -> Gates:
+    gates, real = Gates(), Run._require_room
+
+    def require_room(run: Run, to_fetch: np.ndarray) -> None:
+        gates.stop()
+        real(run, to_fetch)
+
+    monkeypatch.setattr(Run, "_require_room", require_room)
+    return gates
+
+
 async def test_what_another_call_fetched_before_this_one_claimed_it_is_not_fetched_again(
-    stocked, open_cache, monkeypatch
+    stocked, open_cache, gates
 ) -> None:
     """It looked while nothing was there, and its turn comes when all is there and nobody claims it any more."""
     warehouse, table, _ = stocked
     cache = open_cache(table)
-    first_is_done, both_have_looked = threading.Event(), threading.Barrier(2, timeout=30)
-    real = Run._require_room
-
-    def require_room(run: Run, to_fetch: np.ndarray) -> None:
-        if both_have_looked.wait() == 0:  # one of the two
-            first_is_done.wait(30)
-        real(run, to_fetch)
-
-    monkeypatch.setattr(Run, "_require_room", require_room)
-    calls = [asyncio.create_task(cache.fetch_all(table)) for _ in range(2)]
-    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    first_is_done.set()
-    results = await asyncio.gather(*calls)
-    assert sorted(result.frame["status"].unique().tolist() for result in results) == [["cached"], ["downloaded"]]
-    assert len(done) == 1
+    first, first_goes = await gates.begun(cache.fetch_all(table))
+    second, second_goes = await gates.begun(cache.fetch_all(table))
+    first_goes.set()
+    assert (await first).frame["status"].unique().tolist() == ["downloaded"]
+    second_goes.set()
+    assert (await second).frame["status"].unique().tolist() == ["cached"]
     assert warehouse.count() == 8
+
+
+@pytest.mark.parametrize("verify", ["stat", "hash", "none"])
+async def test_nor_where_a_third_call_has_it_meanwhile(stocked, open_cache, gates, verify) -> None:
+    """The third claims it too, and gives it back without a word, since it was recorded before."""
+    warehouse, table, _ = stocked
+    warehouse.script("100", hold())
+    cache = open_cache(table, options=Options(verify=verify))
+    third, third_goes = await gates.begun(cache.fetch_all(table.iloc[[0, 5]]))
+    second, second_goes = await gates.begun(cache.fetch_all(table.iloc[[5, 6]]))
+    first, first_goes = await gates.begun(cache.fetch_all(table.iloc[[5, 6]]))
+    first_goes.set()
+    assert (await first).ok.all()
+    third_goes.set()
+    await asyncio.to_thread(warehouse.wait_for, "100")
+    second_goes.set()
+    if verify == "stat":  # the others ask whoever has it
+        assert (await second).ok.all()
+    warehouse.release("100")
+    assert (await second).frame["status"].tolist() == ["cached", "cached"]
+    assert (await third).frame["status"].tolist() == ["downloaded", "cached"]
+    assert warehouse.count() == 3
 
 
 async def test_overlapping_calls_share_a_failure(stocked, open_cache) -> None:

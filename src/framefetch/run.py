@@ -258,7 +258,12 @@ class Run:
         finally:
             if self._claims:
                 self._claims.release((self._identity(file), None) for file in mine)
-        return await self._wait_for({wanted[at]: future for at, future in others.items()})
+        waiting = {wanted[at]: future for at, future in others.items()}
+        if waiting and self._neighbours.late:  # who has them may only find out at their turn that they are recorded
+            left = set(await self._in_thread(self._look_up.look_again, list(waiting)))
+            self._found(waiting.keys() - left)
+            waiting = {file: future for file, future in waiting.items() if file in left}
+        return await self._wait_for(waiting)
 
     async def _fetch_mine(self, files: Sequence[int], tools: Tools, engine: Engine) -> None:
         """Fetch files; then wait for those that other processes fetch, and fetch what those did not record."""
@@ -278,11 +283,11 @@ class Run:
                     await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
 
     def _found(self, files: Iterable[int]) -> None:
-        """Tell of files that were recorded by others, or are settled otherwise, since this run began."""
+        """Give back files that this run need not fetch any more, and tell of those that others have recorded."""
         found = list(files)
         self._neighbours.give_back(found)
-        if self._events:
-            for file in found:
+        for file in found if self._events else ():
+            if self.ledger.holds(file):
                 self._tell_of(Outcome(self.rows.requests[file], Status.CACHED))
 
     async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:

@@ -61,7 +61,8 @@ class Neighbours:
         self._requests = requests
         self._patience = patience
         self._begun = False
-        self._late = False
+        #: Whether something was recorded since this run looked.
+        self.late = False
         self._mine: dict[int, int] = {}
         self._aside: list[int] = []
         self._mark = 0
@@ -130,7 +131,7 @@ class Neighbours:
         Other processes record nothing any more unless they have seen that we are here, and waited for our locks;
         whoever calls this knows the same of this process.
         """
-        self._late = self._folder.manifest.last_window() > self._mark
+        self.late = self._folder.manifest.last_window() > self._mark
 
     def beat(self) -> None:
         """Tell the others that this process is alive, and see whether there are any; cheap."""
@@ -219,7 +220,7 @@ class Neighbours:
         if engaged and self._waits_for_heritage():
             self._locks.release([offset])
             return None
-        if (engaged or self._late) and self._is_done(file):
+        if (engaged or self.late) and self._is_done(file):
             self._locks.release([offset])
             self._aside.append(file)
             return False
@@ -268,7 +269,6 @@ class Neighbours:
         if taken:
             self.inherit()
             self._folder.prepare(self._requests.version)
-            self.mark()
         return taken
 
     def _stalled(self, files: Sequence[int]) -> list[int]:

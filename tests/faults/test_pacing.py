@@ -87,10 +87,9 @@ def test_case_54_retry_after_holds_the_host_whatever_becomes_of_the_row(
         frame = mirror(rows, tmp_path, options)
         lost = [3] if goes_on == "nowhere" else []
         assert frame.index[frame["status"] == "failed"].tolist() == lost
-        # The answer is noted as sent when all of it is, which may be after it was heard.
-        told = warehouse.requests("/f3.nwb")[0].received_at
+        told = warehouse.requests("/f3.nwb")[0].answered_at
         later = [record.received_at - told for record in warehouse.log if record.received_at > told]
-        assert min(later) >= 1.0 - 0.001, "the loop's clock counts milliseconds"
+        assert min(later) >= 1.0
         assert [record.path for record in other.log] == ["/copy3.nwb"] * (goes_on == "at a mirror elsewhere")
         assert all(record.received_at < told + 1.0 for record in other.log)
         note("54", f"Retry-After: 1, the row goes on {goes_on}", "failed" if lost else "downloaded", warehouse.count())

@@ -121,11 +121,12 @@ CELLS = st.one_of(
 def test_any_table_reads_as_with_pandas_or_not_at_all(
     tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]], quoted: bool, end: str
 ) -> None:
+    pandas = tuple(map(int, pd.__version__.split(".")[:2]))
     table = tmp_path_factory.mktemp("any") / "table.csv"
     file = io.StringIO()
     pd.DataFrame(lines, columns=["url", "id"]).to_csv(file, index=False, quoting=1 if quoted else 0, lineterminator=end)
     # pandas before 3.1 makes hundreds of thousands of rows of a file whose lines end in CR and one begins with a blank.
-    assume("\r " not in file.getvalue())
+    assume(pandas >= (3, 1) or "\r " not in file.getvalue())
     table.write_text(file.getvalue(), encoding="utf-8", newline="")
     rows = read_text_rows(table, TableOptions(key_column="id"))
     if rows is None:

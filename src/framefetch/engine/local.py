@@ -32,6 +32,8 @@ __all__ = ["LocalEngine"]
 
 #: Files of a host that is down that fail before others get their turn.
 TURN: Final = 32
+#: Seconds beyond what a host asks for: its time begins when its answer has left, and our clock counts milliseconds.
+AFTER: Final = 0.01
 
 
 class LocalEngine:
@@ -221,7 +223,7 @@ class _Run:
             raise error
         now = self._loop.time()
         if (rest := self._rule.rest(error)) is not None:
-            self._schedule.hold(job.origin, now + rest)
+            self._schedule.hold(job.origin, now + rest + AFTER)
         if not error.retryable or (error.repeats is not None and before >= error.repeats):
             job.dead.add(job.mirror)
         mirror = _next_mirror(job)

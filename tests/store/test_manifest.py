@@ -4,13 +4,14 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from framefetch.errors import BytesLost, ManifestError
-from framefetch.models import Digest, Verified
+from framefetch.models import Digest, Entry, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
 from framefetch.store.manifest import Manifest
@@ -488,6 +489,60 @@ def test_reading_on_while_rows_are_written(large) -> None:
     large.flush()
     assert len([first, *reading]) in (10_000, 10_001)
     assert [entry.key for entry in large.lookup("v0", ["http://host/20000"])] == ["http://host/20000"]
+
+
+@pytest.fixture
+def many(manifest):
+    """Give a manifest with more rows than are asked for at a time."""
+    manifest.commit([row(number) for number in range(10_000)])
+    manifest.flush()
+    return manifest
+
+
+def all_of(manifest: Manifest) -> Iterator[Entry]:
+    return manifest.with_digests(str(digest) for digest in RECEIPT.digests)
+
+
+def test_a_reading_that_takes_long_keeps_nothing_from_others(many) -> None:
+    reading, before = all_of(many), many.last_window()
+    first = next(reading)
+    many.commit([row(20_000)])
+    many.flush()
+    assert many.last_window() == before + 1
+    assert many.recorded_since(before, "v0", "http://host/20000")
+    assert len([first, *reading]) == 10_000, "it sees what was there when it began"
+    assert len(list(all_of(many))) == 10_001
+
+
+def test_a_reading_that_stops_early_keeps_nothing_from_the_next(many) -> None:
+    reading = all_of(many)
+    next(reading)
+    reading.close()
+    many.commit([row(20_000)])
+    many.flush()
+    assert [entry.key for entry in many.lookup("v0", ["http://host/20000"])] == ["http://host/20000"]
+
+
+def test_readings_in_turns_share_a_connection(many, tmp_path) -> None:
+    before = descriptors()
+    for _ in range(3):
+        assert len(list(all_of(many))) == 10_000
+        assert many.lookup("v0", ["http://host/1"])
+        assert many.knows_version("v0")
+    assert descriptors() == before
+
+
+def test_a_reading_ends_where_the_manifest_is_closed(many, tmp_path) -> None:
+    reading, dropped = all_of(many), all_of(many)
+    assert next(reading) == next(dropped)
+    assert many.holds_any()
+    many.close()
+    with pytest.raises(ManifestError):
+        list(reading)
+    with pytest.raises(ManifestError, match="is closed"):
+        many.lookup("v0", ["http://host/1"])
+    dropped.close()
+    assert not [path for path in descriptors() if path.startswith(str(tmp_path))]
 
 
 def test_an_entry_comes_back_as_it_went_in(manifest) -> None:

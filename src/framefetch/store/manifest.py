@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
-import threading
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,13 +21,12 @@ from typing import Any, TypeAlias
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store.network import network_file_system, one_writer
-from framefetch.store.schema import Identity, boot_id, connect, explain, identify, lost
+from framefetch.store.readers import FETCH_ROWS, Readers
+from framefetch.store.schema import Identity, boot_id, connect, identify, lost
 from framefetch.store.tables import FOUND, MISPLACED, asking_for, places_of_keys, places_of_paths
 from framefetch.store.writer import Committed, CommitWriter, Durably, Handed, Turn
 
 __all__ = ["Manifest", "Row"]
-
-FETCH_ROWS = 4096
 
 #: Key, path, size, mtime_ns, ctime_ns, inode, digests as text, verified as text, and whether the row is trusted.
 Row: TypeAlias = tuple[str, str, int, int, int, int, str, str, bool]
@@ -93,16 +90,14 @@ class Manifest:
         self.path = os.path.join(root, self.NAME)
         self._boot = boot_id()
         self.writable = writable
-        self._reading = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
+        self._readers: Readers | None = None
         self._writer: CommitWriter | None = None
         self.identity: Identity | None = None
-        self._empty = not writable and not os.path.lexists(self.path)
-        if self._empty:
+        if not writable and not os.path.lexists(self.path):
             return
         writer = connect(self.path, timeout=timeout, writable=True) if writable else None
         try:
-            self._reader = connect(self.path, timeout=timeout, writable=False)
+            self._readers = Readers(self.path, timeout)
         except BaseException:
             if writer is not None:
                 writer.close()
@@ -201,20 +196,7 @@ class Manifest:
             raise lost(self.path, f"is damaged ({error})") from error
 
     def _fetch(self, query: str, **parameters: str | int | None) -> Iterator[tuple[Any, ...]]:
-        if self._empty:
-            return
-        try:
-            with self._reading:
-                if self._reader is None:
-                    raise ManifestError(f"{self.path} is closed")
-                cursor = self._reader.execute(query, parameters)
-                rows = cursor.fetchmany(FETCH_ROWS)
-            while rows:
-                yield from rows
-                with self._reading:
-                    rows = cursor.fetchmany(FETCH_ROWS)
-        except sqlite3.Error as error:
-            raise explain(error, self.path) from error
+        return iter(()) if self._readers is None else self._readers.fetch(query, parameters)
 
     def _to_entry(self, row: tuple[Any, ...]) -> Entry:
         version, key, path, size, mtime, ctime, inode, digests, verified, etag, fetched_at, boot = row
@@ -292,10 +274,8 @@ class Manifest:
 
     def close(self) -> None:
         """Commit what was handed in, sync, and close; closing twice is fine."""
-        with self._reading:  # before the writer: the last one to close folds the log into the database
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        if self._readers is not None:
+            self._readers.close()  # before the writer: the last one to close folds the log into the database
         if self._writer is not None:
             self._writer.close()
 

@@ -1,0 +1,89 @@
+"""Reading a manifest: a connection for each reading that is under way.
+
+What a connection of SQLite sees stays as it was when the oldest of its readings began (https://sqlite.org/isolation.html).
+If all shared one, a long list would keep from everybody what was recorded since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from framefetch.errors import ManifestError
+from framefetch.store.schema import connect, explain
+
+__all__ = ["FETCH_ROWS", "Readers"]
+
+#: Rows that are asked of SQLite at a time.
+FETCH_ROWS = 4096
+
+
+class Readers:
+    """The connections that read one manifest; at least one is open.
+
+    Parameters
+    ----------
+    path : str
+        Where it is.
+    timeout : float
+        Seconds to wait for another process that holds the database.
+
+    Raises
+    ------
+    ManifestLost
+        Where the database is damaged, empty, or gone from beside its log.
+    ManifestError
+        Where it cannot be used.
+    """
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._turn = threading.Lock()
+        self._closed = False
+        self._all: list[sqlite3.Connection] = []
+        self._idle = [self._open()]
+
+    def fetch(self, query: str, parameters: Mapping[str, str | int | None]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query, all of them as they are when the first is asked for.
+
+        Raises
+        ------
+        ManifestError
+            Where the database cannot be read, or was closed.
+        """
+        with self._turn:
+            if self._closed:
+                raise ManifestError(f"{self._path} is closed")
+            reader = self._idle.pop() if self._idle else self._open()
+        try:
+            with self._turn:
+                cursor = reader.execute(query, parameters)
+                rows = cursor.fetchmany(FETCH_ROWS)
+            try:
+                while rows:
+                    yield from rows
+                    with self._turn:
+                        rows = cursor.fetchmany(FETCH_ROWS)
+            finally:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    cursor.close()  # who stops early would leave the next one what was there
+        except sqlite3.Error as error:
+            raise explain(error, self._path) from error
+        finally:
+            self._idle.append(reader)
+
+    def close(self) -> None:
+        """Close all, also those that are in use; closing twice is fine."""
+        with self._turn:
+            self._closed = True
+            for reader in self._all:
+                reader.close()
+
+    def _open(self) -> sqlite3.Connection:
+        reader = connect(self._path, timeout=self._timeout, writable=False)
+        self._all.append(reader)
+        return reader

@@ -106,6 +106,7 @@ def plant(cache: Path, outside: Path, links: list[str]) -> None:
             place.symlink_to(outside / ("folder" if at % 2 else "file"))
 
 
+@pytest.mark.timeout(1800)  # the long form
 @pytest.mark.filterwarnings("ignore:the manifest was damaged", "ignore:not taken over")
 @pytest.mark.parametrize("how", ["path template", "default names"])
 def test_hostile_names_and_planted_links(

@@ -279,6 +279,7 @@ class Presence:
         self._private = private
         self._folder = f"{private}/locks"
         self._name = f"{token}{NOTE}"
+        self._machine = socket.gethostname()
         self.life = life_of(token)
         self._guard = threading.Lock()
         self._runs = 0
@@ -312,8 +313,13 @@ class Presence:
                 self._write(locks=locks)
 
     def _write(self, *, locks: bool) -> None:
-        with open(f"{self._folder}/{self._name}", "w", encoding="utf-8") as file:
-            json.dump({"process": os.getpid(), "machine": socket.gethostname(), "locks": locks}, file)
+        """Write the note in place, always in as many bytes: nobody sees half of it, and a full disk has room for it."""
+        note = {"process": os.getpid(), "machine": self._machine, "locks": int(locks)}
+        handle = os.open(f"{self._folder}/{self._name}", _FLAGS, 0o666)
+        try:
+            os.write(handle, json.dumps(note).encode())
+        finally:
+            os.close(handle)
         self.locks = locks
 
     def touch(self) -> None:

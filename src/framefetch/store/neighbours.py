@@ -117,8 +117,9 @@ class Neighbours:
             return
         began = time.monotonic()
         while not stopped() and (unseen := [owner for owner in presence.others() if not owner.locks]):
-            if time.monotonic() - max([began, *self._last_signs(unseen)]) >= self._patience:
-                self._warn_of(unseen)
+            waited, silence = (time.monotonic() - since for since in (began, max([began, *self._last_signs(unseen)])))
+            if silence >= self._patience or waited >= 2 * self._patience:
+                self._warn_of(unseen, silent=silence >= self._patience)
                 return
             recover(self._folder.files, self._folder.manifest, self._folder.private)  # also the notes of the dead
             time.sleep(LOOK_SECONDS)
@@ -298,11 +299,15 @@ class Neighbours:
                 self._signs[who] = owner.touched_ns, now
         return [self._signs[owner.process, owner.machine][1] for owner in owners]
 
-    def _warn_of(self, owners: Sequence[Owner]) -> None:
+    def _warn_of(self, owners: Sequence[Owner], *, silent: bool = True) -> None:
         who = ", ".join(map(str, owners)) or "a process that left no note"
-        text = (
-            f"{who} has this cache open and gives no sign of life for {self._patience:g} s; what it was fetching is "
-            "fetched again. Is it stopped? End or continue it"
-        )
+        text = f"{who} has this cache open and "
+        if silent:
+            text += (
+                f"gives no sign of life for {self._patience:g} s; what it was fetching is fetched again. Is it "
+                "stopped? End or continue it"
+            )
+        else:  # it cannot write its note, or we cannot read it
+            text += "does not say what it fetches, which may be fetched once more"
         if text not in self.warnings:
             self.warnings.append(text)

@@ -645,3 +645,36 @@ def test_a_published_file_is_ours_by_its_number_or_by_its_time(tmp_path, same, i
         with pytest.raises(StorageError, match="replaced by another process") as caught:
             places.move_in(str(part), "v0/a", content, written)
         assert caught.value.retryable
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize(
+    ("clock", "back"),
+    [
+        (1_700_000_001 * SECOND, 2 * SECOND),
+        (1_700_000_001 * SECOND + 10_000_000, 2 * SECOND),
+        (1_700_000_001 * SECOND + 1, 0),
+    ],
+)
+def test_an_edit_within_one_step_of_a_coarse_clock_shows_in_the_time(tmp_path, many, clock, back) -> None:
+    places, part, target = Places(str(tmp_path)), tmp_path / "part", tmp_path / "v0" / "1.nwb"
+    part.write_bytes(b"abc")
+    os.utime(part, ns=(clock, clock))  # as FAT, exFAT or SFTP would tell it
+    written, content = stat_of(os.lstat(part)), Content(3, (digest(b"abc"),), Verified.DIGEST)
+    if many:
+        (receipt,) = places.move_all_in([(str(part), "v0/1.nwb", content, written)])
+    else:
+        receipt = places.move_in(str(part), "v0/1.nwb", content)
+    assert receipt.mtime_ns == os.lstat(target).st_mtime_ns == clock - back
+
+
+def test_a_time_that_two_names_have_stays(tmp_path) -> None:
+    places, part, other = Places(str(tmp_path)), tmp_path / "part", tmp_path / "other"
+    other.write_bytes(b"abc")
+    os.utime(other, ns=(5 * SECOND, 5 * SECOND))
+    os.link(other, part)
+    receipt = places.move_in(str(part), "v0/1.nwb", Content(3, (digest(b"abc"),), Verified.DIGEST))
+    assert receipt.mtime_ns == os.lstat(other).st_mtime_ns == 5 * SECOND

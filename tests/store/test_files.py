@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from framefetch.native.plain import stat_of
 from framefetch.store import files as files_module
 from framefetch.store.folder import CacheFolder
 from framefetch.store.journal import read_journal
+from framefetch.store.kept import is_overtaken
 from framefetch.store.places import Content, Places, inode_of, translate_oserror
 from tests.store.builders import descriptors, digest, hold, parts, request, small, stream, tree
 
@@ -678,3 +680,20 @@ def test_a_time_that_two_names_have_stays(tmp_path) -> None:
     os.link(other, part)
     receipt = places.move_in(str(part), "v0/1.nwb", Content(3, (digest(b"abc"),), Verified.DIGEST))
     assert receipt.mtime_ns == os.lstat(other).st_mtime_ns == 5 * SECOND
+
+
+@pytest.mark.parametrize(("part_ns", "goes"), [(7 * SECOND, True), (9 * SECOND, False), (7 * SECOND + 1, False)])
+def test_a_part_of_a_file_that_was_dated_back_is_overtaken(open_folder, part_ns, goes) -> None:
+    folder = open_folder()
+    folder.prepare()
+    entry = hold(folder, request(), BODY)
+    target = Path(folder.files.absolute(entry.path))
+    os.utime(target, ns=(5 * SECOND, 5 * SECOND))  # written in the seventh second, and dated back
+    receipt = folder.files.receipt(entry.path, entry.receipt.digests, entry.receipt.verified)
+    folder.manifest.commit([replace(entry, receipt=receipt)])
+    folder.manifest.flush()
+    part = target.with_name("part")
+    part.write_bytes(b"x")
+    os.utime(part, ns=(part_ns, part_ns))
+    identity = (entry.version, entry.key, entry.path)
+    assert is_overtaken(folder.files, folder.manifest, identity, part.stat()) == goes

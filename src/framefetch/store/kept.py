@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from framefetch.store.clock import written_by
 from framefetch.store.digesting import OPEN_OLD, DigestingFile
 from framefetch.store.digests import algorithms_for
 from framefetch.store.extents import Extents
@@ -177,6 +178,6 @@ def is_overtaken(files: FileStore, manifest: Manifest, identity: tuple[str, str,
         found = os.lstat(files.absolute(path))
     except OSError:
         return False
-    return part.st_mtime_ns <= found.st_mtime_ns and any(
+    return part.st_mtime_ns <= written_by(found.st_mtime_ns) and any(
         entry.path == path and unchanged(entry.receipt, found) for entry in manifest.lookup(version, [key])
     )

@@ -16,6 +16,7 @@ from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlo
 from framefetch.models import Digest, Receipt, Verified
 from framefetch.native.at_once import at_once
 from framefetch.native.plain import rename, stat_of
+from framefetch.store.clock import dated_back
 from framefetch.store.digests import hash_file
 from framefetch.store.symlinks import no_folder
 
@@ -30,9 +31,6 @@ __all__ = ["Content", "Places", "free_inodes", "held_for", "inode_of", "remove",
 NAME_BYTES = 255
 #: SQLite's integers have a sign; some file systems use the 64th bit of an inode's number, and Windows even 128.
 _INODE_BITS = (1 << 63) - 1
-#: Nanoseconds that divide all times where the clock is coarse, and its longest step: exFAT has 10 ms, SFTP and ext3 1 s
-#: and FAT 2 s (Microsoft, FAT file system specification 1.03, section 6).
-_COARSE_NS, _LONGEST_STEP_NS = 10_000_000, 2_000_000_000
 
 
 def translate_oserror(error: OSError, doing: str) -> StorageError:
@@ -175,7 +173,7 @@ class Places:
                 remove(part)  # at once: the folder of the next may need what this one took
                 results[at] = error
             else:
-                ready[at] = _dated_back(part, written)
+                ready[at] = dated_back(part, written)
         moved = at_once.move_new([parts[at][0] for at in ready], [self.absolute(parts[at][1]) for at in ready])
         for (at, dated), found in zip(ready.items(), moved, strict=True):
             part, path, content, _ = parts[at]
@@ -221,7 +219,7 @@ class Places:
             raise _taken_away(path) from error
         _require_whole(path, content, written)
         self.ensure_folder(path.rpartition("/")[0])
-        written = _dated_back(part, written)
+        written = dated_back(part, written)
         (found,) = at_once.move_new([part], [self.absolute(path)])
         return self._moved(part, path, content, written, found)
 
@@ -324,22 +322,6 @@ def _require_whole(path: str, content: Content, written: Stat) -> None:
         raise StorageError(
             f"expected {content.size:,} bytes on the disk for {path}, it has {written[1]:,}; is it full?"
         )
-
-
-def _dated_back(part: str, written: Stat) -> Stat:
-    """Give a part a time that no later writing can have, where the clock of its file system is coarse.
-
-    There an edit within the same step would leave the time as it is, and nobody would see it.
-    """
-    mtime_ns = written[2]
-    if mtime_ns % _COARSE_NS:
-        return written
-    try:
-        if os.lstat(part).st_nlink == 1:  # else it is the time of another file, too
-            os.utime(part, ns=(mtime_ns, mtime_ns - _LONGEST_STEP_NS))
-        return stat_of(os.lstat(part))
-    except OSError:  # not every file system keeps times that it is given
-        return written
 
 
 def _receipt(path: str, content: Content, found: Stat) -> Receipt:

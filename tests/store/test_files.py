@@ -673,6 +673,29 @@ def test_an_edit_within_one_step_of_a_coarse_clock_shows_in_the_time(tmp_path, m
     assert receipt.mtime_ns == os.lstat(target).st_mtime_ns == clock - back
 
 
+def cut(part: Path) -> None:
+    part.write_bytes(b"")
+
+
+def swapped(part: Path) -> None:
+    other = part.with_name("other")
+    other.write_bytes(b"xyz")
+    os.utime(other, ns=(6 * SECOND, 6 * SECOND))
+    other.replace(part)
+
+
+@pytest.mark.parametrize("harm", [cut, swapped])
+def test_a_part_that_is_another_one_by_now_is_not_believed_with_a_coarse_clock_either(tmp_path, harm) -> None:
+    places, part = Places(str(tmp_path)), tmp_path / "part"
+    part.write_bytes(b"abc")
+    os.utime(part, ns=(5 * SECOND, 5 * SECOND))
+    written, content = stat_of(os.lstat(part)), Content(3, (digest(b"abc"),), Verified.DIGEST)
+    harm(part)
+    (result,) = places.move_all_in([(str(part), "v0/1.nwb", content, written)])
+    assert isinstance(result, StorageError)
+    assert "was replaced by another process" in str(result)
+
+
 def test_a_time_that_two_names_have_stays(tmp_path) -> None:
     places, part, other = Places(str(tmp_path)), tmp_path / "part", tmp_path / "other"
     other.write_bytes(b"abc")

@@ -1,6 +1,8 @@
 """The manifest: one transaction for many, called back after it, durable after a sync, and nobody left waiting."""
 
+import contextlib
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -530,6 +532,66 @@ def test_readings_in_turns_share_a_connection(many, tmp_path) -> None:
         assert many.lookup("v0", ["http://host/1"])
         assert many.knows_version("v0")
     assert descriptors() == before
+
+
+def gone(root: Path) -> None:
+    (root / "manifest.sqlite").rename(root / "away")
+
+
+def replaced(root: Path) -> None:
+    gone(root)
+    other = root / "other"
+    other.mkdir()
+    reopened(other)
+    (other / "manifest.sqlite").rename(root / "manifest.sqlite")
+
+
+def copied_back(root: Path) -> None:
+    """Give up the log ahead, as on a network file system, where one more reader would wait for a writer."""
+    with contextlib.closing(sqlite3.connect(root / "manifest.sqlite", isolation_level=None)) as connection:
+        assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("becomes", [gone, replaced])
+def test_readings_share_a_connection_where_another_would_not_see_the_same(many, tmp_path, becomes) -> None:
+    reading = all_of(many)
+    next(reading)
+    becomes(tmp_path)
+    before = descriptors()
+    assert [entry.key for entry in many.lookup("v0", ["http://host/1"])] == ["http://host/1"]
+    assert len(list(reading)) == 9_999
+    assert descriptors() == before
+
+
+def test_readings_share_a_connection_where_another_would_wait_for_a_writer(many, tmp_path) -> None:
+    many.close()
+    copied_back(tmp_path)
+    manifest = Manifest(str(tmp_path), writable=False)
+    reading = all_of(manifest)
+    next(reading)
+    before = descriptors()
+    assert manifest.lookup("v0", ["http://host/1"])
+    assert descriptors() == before
+    manifest.close()
+
+
+def test_readings_share_a_connection_where_no_descriptor_is_left(many) -> None:
+    reading = all_of(many)
+    next(reading)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+    try:
+        many.commit([row(20_000)])
+        many.flush()
+        before = many.last_window()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert before > 0
+    assert len(list(reading)) == 9_999
+    assert [entry.key for entry in many.lookup("v0", ["http://host/20000"])] == ["http://host/20000"]
+    assert many.last_window() > 0
 
 
 def test_a_reading_ends_where_the_manifest_is_closed(many, tmp_path) -> None:

@@ -22,15 +22,19 @@ _COARSE_NS, _LONGEST_STEP_NS = 10_000_000, 2_000_000_000
 
 def dated_back(part: str, written: Stat) -> Stat:
     """Give a part a time that no later writing can have, where that is needed; return what the system says of it."""
-    mtime_ns = written[2]
+    mode, size, mtime_ns, _, inode = written
     if mtime_ns % _COARSE_NS:
         return written
     try:
-        if os.lstat(part).st_nlink == 1:  # else it is the time of another file, too
-            os.utime(part, ns=(mtime_ns, mtime_ns - _LONGEST_STEP_NS))
-        return stat_of(os.lstat(part))
+        found = os.lstat(part)
+        # What has two names keeps the time that is the other's, too; what is not what was written is for others to see.
+        if (found.st_nlink, found.st_size, found.st_ino) != (1, size, inode):
+            return written
+        os.utime(part, ns=(mtime_ns, mtime_ns - _LONGEST_STEP_NS))
+        _, _, mtime_ns, ctime_ns, _ = stat_of(os.lstat(part))
     except OSError:  # not every file system keeps times that it is given
         return written
+    return mode, size, mtime_ns, ctime_ns, inode
 
 
 def written_by(mtime_ns: int) -> int:

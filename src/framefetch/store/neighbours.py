@@ -116,8 +116,11 @@ class Neighbours:
             )
             return
         began = time.monotonic()
+        met: dict[str, float] = {}
         while not stopped() and (unseen := [owner for owner in presence.others() if not owner.locks]):
-            waited, silence = (time.monotonic() - since for since in (began, max([began, *self._last_signs(unseen)])))
+            now = time.monotonic()
+            silence = now - max([began, *self._last_signs(unseen)])
+            waited = now - max(met.setdefault(owner.token, now) for owner in unseen)
             if silence >= self._patience or waited >= 2 * self._patience:
                 self._warn_of(unseen, silent=silence >= self._patience)
                 return

@@ -1,4 +1,4 @@
-"""Reading a manifest: a connection for each reading that is under way.
+"""Reading a manifest: a connection for each reading that is under way, where that can be.
 
 What a connection of SQLite sees stays as it was when the oldest of its readings began (https://sqlite.org/isolation.html).
 If all shared one, a long list would keep from everybody what was recorded since.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from framefetch.errors import ManifestError
-from framefetch.store.schema import connect, explain
+from framefetch.store.schema import connect, explain, identify, open_beside, writes_ahead
 
 __all__ = ["FETCH_ROWS", "Readers"]
 
@@ -22,7 +22,7 @@ FETCH_ROWS = 4096
 
 
 class Readers:
-    """The connections that read one manifest; at least one is open.
+    """The connections that read one manifest: one, and more where readings overlap.
 
     Parameters
     ----------
@@ -44,8 +44,11 @@ class Readers:
         self._timeout = timeout
         self._turn = threading.Lock()
         self._closed = False
-        self._all: list[sqlite3.Connection] = []
-        self._idle = [self._open()]
+        self._first = connect(path, timeout=timeout, writable=False)
+        self._identity = identify(path)
+        self._may_be_many = writes_ahead(self._first)
+        self._all = [self._first]
+        self._idle = [self._first]
 
     def fetch(self, query: str, parameters: Mapping[str, str | int | None]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query, all of them as they are when the first is asked for.
@@ -58,10 +61,10 @@ class Readers:
         with self._turn:
             if self._closed:
                 raise ManifestError(f"{self._path} is closed")
-            reader = self._idle.pop() if self._idle else self._open()
+            reader = self._idle.pop() if self._idle else self._another()
         try:
             with self._turn:
-                cursor = reader.execute(query, parameters)
+                cursor = (reader or self._first).execute(query, parameters)
                 rows = cursor.fetchmany(FETCH_ROWS)
             try:
                 while rows:
@@ -74,7 +77,8 @@ class Readers:
         except sqlite3.Error as error:
             raise explain(error, self._path) from error
         finally:
-            self._idle.append(reader)
+            if reader is not None:
+                self._idle.append(reader)
 
     def close(self) -> None:
         """Close all, also those that are in use; closing twice is fine."""
@@ -83,7 +87,9 @@ class Readers:
             for reader in self._all:
                 reader.close()
 
-    def _open(self) -> sqlite3.Connection:
-        reader = connect(self._path, timeout=self._timeout, writable=False)
-        self._all.append(reader)
+    def _another(self) -> sqlite3.Connection | None:
+        """Open one more; None where the first is to be shared."""
+        reader = open_beside(self._path, self._timeout, self._identity) if self._may_be_many else None
+        if reader is not None:
+            self._all.append(reader)
         return reader

@@ -118,6 +118,32 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
     return connection
 
 
+def open_beside(path: str, timeout: float, identity: Identity | None) -> sqlite3.Connection | None:
+    """Open a manifest for one reader more; None where that is not to be had, or would not show what the first one sees.
+
+    Where the log is not written ahead it might wait for a writer, who waits for the first one.
+    """
+    try:
+        connection = _only_opened(path, "mode=ro", timeout)
+    except sqlite3.Error:  # no descriptors are left, or the disk cannot be written to
+        return None
+    try:
+        teach(connection)
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+        if writes_ahead(connection) and _schema_of(connection) == SCHEMA_VERSION and identify(path) == identity:
+            return connection
+    except sqlite3.Error:
+        pass
+    connection.close()
+    return None
+
+
+def writes_ahead(connection: sqlite3.Connection) -> bool:
+    """Return whether a manifest has a write-ahead log; what is read from a copy has none."""
+    mode: tuple[str] = connection.execute("PRAGMA journal_mode").fetchone()
+    return mode == ("wal",)
+
+
 def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:
     """Turn the write-ahead log on.
 
@@ -286,6 +312,16 @@ def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
 
 def opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
     """Open a database that is there; see SQLite's URI file names for the modes."""
+    try:
+        return _only_opened(path, mode, timeout)
+    except sqlite3.Error as error:
+        if mode == "mode=ro" and _is_read_only(error):
+            # A WAL database on a read-only or full disk can be read only as one that nobody changes.
+            return _only_opened(path, "mode=ro&immutable=1", timeout)
+        raise
+
+
+def _only_opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
     uri = f"{Path(path).absolute().as_uri()}?{mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
@@ -294,11 +330,8 @@ def opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
             # is. With its log it is whole, and without it SQLite would call it malformed, were it not for this.
             connection.execute("PRAGMA writable_schema = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error as error:
+    except sqlite3.Error:
         connection.close()
-        if mode == "mode=ro" and _is_read_only(error):
-            # A WAL database on a read-only or full disk can be read only as one that nobody changes.
-            return opened(path, "mode=ro&immutable=1", timeout)
         raise
     return connection
 

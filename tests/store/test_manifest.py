@@ -546,7 +546,7 @@ def replaced(root: Path) -> None:
     (other / "manifest.sqlite").rename(root / "manifest.sqlite")
 
 
-def copied_back(root: Path) -> None:
+def without_a_log_ahead(root: Path) -> None:
     """Give up the log ahead, as on a network file system, where one more reader would wait for a writer."""
     with contextlib.closing(sqlite3.connect(root / "manifest.sqlite", isolation_level=None)) as connection:
         assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
@@ -565,7 +565,7 @@ def test_readings_share_a_connection_where_another_would_not_see_the_same(many, 
 
 def test_readings_share_a_connection_where_another_would_wait_for_a_writer(many, tmp_path) -> None:
     many.close()
-    copied_back(tmp_path)
+    without_a_log_ahead(tmp_path)
     manifest = Manifest(str(tmp_path), writable=False)
     reading = all_of(manifest)
     next(reading)

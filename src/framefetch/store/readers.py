@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from framefetch.errors import ManifestError
-from framefetch.store.schema import connect, explain, identify, open_beside, writes_ahead
+from framefetch.store.schema import connect, explain, identify, open_beside
 
 __all__ = ["FETCH_ROWS", "Readers"]
 
@@ -46,7 +46,6 @@ class Readers:
         self._closed = False
         self._first = connect(path, timeout=timeout, writable=False)
         self._identity = identify(path)
-        self._may_be_many = writes_ahead(self._first)
         self._all = [self._first]
         self._idle = [self._first]
 
@@ -89,7 +88,7 @@ class Readers:
 
     def _another(self) -> sqlite3.Connection | None:
         """Open one more; None where the first is to be shared."""
-        reader = open_beside(self._path, self._timeout, self._identity) if self._may_be_many else None
+        reader = open_beside(self._first, self._path, self._timeout, self._identity)
         if reader is not None:
             self._all.append(reader)
         return reader

@@ -118,30 +118,28 @@ def _connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection
     return connection
 
 
-def open_beside(path: str, timeout: float, identity: Identity | None) -> sqlite3.Connection | None:
+def open_beside(
+    first: sqlite3.Connection, path: str, timeout: float, identity: Identity | None
+) -> sqlite3.Connection | None:
     """Open a manifest for one reader more; None where that is not to be had, or would not show what the first one sees.
 
-    Where the log is not written ahead it might wait for a writer, who waits for the first one.
+    Without a write-ahead log it might wait for a writer, who waits for the first one; nor has a copy such a log.
     """
     try:
+        if first.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            return None
         connection = _only_opened(path, "mode=ro", timeout)
     except sqlite3.Error:  # no descriptors are left, or the disk cannot be written to
         return None
     try:
         teach(connection)
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
-        if writes_ahead(connection) and _schema_of(connection) == SCHEMA_VERSION and identify(path) == identity:
+        if _schema_of(connection) == SCHEMA_VERSION and identify(path) == identity:
             return connection
     except sqlite3.Error:
         pass
     connection.close()
     return None
-
-
-def writes_ahead(connection: sqlite3.Connection) -> bool:
-    """Return whether a manifest has a write-ahead log; what is read from a copy has none."""
-    mode: tuple[str] = connection.execute("PRAGMA journal_mode").fetchone()
-    return mode == ("wal",)
 
 
 def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:

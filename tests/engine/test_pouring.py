@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterable
@@ -58,6 +59,8 @@ class Spring:
 
 class Basin:
     """A part that takes blocks in a thread, as parts do, and calls a function before each."""
+
+    crowd = 0.0
 
     def __init__(self, before: Callable[[int], None] = lambda count: None, *, flows: bool = False) -> None:
         self.blocks: list[tuple[int, bytes]] = []
@@ -127,6 +130,28 @@ async def test_a_stop_that_is_set_while_the_thread_reads_is_where_it_stops(
     assert b"".join(block for _, block in basin.blocks) == (b"first" + b"0123456789" * (at // 10))[: at - 1000]
     assert intake.received == at - 1000
     assert threading.get_ident() not in basin.threads
+
+
+@pytest.mark.parametrize(("crowd", "stints"), [(0.0, 1), (8.0, 1), (80.0, 7)])
+async def test_the_more_are_in_line_the_shorter_a_stint_is(
+    crowd: float, stints: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intakes, "STINT", 60.0)
+    ticks = SimpleNamespace(monotonic=itertools.count().__next__)  # two of its seconds for each piece
+    monkeypatch.setattr(intakes, "time", ticks)
+    taps: list[Spring] = []
+
+    def tap() -> Spring:
+        taps.append(Spring(bytes(MIB)))
+        return taps[-1]
+
+    intake = intake_of(body_of(tap))
+    intake.stop = 5 + 20 * MIB
+    basin = Basin(flows=True)
+    basin.crowd = crowd
+    await intake.into(basin)
+    assert basin.length == 5 + 20 * MIB
+    assert len([each for each in taps if each.taken]) == stints
 
 
 async def test_a_stop_is_never_set_within_what_flows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

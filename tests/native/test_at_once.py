@@ -7,6 +7,7 @@ import os
 import random
 import select
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -342,25 +343,92 @@ def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path,
 
 
 def test_nobody_waits_for_those_that_bring_nothing(module: ModuleType, tmp_path: Path) -> None:
-    content, entered, go_on = random.Random(1).randbytes(3 * MIB), threading.Barrier(4), threading.Event()
+    content, asked, go_on = random.Random(1).randbytes(3 * MIB), threading.Event(), threading.Event()
+    (tmp_path / "from").write_bytes(content)
 
     def give_later(_: memoryview) -> int:
-        entered.wait(60)
+        asked.set()
         assert go_on.wait(60)
         return 0
 
-    with open(tmp_path / "slow", "wb", buffering=0) as slow, open(tmp_path / "f", "wb", buffering=0) as file:
+    with (
+        open(tmp_path / "from", "rb", buffering=0) as source,
+        open(tmp_path / "slow", "wb", buffering=0) as slow,
+        open(tmp_path / "f", "wb", buffering=0) as file,
+    ):
         idle = [threading.Thread(target=poured, args=(module, give_later, slow.fileno())) for _ in range(3)]
         for thread in idle:
             thread.start()
-        entered.wait(60)
+        assert asked.wait(60)
         try:
-            result = poured(module, giver(content, MIB), file.fileno(), room=MIB, most=10 * MIB)
+            result = poured(module, source.fileno(), file.fileno(), room=MIB, most=10 * MIB)
         finally:
             go_on.set()
             for thread in idle:
                 thread.join()
     assert result == ((3 * MIB, True, 0, 0), md5(content))
+
+
+def test_functions_have_turns(module: ModuleType, tmp_path: Path) -> None:
+    guard, entered = threading.Lock(), 0
+
+    def give(room: memoryview) -> int:
+        nonlocal entered
+        with guard:
+            entered += 1
+            alone = entered == 1
+        os.stat(tmp_path)  # lets the interpreter's lock go
+        with guard:
+            entered -= 1
+        if not alone:
+            raise AssertionError("two at once")
+        room[:1] = b"a"
+        return 1
+
+    def go(at: int) -> None:
+        if at % 2:
+            told.append(sum(module.in_turn(give, memoryview(bytearray(1))) for _ in range(2000)))
+        else:
+            with open(tmp_path / str(at), "wb", buffering=0) as file:
+                told.append(poured(module, give, file.fileno(), most=2000)[0][0])
+
+    told: list[int] = []
+    running = [threading.Thread(target=go, args=(at,)) for at in range(6)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert told == [2000] * 6
+
+
+def test_who_fails_in_its_turn_gives_it_back(module: ModuleType) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            module.in_turn(lambda number: 1 // number, 0)
+    assert module.in_turn(lambda number: 1 // number, 1) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_has_its_turn_though_a_thread_of_its_parent_had_it(module: ModuleType) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(_: None) -> bool:
+        begun.set()
+        return go_on.wait(60)
+
+    other = threading.Thread(target=module.in_turn, args=(wait, None))
+    other.start()
+    assert begun.wait(60)
+    try:
+        child = os.fork()
+        if not child:  # nothing else of the test may run in it
+            signal.alarm(30)  # instead of waiting for ever
+            os._exit(module.in_turn(int, "3"))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_what_cannot_be_written_is_not_digested(module: ModuleType, pair, tmp_path: Path) -> None:

@@ -103,6 +103,28 @@ async def test_wrong_bytes_leave_nothing(folder, publish, stated, error) -> None
     assert parts(folder) == []
 
 
+async def test_a_crowd_is_who_works_and_who_stands_in_line(folder) -> None:
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        begun.release()
+        assert go_on.wait(60)
+
+    jobs = [asyncio.create_task(folder.files.run(work)) for _ in range(20)]
+    try:
+        for _ in range(8):
+            assert await asyncio.to_thread(begun.acquire, timeout=60)
+        jobs[-1].cancel()
+        await asyncio.sleep(0)
+        assert folder.files.crowd == 20 / 8, "who is cancelled is there until his job is done"
+    finally:
+        go_on.set()
+    assert await asyncio.gather(*jobs[:-1]) == [None] * 19
+    with pytest.raises(asyncio.CancelledError):
+        await jobs[-1]
+    assert folder.files.crowd == 0
+
+
 async def test_wrong_bytes_leave_the_old_file_as_it_is(folder, publish) -> None:
     await publish(request(), b"old")
     folder.files.own("v0/1.nwb")

@@ -29,10 +29,12 @@ BLOCK: Final = 1 << 20
 WORTH_KEEPING: Final = 8 << 10
 #: Bytes that may flow into a part before anybody looks.
 CLAIM: Final = 4 << 20
-#: The same where all claims were filled: about what a stint brings, as the digest is waited for at the end of each.
+#: The same where all claims were filled: about what comes in 20 ms, as the digest is waited for at the end of each.
 LARGEST_CLAIM: Final = 16 << 20
-#: Seconds that a thread may go on with one socket: others wait for it.
-STINT: Final = 0.02
+#: Seconds that a thread may go on with one socket: others wait for it, but each time costs a hop to the loop and back.
+STINT: Final = 0.1
+#: Bodies for each thread from which on stints are shorter in proportion, so that none is in line for a second.
+CROWD: Final = 8
 
 
 class Intake:
@@ -208,7 +210,8 @@ class Intake:
         A cancellation is told only when the thread has ended, so it must not go on then, nor begin in earnest.
         """
         # What comes before the sidecar says what it is of would be lost with the process.
-        until = time.monotonic() + (STINT if self._described or self.entity is None else 0.0)
+        stint = STINT if self._described or self.entity is None else 0.0
+        until = time.monotonic() + stint / max(1.0, part.crowd / CROWD)
         self._flows = False
         piece: bytes | memoryview | None = block
         while piece is not None:

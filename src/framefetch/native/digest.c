@@ -138,7 +138,7 @@ md5_write(PyObject *object, PyObject *arguments)
 }
 
 /* Where bytes come from: a descriptor, or something of Python's that is called with a view of room and returns how many
- * it has put there, for which the interpreter's lock is taken back. */
+ * it has put there, which needs the interpreter, and is done in turn. */
 typedef struct {
     int descriptor;
     PyObject *draw, *view; /* the view is of the whole room, and a part of it keeps the room alive */
@@ -171,10 +171,10 @@ receive(Source *source, uint8_t *room, size_t start, size_t wanted)
     if (source->draw == NULL) {
         return read(source->descriptor, room + start, wanted);
     }
-    PyEval_RestoreThread(source->unlocked);
+    turn_begin(source->unlocked);
     count = drawn(source, start, wanted);
     source->raised = count < 0;
-    source->unlocked = PyEval_SaveThread();
+    source->unlocked = turn_end();
     return source->raised ? 0 : count;
 }
 
@@ -368,9 +368,9 @@ static PyMethodDef object_methods[] = {
                "0, or the number of the error.")},
     {"pour", md5_pour, METH_VARARGS,
      PyDoc_STR("pour(source, target, room, most, seconds)\n--\n\nRead from a descriptor, or have a function put bytes "
-               "into some room, write them to another, and take what was written, until nothing is there for the "
-               "moment.\n\nReturns how many bytes were taken, whether "
-               "nothing more was there, and the numbers of the errors of reading and of writing.")},
+               "into some room when it is its turn, write them to another, and take what was written, until nothing is "
+               "there for the moment.\n\nReturns how many bytes were taken, whether nothing more was there, and the "
+               "numbers of the errors of reading and of writing.")},
     {"read", md5_read, METH_VARARGS,
      PyDoc_STR("read(source, offset, room, most)\n--\n\nRead a file from some place on and take that, as far as it "
                "goes.\n\nReturns how many bytes were taken, and the number of an error.")},

@@ -2,10 +2,11 @@
  *
  * Python gives its lock up for every call of the system, and gets it back late where other threads have work: what
  * lies between the calls is little, the changes of thread are not. So what belongs together is done here at one go:
- * from a socket into a file, digested on the way (`digest.c`, by `md5.c`); many sockets asked and heard (`sockets.c`), and
- * what they say understood where it is plain (`answer.c`); many small files written, and moved to their names
- * (`files.c`). What is to be done, and what follows from how it went, is decided in Python; `framefetch.native.plain`
- * does the same there, a call at a time, where this module cannot be had.
+ * from a socket into a file, digested on the way (`digest.c`, by `md5.c`); many sockets asked and heard (`sockets.c`),
+ * and what they say understood where it is plain (`answer.c`); many small files written, and moved to their names
+ * (`files.c`). What needs the interpreter all the same is done by one thread at a time (`turns.c`). What is to be done,
+ * and what follows from how it went, is decided in Python; `framefetch.native.plain` does the same there, a call at a
+ * time, where this module cannot be had.
  */
 #include "module.h"
 
@@ -85,6 +86,10 @@ begin(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "this processor has no AVX2");
         return -1;
     }
+    if (!turns_prepare()) {
+        PyErr_NoMemory();
+        return -1;
+    }
     type = PyType_FromModuleAndSpec(module, &md5_spec, NULL);
     failed = type == NULL || PyModule_AddObjectRef(module, "Md5", type) < 0;
     Py_XDECREF(type);
@@ -92,6 +97,9 @@ begin(PyObject *module)
 }
 
 static PyMethodDef functions[] = {
+    {"in_turn", in_turn, METH_VARARGS,
+     PyDoc_STR("in_turn(function, argument)\n--\n\nCall a function and return what it returns, while no other thread "
+               "does, nor `pour` calls one; not from within one.")},
     {"md5_all", md5_of_all, METH_O, PyDoc_STR("Return the MD5 of each body of a list, in hex.")},
     {"write_new", write_new, METH_VARARGS,
      PyDoc_STR("write_new(paths, bodies)\n--\n\nWrite new files; one that fails is removed.\n\nReturns for each its "

@@ -30,8 +30,14 @@ void let_go(Held *held);
 /* Write all bytes; return 0, or the number of the error. */
 int write_all(int target, const uint8_t *bytes, size_t length);
 
+bool turns_prepare(void);
+/* Take one's turn, and the interpreter's lock back; give both up. */
+void turn_begin(PyThreadState *unlocked);
+PyThreadState *turn_end(void);
+
 /* What Python calls. */
 extern PyType_Spec md5_spec;
+PyObject *in_turn(PyObject *module, PyObject *arguments);
 PyObject *md5_of_all(PyObject *module, PyObject *list);
 PyObject *write_new(PyObject *module, PyObject *arguments);
 PyObject *move_new(PyObject *module, PyObject *arguments);

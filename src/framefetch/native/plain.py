@@ -7,8 +7,9 @@ import errno
 import hashlib
 import os
 import select
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ __all__ = [
     "Stat",
     "ask_all",
     "hear_any",
+    "in_turn",
     "md5_all",
     "move_new",
     "plain_answer",
@@ -33,6 +35,32 @@ OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
 
 #: What the system says of a file: mode, size, times of the last change of its content and of itself, and inode.
 Stat = tuple[int, int, int, int, int]
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Held by who has its turn.
+_turn = threading.Lock()
+
+
+def _forget_turn() -> None:
+    global _turn  # noqa: PLW0603 - a child has nobody who would give it back
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_turn)
+
+
+def in_turn(function: Callable[[T], R], argument: T, /) -> R:
+    """Call a function, and return what it returns, while no other thread does; not from within one.
+
+    That is for what lets the interpreter's lock go again and again, as OpenSSL does for each record of 16 KiB: threads
+    that do that at the same time do little but hand it to one another.
+    """
+    with _turn:
+        return function(argument)
 
 
 class Md5:
@@ -70,8 +98,8 @@ class Md5:
         Parameters
         ----------
         source : int or callable
-            A descriptor that does not block, or what puts bytes into some room and returns how many; what that raises
-            is raised, and nothing is taken.
+            A descriptor that does not block, or what puts bytes into some room and returns how many, called by
+            `in_turn`; what that raises is raised, and nothing is taken.
         target : int
             The other descriptor.
         room : bytearray or memoryview
@@ -193,7 +221,7 @@ def plain_answer(_: bytes, /) -> tuple[bytes, str | None] | None:
 
 def _given(source: Callable[[memoryview], int], room: memoryview) -> int:
     """Have something put bytes into some room; return how many."""
-    count = source(room)
+    count = in_turn(source, room)
     if not 0 <= count <= len(room):
         raise ValueError("expected the number of bytes that were put into the room")
     return count

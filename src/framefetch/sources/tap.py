@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from framefetch.native.at_once import at_once
 from framefetch.sources.buffers import BLOCK, ROOM, SEALED
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ CAN_TAP: Final = hasattr(os, "readv")
 #: Bytes of one read. A quarter of it would stay in a core's own cache until it is digested and written; but for each
 #: read the interpreter lock is asked for three times, which costs more.
 PIECE: Final = BLOCK
-#: Held by who opens what is sealed. The interpreter's lock is let go for each record of 16 KiB; threads that do that at
-#: the same time do little but hand it to one another.
-OPENING: Final = threading.Lock()
 
 
 def second_number(handle: int) -> int | None:
@@ -152,7 +149,7 @@ class Tap:
         if not size or self.error is not None:
             return None
         room = ROOM.view[:size]
-        count = self._draw(room) if self._seal is None else self._open(self._seal, room)
+        count = self._draw(room) if self._seal is None else at_once.in_turn(partial(self._open, self._seal), room)
         self.received += count
         self._left -= count
         return room[:count]
@@ -168,15 +165,14 @@ class Tap:
             return 0
 
     def _open(self, seal: Seal, room: memoryview) -> int:
-        """Fill some room with what is under the seal; what lies there comes before what the socket has."""
+        """Fill some room with what is under the seal, in turn; what lies there comes before what the socket has."""
         sealed = SEALED.view
         filled = 0
-        with OPENING:
-            try:
-                filled = seal.fill(room)
-                while filled < len(room) and not seal.ended and (drawn := self._draw(sealed)):
-                    seal.feed(sealed[:drawn])
-                    filled += seal.fill(room[filled:])
-            except ssl.SSLError as error:
-                self.error = error
+        try:
+            filled = seal.fill(room)
+            while filled < len(room) and not seal.ended and (drawn := self._draw(sealed)):
+                seal.feed(sealed[:drawn])
+                filled += seal.fill(room[filled:])
+        except ssl.SSLError as error:
+            self.error = error
         return filled

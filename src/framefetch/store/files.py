@@ -85,6 +85,8 @@ class FileStore:
         self._numbers = itertools.count(1)
         self.boot = boot_id()
         self._kept = KeptParts(self._parts, self.boot)
+        self._threads = threads
+        self._jobs = 0
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
         #: Small bodies do not stand in line behind the stints of large ones.
         self._saving = ThreadPoolExecutor(1, thread_name_prefix="framefetch-save")
@@ -146,7 +148,16 @@ class FileStore:
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread of the store, to its end even where the caller is cancelled."""
         loop = asyncio.get_running_loop()
-        return await to_the_end(loop.run_in_executor(self._executor, function, *arguments))
+        self._jobs += 1
+        try:
+            return await to_the_end(loop.run_in_executor(self._executor, function, *arguments))
+        finally:
+            self._jobs -= 1
+
+    @property
+    def crowd(self) -> float:
+        """How many jobs there are for each thread, under way and in line."""
+        return self._jobs / self._threads
 
     async def create(self, request: Request) -> Part:
         """Open a new part file for one request.

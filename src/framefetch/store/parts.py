@@ -58,8 +58,7 @@ def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_kn
 async def to_the_end(work: Awaitable[T]) -> T:
     """Wait for what a thread does; a cancellation is told only when the thread has let go of its file.
 
-    Else the file would be closed under a write, whose bytes could land in whatever file gets the same descriptor
-    next.
+    Else the file would be closed under a write, whose bytes could land in whatever file gets its number next.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -87,23 +86,22 @@ class Workshop(Protocol):
     @property
     def boot(self) -> str:
         """The boot of the machine."""
-        ...
+
+    @property
+    def crowd(self) -> float:
+        """Jobs for each of its threads, at work and in line."""
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread, to its end."""
-        ...
 
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part."""
-        ...
 
     def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part wait to be gone on with."""
-        ...
 
     def report_orphan(self, request: Request, receipt: Receipt) -> None:
         """Tell of a file that was published for a call which had been cancelled by then."""
-        ...
 
 
 class Part:
@@ -185,6 +183,11 @@ class Part:
             await self._store.run(self._pour, blocks)
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
+
+    @property
+    def crowd(self) -> float:
+        """Jobs of the store for each of its threads, at work and in line."""
+        return self._store.crowd
 
     def flows_at(self, offset: int) -> bool:
         """Return whether bytes can go in there straight from a socket: behind all others, and digested by MD5 alone."""
@@ -269,8 +272,7 @@ class Part:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
     def _describe(self, entity: Entity) -> None:
-        request = self._request
-        sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot)
+        sidecar = Sidecar(self._request.version, self._request.key, self._request.path, entity, self._store.boot)
 
         def change(old: Sidecar | None) -> Sidecar:
             if old is None:

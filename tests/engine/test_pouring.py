@@ -132,7 +132,7 @@ async def test_a_stop_that_is_set_while_the_thread_reads_is_where_it_stops(
     assert threading.get_ident() not in basin.threads
 
 
-@pytest.mark.parametrize(("crowd", "stints"), [(0.0, 1), (8.0, 1), (80.0, 7)])
+@pytest.mark.parametrize(("crowd", "stints"), [(0.0, 1), (4.0, 1), (40.0, 7)])
 async def test_the_more_are_in_line_the_shorter_a_stint_is(
     crowd: float, stints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,8 +33,9 @@ CLAIM: Final = 4 << 20
 LARGEST_CLAIM: Final = 16 << 20
 #: Seconds that a thread may go on with one socket: others wait for it, but each time costs a hop to the loop and back.
 STINT: Final = 0.1
-#: Bodies for each thread from which on stints are shorter in proportion, so that none is in line for a second.
-CROWD: Final = 8
+#: Jobs for each thread, those under way too, from which on stints are shorter in proportion: so that none is in line
+#: for half a second at a time, as every file has several beside its stints.
+CROWD: Final = 4
 
 
 class Intake:

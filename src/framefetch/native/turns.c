@@ -13,7 +13,7 @@
 /* Taken before the interpreter's lock, and given back without it: so neither is waited for in vain. */
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 
-/* A child has nobody who would give it back. */
+/* A child has nobody who would give it back: nobody forks within a turn. */
 static void
 forget(void)
 {

@@ -156,7 +156,7 @@ class FileStore:
 
     @property
     def crowd(self) -> float:
-        """How many jobs there are for each thread, under way and in line."""
+        """How many jobs of `run` there are for each thread, under way and in line."""
         return self._jobs / self._threads
 
     async def create(self, request: Request) -> Part:

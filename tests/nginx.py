@@ -4,14 +4,16 @@ import os
 import re
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import free_port, wait_until_open
 
+WORKERS = 2
 CONFIG = """
 daemon off;
-worker_processes 2;
+worker_processes {workers};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log info;
 events {{ worker_connections 4096; }}
@@ -62,7 +64,8 @@ class Nginx:
     def start(self, *, server: str = "", http: str = "") -> None:
         """Start it, again on the same port where it was stopped, with these directives."""
         config = self._folder / "nginx.conf"
-        config.write_text(CONFIG.format(folder=self._folder, root=self._root, port=self.port, server=server, http=http))
+        where = {"folder": self._folder, "root": self._root, "port": self.port, "workers": WORKERS}
+        config.write_text(CONFIG.format(**where, server=server, http=http))
         user = ["-g", "user root;"] if os.geteuid() == 0 else []
         command = ["nginx", "-c", str(config), "-p", str(self._folder), *user]
         with (self._folder / "said").open("wb") as said:
@@ -93,9 +96,15 @@ class Nginx:
 
     def signal_workers(self, number: signal.Signals) -> None:
         """Send a signal to the processes that serve, and not to their master."""
+        deadline = time.monotonic() + 10
+        while len(workers := self._workers()) < WORKERS and time.monotonic() < deadline:
+            time.sleep(0.001)  # the port is open before all of them are there
+        for worker in workers:
+            os.kill(worker, number)
+
+    def _workers(self) -> list[int]:
         master = self._process.pid
-        for worker in Path(f"/proc/{master}/task/{master}/children").read_text().split():
-            os.kill(int(worker), number)
+        return [int(child) for child in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
 
     def stop(self) -> None:
         """End it, with everything it is sending (`nginx -s stop`)."""

@@ -1,5 +1,6 @@
 """What is done at one go: the module in C and the one in Python do the same, byte for byte and error for error."""
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -343,29 +344,34 @@ def test_those_that_pour_together_do_not_mix(module: ModuleType, tmp_path: Path,
 
 
 def test_nobody_waits_for_those_that_bring_nothing(module: ModuleType, tmp_path: Path) -> None:
-    content, asked, go_on = random.Random(1).randbytes(3 * MIB), threading.Event(), threading.Event()
-    (tmp_path / "from").write_bytes(content)
+    """As long as what they have is still being written."""
+    content, asked = random.Random(1).randbytes(3 * MIB), threading.Semaphore(0)
 
-    def give_later(_: memoryview) -> int:
-        asked.set()
-        assert go_on.wait(60)
-        return 0
+    def give_one(room: memoryview) -> int:
+        asked.release()
+        room[:1] = b"a"
+        return 1
 
-    with (
-        open(tmp_path / "from", "rb", buffering=0) as source,
-        open(tmp_path / "slow", "wb", buffering=0) as slow,
-        open(tmp_path / "f", "wb", buffering=0) as file,
-    ):
-        idle = [threading.Thread(target=poured, args=(module, give_later, slow.fileno())) for _ in range(3)]
+    reading, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(MIB))
+    os.set_blocking(full, True)
+    idle = [threading.Thread(target=poured, args=(module, give_one, full)) for _ in range(3)]
+    try:
         for thread in idle:
             thread.start()
-        assert asked.wait(60)
-        try:
-            result = poured(module, source.fileno(), file.fileno(), room=MIB, most=10 * MIB)
-        finally:
-            go_on.set()
-            for thread in idle:
-                thread.join()
+        for _ in idle:
+            assert asked.acquire(timeout=60)
+        with open(tmp_path / "f", "wb", buffering=0) as file:
+            result = poured(module, giver(content, MIB), file.fileno(), room=MIB, most=10 * MIB)
+        assert all(thread.is_alive() for thread in idle)
+    finally:
+        os.close(reading)  # ends them with EPIPE
+        for thread in idle:
+            thread.join()
+        os.close(full)
     assert result == ((3 * MIB, True, 0, 0), md5(content))
 
 
@@ -423,6 +429,7 @@ def test_a_child_has_its_turn_though_a_thread_of_its_parent_had_it(module: Modul
     try:
         child = os.fork()
         if not child:  # nothing else of the test may run in it
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(30)  # instead of waiting for ever
             os._exit(module.in_turn(int, "3"))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3

@@ -1,4 +1,4 @@
-"""Digests of bytes as they pass, and of files as they lie."""
+"""Digests of bytes as they pass, and of files as they lie; do they say what the table states."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from framefetch.models import Digest
+from framefetch.errors import DigestMismatch, ResourceChanged
+from framefetch.models import Digest, Request, Verified
 from framefetch.native.at_once import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-__all__ = ["SEEKING", "Hasher", "algorithms_for", "digests_of_all", "hash_file"]
+__all__ = ["SEEKING", "Hasher", "algorithms_for", "digests_of_all", "hash_file", "verdict"]
 
 BLOCK = 1 << 20
 #: Bytes after which whoever digests a file can be stopped.
@@ -150,6 +151,29 @@ def digests_of_all(bodies: Iterable[tuple[bytes, Collection[Digest]]]) -> list[t
 def algorithms_for(stated: Collection[Digest]) -> tuple[str, ...]:
     """Return md5, which is always recorded, and what the table states."""
     return tuple(dict.fromkeys(["md5", *[digest.algorithm for digest in stated]]))
+
+
+def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_known: bool) -> Verified:
+    """Compare what came with what the table states.
+
+    Raises
+    ------
+    ResourceChanged
+        Where the size differs.
+    DigestMismatch
+        Where a digest differs.
+    """
+    if request.size is not None and size != request.size:
+        raise ResourceChanged(
+            f"expected {request.size:,} bytes as the table states, got {size:,}; is the table out of date?"
+        )
+    if not request.digests:
+        return Verified.LENGTH if length_known or request.size is not None else Verified.NONE
+    got = {digest.algorithm: digest for digest in digests}
+    for stated in request.digests:
+        if got[stated.algorithm] != stated:
+            raise DigestMismatch(f"expected {stated}, got {got[stated.algorithm]} in {size:,} bytes")
+    return Verified.DIGEST
 
 
 def hash_file(path: str, algorithms: Iterable[str], stopped: Callable[[], bool] | None = None) -> tuple[Digest, ...]:

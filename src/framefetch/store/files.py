@@ -26,9 +26,9 @@ from framefetch.errors import FramefetchError, StorageError, UnsafePath
 from framefetch.models import Digest, Entity, Entry, Receipt, Request, Verified
 from framefetch.native.at_once import at_once
 from framefetch.store.digesting import OPEN_NEW, DigestingFile
-from framefetch.store.digests import algorithms_for, digests_of_all, hash_file
+from framefetch.store.digests import algorithms_for, digests_of_all, hash_file, verdict
 from framefetch.store.kept import KeptParts
-from framefetch.store.parts import Left, Part, to_the_end, verdict
+from framefetch.store.parts import Left, Part, to_the_end
 from framefetch.store.places import Content, Places, remove, translate_oserror
 from framefetch.store.schema import boot_id
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from framefetch.store.journal import Journal
     from framefetch.store.sidecar import Sidecar
 
-__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "is_private", "to_the_end", "verdict"]
+__all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "is_private", "to_the_end"]
 
 T = TypeVar("T")
 

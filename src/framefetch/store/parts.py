@@ -8,21 +8,21 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from framefetch.errors import DigestMismatch, ResourceChanged
-from framefetch.models import Digest, Entity, Receipt, Request, Verified
+from framefetch.store.digests import verdict
 from framefetch.store.extents import Extents
 from framefetch.store.places import Content, remove, translate_oserror
 from framefetch.store.sidecar import Sidecar, write_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from aiofiles.threadpool.binary import AsyncFileIO
 
+    from framefetch.models import Entity, Receipt, Request
     from framefetch.store.digesting import DigestingFile
     from framefetch.store.digests import Hasher
 
-__all__ = ["Left", "Part", "Workshop", "to_the_end", "verdict"]
+__all__ = ["Left", "Part", "Workshop", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -32,33 +32,11 @@ PROVE_BYTES = 64 << 20
 NOTE_BYTES = 4 << 20
 
 
-def verdict(request: Request, size: int, digests: Sequence[Digest], *, length_known: bool) -> Verified:
-    """Compare what came with what the table states.
-
-    Raises
-    ------
-    ResourceChanged
-        Where the size differs.
-    DigestMismatch
-        Where a digest differs.
-    """
-    if request.size is not None and size != request.size:
-        raise ResourceChanged(
-            f"expected {request.size:,} bytes as the table states, got {size:,}; is the table out of date?"
-        )
-    if not request.digests:
-        return Verified.LENGTH if length_known or request.size is not None else Verified.NONE
-    got = {digest.algorithm: digest for digest in digests}
-    for stated in request.digests:
-        if got[stated.algorithm] != stated:
-            raise DigestMismatch(f"expected {stated}, got {got[stated.algorithm]} in {size:,} bytes")
-    return Verified.DIGEST
-
-
 async def to_the_end(work: Awaitable[T]) -> T:
     """Wait for what a thread does; a cancellation is told only when the thread has let go of its file.
 
-    Else the file would be closed under a write, whose bytes could land in whatever file gets its number next.
+    Else the file would be closed under a write, whose bytes could land in whatever file gets the same descriptor
+    next.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -86,22 +64,28 @@ class Workshop(Protocol):
     @property
     def boot(self) -> str:
         """The boot of the machine."""
+        ...
 
     @property
     def crowd(self) -> float:
         """Jobs for each of its threads, at work and in line."""
+        ...
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread, to its end."""
+        ...
 
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part."""
+        ...
 
     def keep(self, part: str, request: Request, left: Left) -> None:
         """Let a part wait to be gone on with."""
+        ...
 
     def report_orphan(self, request: Request, receipt: Receipt) -> None:
         """Tell of a file that was published for a call which had been cancelled by then."""
+        ...
 
 
 class Part:
@@ -272,7 +256,8 @@ class Part:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
     def _describe(self, entity: Entity) -> None:
-        sidecar = Sidecar(self._request.version, self._request.key, self._request.path, entity, self._store.boot)
+        request = self._request
+        sidecar = Sidecar(request.version, request.key, request.path, entity, self._store.boot)
 
         def change(old: Sidecar | None) -> Sidecar:
             if old is None:

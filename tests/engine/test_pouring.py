@@ -17,7 +17,7 @@ from framefetch.engine import intake as intakes
 from framefetch.engine.content import ContentCheck
 from framefetch.engine.intake import Intake
 from framefetch.engine.limits import Bandwidth
-from framefetch.models import Receipt
+from framefetch.models import Entity, Receipt
 from framefetch.sources.base import Ask, Body, Meter
 from framefetch.sources.environment import Environment
 from framefetch.sources.http import HttpSource
@@ -61,12 +61,14 @@ class Basin:
     """A part that takes blocks in a thread, as parts do, and calls a function before each."""
 
     crowd = 0.0
+    entity = None
 
     def __init__(self, before: Callable[[int], None] = lambda count: None, *, flows: bool = False) -> None:
         self.blocks: list[tuple[int, bytes]] = []
         self._before = before
         self._flows = flows
         self.claims: list[int] = []
+        self.described: list[Entity | None] = []
         self.threads: set[int] = set()
 
     def flows_at(self, offset: int) -> bool:
@@ -82,7 +84,8 @@ class Basin:
         at = self.length
         return give(lambda piece: self.blocks.append((at, bytes(piece))), most, seconds)
 
-    async def pour(self, blocks: Iterable[tuple[int, Any]]) -> None:
+    async def pour(self, blocks: Iterable[tuple[int, Any]], entity: Entity | None = None) -> None:
+        self.described.append(entity)
         await to_the_end(asyncio.get_running_loop().run_in_executor(None, self._pour, blocks))
 
     def _pour(self, blocks: Iterable[tuple[int, Any]]) -> None:
@@ -152,6 +155,18 @@ async def test_the_more_are_in_line_the_shorter_a_stint_is(
     await intake.into(basin)
     assert basin.length == 5 + 20 * MIB
     assert len([each for each in taps if each.taken]) == stints
+
+
+async def test_what_comes_is_described_in_the_hop_that_writes_the_first_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intakes, "STINT", -1.0)
+    body = body_of(lambda: Spring(bytes(MIB)))
+    body.entity = Entity("http://host/1.bin", etag='"one"')
+    intake = intake_of(body)
+    intake.stop = 5 + 3 * MIB
+    basin = Basin(before=lambda count: monkeypatch.setattr(intakes, "STINT", 60.0))
+    await intake.into(basin)
+    assert [len(block) for _, block in basin.blocks] == [5, MIB, MIB, MIB]
+    assert basin.described == [body.entity, None]
 
 
 async def test_a_stop_is_never_set_within_what_flows_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.journal import read_journal
 from framefetch.store.kept import is_overtaken
 from framefetch.store.places import Content, Places, inode_of, translate_oserror
+from framefetch.store.sidecar import read_sidecar
 from tests.store.builders import descriptors, digest, hold, parts, request, small, stream, tree
 
 BODY = b"the bytes of a file"
@@ -642,6 +644,30 @@ def test_nothing_stays_open_or_running(tmp_path) -> None:
     assert threading.active_count() == threads
     assert os.listdir(tmp_path / "cache" / ".framefetch" / "parts") == []
     assert os.listdir(tmp_path / "cache" / ".framefetch" / "locks") == []
+
+
+def test_what_a_part_is_the_beginning_of_is_noted_before_its_first_byte_and_once(folder) -> None:
+    entity = Entity("http://host/1.nwb", etag='"one"', total=len(BODY))
+    noted: list[tuple[int, Entity | None, int]] = []
+
+    def blocks() -> Iterator[tuple[int, bytes]]:
+        for at in range(2):
+            (name,) = (name for name in parts(folder) if name.endswith(".json"))
+            sidecar = folder.root_path / ".framefetch" / "parts" / name
+            found = read_sidecar(str(sidecar))
+            noted.append((at, found and found.entity, sidecar.stat().st_ino))
+            yield at, BODY[at : at + 1]
+
+    async def pour_and_describe() -> None:
+        part = await folder.files.create(request())
+        await part.pour(blocks(), entity)
+        await part.describe(entity)
+        (name,) = (name for name in parts(folder) if name.endswith(".json"))
+        noted.append((2, entity, (folder.root_path / ".framefetch" / "parts" / name).stat().st_ino))
+        await part.discard()
+
+    asyncio.run(pour_and_describe())
+    assert noted == [(at, entity, noted[0][2]) for at in range(3)], "the same file all the time"
 
 
 def test_what_waits_in_parts_needs_no_room_again(folder) -> None:

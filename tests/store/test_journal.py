@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import sqlite3
 
 import pytest
@@ -412,6 +413,21 @@ def test_a_part_of_a_dead_process_is_removed_where_another_ones_file_is_adopted(
     folder = open_folder()
     assert [entry.path for entry in folder.manifest.entries()] == ["v0/1.nwb"]
     assert parts(folder) == []
+
+
+def test_a_part_of_a_dead_process_of_which_nothing_had_come_takes_no_other_ones_place(open_folder) -> None:
+    """What it would be is noted before its first byte."""
+    with CacheFolder(open_folder().root) as folder:
+        begun(folder, request())
+        place = f"{folder.private}/parts"
+        (kept,) = (name for name in parts(folder) if not name.endswith(".json"))
+        shutil.copy(f"{place}/{kept}.json", f"{place}/00000000-1.json")
+        with open(f"{place}/00000000-1", "wb"):
+            pass
+    folder = open_folder()
+    assert sorted(parts(folder)) == [kept, f"{kept}.json"]
+    with open(f"{folder.private}/parts/{kept}", "rb") as file:
+        assert file.read() == BODY[:5]
 
 
 def later(path) -> None:

@@ -199,8 +199,7 @@ class Intake:
         task = asyncio.current_task()
         assert task is not None
         with tap:
-            await part.pour(self._pieces(part, block, tap, task.cancelling))
-        await self._describe(part)
+            await part.pour(self._pieces(part, block, tap, task.cancelling), self._news(part))
         await self._lane.take(tap.taken)
 
     def _pieces(
@@ -210,9 +209,7 @@ class Intake:
 
         A cancellation is told only when the thread has ended, so it must not go on then, nor begin in earnest.
         """
-        # What comes before the sidecar says what it is of would be lost with the process.
-        stint = STINT if self._described or self.entity is None else 0.0
-        until = time.monotonic() + stint / max(1.0, part.crowd / CROWD)
+        until = time.monotonic() + STINT / max(1.0, part.crowd / CROWD)
         self._flows = False
         piece: bytes | memoryview | None = block
         while piece is not None:
@@ -271,16 +268,20 @@ class Intake:
         entity = self._body.entity
         return entity if self.check.settled and worth_keeping(entity, self._request) else None
 
+    def _news(self, part: Part) -> Entity | None:
+        """Return what a part is the beginning of, once, as soon as it is known; None where there is nothing to note."""
+        entity = None if self._described else self.entity
+        if entity is None:
+            return None
+        self._described = True
+        # The answer with the rest may say less of the version than the one with the beginning did.
+        known = part.entity
+        return known if known is not None and known.url == entity.url else entity
+
     async def _describe(self, part: Part) -> None:
         """Note beside the part what it is the beginning of, once that is known."""
-        if self._described:
-            return
-        entity = self.entity
-        if entity is not None:
-            self._described = True
-            # The answer with the rest may say less of the version than the one with the beginning did.
-            known = part.entity
-            await part.describe(known if known is not None and known.url == entity.url else entity)
+        if (entity := self._news(part)) is not None:
+            await part.describe(entity)
 
     async def _write(self, part: Part, block: bytes | memoryview, position: int) -> None:
         wanted = block if self.stop is None else memoryview(block)[: max(0, self.stop - position)]

@@ -150,13 +150,15 @@ class Part:
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
-    async def pour(self, blocks: Iterable[tuple[int, bytes | memoryview]]) -> None:
+    async def pour(self, blocks: Iterable[tuple[int, bytes | memoryview]], entity: Entity | None = None) -> None:
         """Write blocks as they come, all in one hop; the thread that writes one asks for the next.
 
         Parameters
         ----------
         blocks : iterable of (int, bytes or memoryview)
             Where in the file each belongs, and the block.
+        entity : Entity, optional
+            What they are the beginning of: noted as `describe` does, before the first of them.
 
         Raises
         ------
@@ -164,7 +166,7 @@ class Part:
             Where the disk refuses.
         """
         try:
-            await self._store.run(self._pour, blocks)
+            await self._store.run(self._pour, blocks, entity)
         except OSError as error:
             raise translate_oserror(error, f"writing {self._request.path}") from error
 
@@ -196,7 +198,9 @@ class Part:
     def _proof_is_due(self) -> bool:
         return self._sidecar is not None and self.length - self._sidecar.proved >= PROVE_BYTES
 
-    def _pour(self, blocks: Iterable[tuple[int, bytes | memoryview]]) -> None:
+    def _pour(self, blocks: Iterable[tuple[int, bytes | memoryview]], entity: Entity | None) -> None:
+        if entity is not None:
+            self._describe(entity)
         for offset, block in blocks:
             if offset == self.length and not self.scattered:
                 self._raw.write(block)
@@ -283,9 +287,11 @@ class Part:
         return self._suspend()
 
     def _note(self, change: Callable[[Any], Sidecar]) -> None:
-        """Change the sidecar; one thread at a time."""
+        """Change the sidecar, where that changes it; one thread at a time."""
         with self._noting:
-            self._write_note(change(self._sidecar))
+            changed = change(self._sidecar)
+            if changed != self._sidecar:
+                self._write_note(changed)
 
     def _write_note(self, sidecar: Sidecar) -> None:
         write_sidecar(f"{self._path}.json", sidecar)

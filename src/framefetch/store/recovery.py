@@ -76,14 +76,15 @@ def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> 
 
 
 def _keep_parts(paths: list[str], files: FileStore, manifest: Manifest) -> None:
-    """Let parts wait that have a sidecar and whose files nobody has brought since; what stays behind is removed."""
+    """Let parts wait that have bytes, and a sidecar, and whose files nobody has brought since; others are removed."""
     for path in paths:
         sidecar = read_sidecar(path) if path.endswith(".json") else None
         if sidecar is None:
             continue
         identity, part = (sidecar.version, sidecar.key, sidecar.path), path.removesuffix(".json")
         with contextlib.suppress(OSError):  # the part itself is gone: it was published
-            if not is_overtaken(files, manifest, identity, os.lstat(part)):
+            found = os.lstat(part)
+            if found.st_size and not is_overtaken(files, manifest, identity, found):
                 kept = f"{os.path.dirname(path)}/{kept_name(*identity)}"
                 os.replace(path, f"{kept}.json")
                 os.replace(part, kept)

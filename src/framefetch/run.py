@@ -336,7 +336,8 @@ class Run:
             except FramefetchError as error:
                 self.ledger.record([Outcome(request, Status.FAILED, error=error)])
                 continue
-            self.folder.manifest.commit([Entry(request.version, request.key, request.path, receipt, time.time())])
+            made = Entry(request.version, request.key, request.path, receipt, time.time())
+            self.folder.manifest.commit([made], made=True)
             self.ledger.share(first, file)
 
     # -- outcomes -----------------------------------------------------------------------------------------------
@@ -364,8 +365,8 @@ class Run:
 
         if entries:
             manifest = self.folder.manifest  # another call may have made it anew since, with windows of its own
-            sure = unknown and manifest is self._looked_in
-            manifest.commit(entries, committed, self._looked_at if sure else None)
+            unknown_at = self._looked_at if unknown and manifest is self._looked_in else None
+            manifest.commit(entries, committed, unknown_at, made=True)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         if not outcomes:
@@ -379,8 +380,7 @@ class Run:
                 self._tell_of(outcome)
 
     def _identity(self, file: int) -> Identity:
-        requests = self.rows.requests
-        return requests.version, requests.keys[file], requests.names[file]
+        return self.rows.requests.version, self.rows.requests.keys[file], self.rows.requests.names[file]
 
     async def _tick(self) -> None:
         while True:

@@ -53,7 +53,7 @@ def hold(folder: CacheFolder, wanted: Request, content: bytes) -> Entry:
     (receipt,) = asyncio.run(folder.files.save([small(wanted, content)]))
     assert isinstance(receipt, Receipt), receipt
     entry = Entry(wanted.version, wanted.key, wanted.path, receipt, 1.0)
-    folder.manifest.commit([entry])
+    folder.manifest.commit([entry], made=True)
     folder.manifest.flush()
     return entry
 

@@ -1,6 +1,8 @@
 """The manifest: one transaction for many, called back after it, durable after a sync, and nobody left waiting."""
 
 import contextlib
+import errno
+import json
 import os
 import resource
 import sqlite3
@@ -16,10 +18,11 @@ from framefetch.errors import BytesLost, ManifestError
 from framefetch.models import Digest, Entry, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
+from framefetch.store.exchange import import_manifest
 from framefetch.store.manifest import Manifest
 from framefetch.store.sync import Synced
 from framefetch.store.writer import WINDOW_ROWS
-from tests.store.builders import RECEIPT, descriptors, fill, hold, query, request, row, tree
+from tests.store.builders import RECEIPT, descriptors, digest, fill, hold, query, request, row, tree
 
 TRANSACTIONS = "SELECT seq FROM sqlite_sequence WHERE name = 'windows'"
 
@@ -430,6 +433,49 @@ def test_files_that_the_disk_could_not_keep_are_held_no_more(folder, monkeypatch
     assert not folder.manifest.durable
     monkeypatch.setattr(writer_module.Disk, "sync", lambda disk, paths: Synced(True))
     folder.manifest.flush()  # told once
+
+
+def test_a_file_that_was_not_made_just_now_stays_whatever_the_disk_says(open_folder, monkeypatch) -> None:
+    """Its bytes were there before, and may be somebody's only copy; it is hashed before it is believed."""
+    folder = open_folder()
+    entries = [hold(folder, request(f"v0/{at}"), b"bytes") for at in range(3)]
+    folder.close()
+    folder = open_folder()
+    monkeypatch.setattr(writer_module, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(
+        writer_module.Disk, "sync", lambda disk, paths: Synced(False, tuple(paths), OSError(28, "No space left"))
+    )
+    folder.manifest.commit(entries[:1])
+    folder.manifest.commit(entries[1:2], made=True)
+    with pytest.raises(BytesLost) as caught:
+        flush_twice(folder.manifest)
+    assert caught.value.paths == {"v0/1"}
+    assert sorted(os.listdir(os.path.join(folder.root, "v0"))) == ["0", "2"]
+    assert {entry.path: entry.trusted for entry in folder.manifest.entries()} == {"v0/0": False, "v0/2": True}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_what_is_imported_stays_where_the_disk_fails_and_what_was_copied_for_it_does_not(
+    tmp_path, open_folder, monkeypatch, number
+) -> None:
+    folder = open_folder()
+    old = {}
+    for at, place in enumerate([Path(folder.root) / "v0" / "inside", tmp_path / "outside"]):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"bytes")
+        old[f"http://host/{at}"] = {"file_path": str(place), "md5_checksum": digest(b"bytes").hex}
+    layout = tmp_path / "old.json"
+    layout.write_text(json.dumps({"v0": old}))
+    monkeypatch.setattr(
+        writer_module.Disk, "sync", lambda disk, paths: Synced(False, tuple(paths), OSError(number, "lost"))
+    )
+    report = import_manifest(folder.files, folder.manifest, str(layout), {}, lambda version, url: "v0/copied")
+    assert (report.imported, report.skipped) == (2, [])
+    with pytest.raises(BytesLost) as caught:
+        folder.close()
+    assert caught.value.paths == {"v0/copied"}
+    assert tree(Path(folder.root) / "v0") == {"inside": b"bytes"}
+    assert (tmp_path / "outside").read_bytes() == b"bytes"
 
 
 def test_what_the_disk_could_not_keep_at_the_end_is_told_by_close(open_folder, monkeypatch) -> None:

@@ -19,7 +19,7 @@ from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
@@ -173,9 +173,9 @@ def import_manifest(
             continue
         report.imported += 1
         if len(batch) >= COMMIT_ROWS:
-            manifest.commit(batch)
+            shelf.record(batch)
             batch = []
-    manifest.commit(batch)
+    shelf.record(batch)
     manifest.flush()
     return report
 
@@ -222,6 +222,12 @@ class _Shelf:
         self._name_for = name_for
         self._stopped = stopped
         self._taken: dict[str, str] = {}
+        self._copied: set[str] = set()
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Hand entries to the manifest: copies that the disk cannot keep may go, what was there before may not."""
+        self._manifest.commit([entry for entry in entries if entry.path in self._copied], made=True)
+        self._manifest.commit([entry for entry in entries if entry.path not in self._copied])
 
     def take_over(self, stated: Stated, key: str) -> Entry | None:
         """Return the entry for one file that is what the manifest says; None where there is one already."""
@@ -268,7 +274,9 @@ class _Shelf:
             raise
         except OSError:
             pass  # there is no file yet; what else may stand there, the copy finds out
-        return self._files.copy(found, request)
+        receipt = self._files.copy(found, request)
+        self._copied.add(path)
+        return receipt
 
     def _locate(self, path: str, md5: Digest) -> tuple[str, os.stat_result]:
         """Find the right file by an absolute path, or relative to the cache, the manifest or the working folder."""

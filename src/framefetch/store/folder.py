@@ -201,7 +201,7 @@ class CacheFolder:
     def _adopt(self, entry: Entry) -> None:
         """Record a file whose caller was cancelled; where that fails, the journal stays and the next run adopts it."""
         with contextlib.suppress(ManifestError):
-            self.manifest.commit([entry])
+            self.manifest.commit([entry], made=True)
 
     def _owner(self, path: str, key: str) -> str | None:
         """Return which other key than this holds the file at a path, or is about to: its row may yet be to come.

@@ -214,7 +214,12 @@ class Manifest:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def commit(
-        self, entries: Sequence[Entry], committed: Committed | None = None, unknown_at: int | None = None
+        self,
+        entries: Sequence[Entry],
+        committed: Committed | None = None,
+        unknown_at: int | None = None,
+        *,
+        made: bool = False,
     ) -> None:
         """Hand entries to the writer; returns at once.
 
@@ -227,6 +232,9 @@ class Manifest:
         unknown_at : int, optional
             A `last_window` up to which there was no entry of their keys, if somebody has looked: then, as long as
             nobody else writes, they are not looked for again.
+        made : bool, default False
+            Whether their files were made just now, by this process or by one that died: those of them that the disk
+            turns out to have lost are removed. Any other file is left where it is, and hashed before it is believed.
 
         Raises
         ------
@@ -234,7 +242,7 @@ class Manifest:
             Where an earlier commit failed and `flush` has not made up for it: the entries are taken all the same. Or
             where the manifest is open read-only or closed.
         """
-        self._open_writer().hand_in(Handed(entries, committed, unknown_at=unknown_at))
+        self._open_writer().hand_in(Handed(entries, committed, unknown_at=unknown_at, made=made))
 
     def forget(self, entries: Sequence[Entry]) -> None:
         """Hand entries to the writer that are to be no more, unless they change until then; raises as `commit` does."""

@@ -68,7 +68,7 @@ def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> 
     intents = [entry for journal in journals for entry in read_journal(journal)]
     for start in range(0, len(intents), LOOKUP_ROWS):
         found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
-        manifest.commit(found)
+        manifest.commit(found, made=True)
         adopted += len(found)
     if intents:
         manifest.flush()  # before the journal goes

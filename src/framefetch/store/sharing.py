@@ -92,7 +92,7 @@ class SameContent:
             group = next((groups[text] for text in digests if text in groups), None)
             entry = None if group is None else self._made(group, requests[file])
             if entry is not None:
-                self._manifest.commit([entry])
+                self._manifest.commit([entry], made=True)
                 yield file, entry.receipt
         self._refresh(groups)
 
@@ -122,7 +122,7 @@ class SameContent:
                     break
                 if entry.path in fresh and entry.receipt.size and (moved := self._moved(group, entry)):
                     group.entries[at] = moved
-                    self._manifest.commit([moved])
+                    self._manifest.commit([moved], made=True)
                     freed += moved.receipt.size
         self._refresh(groups)
         return freed

@@ -52,12 +52,16 @@ logger = logging.getLogger("framefetch")
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """Entries to record, or to forget, and who is to be told; and up to which window nobody had recorded their keys."""
+    """Entries to record, or to forget, and who is to be told; and up to which window nobody had recorded their keys.
+
+    Where their files were made just now, the disk may not keep them. Of others it has been told nothing.
+    """
 
     entries: Sequence[Entry]
     committed: Committed | None = None
     forget: bool = False
     unknown_at: int | None = None
+    made: bool = False
 
 
 class CommitWriter:
@@ -104,6 +108,7 @@ class CommitWriter:
         self._lost: BytesLost | None = None
         self._doubtful = False
         self._unsynced: dict[int, list[str]] = {}
+        self._made: set[str] = set()  # of these, what was made since the last sync
         self._synced_at = time.monotonic()
         self._own = Own()
         self._disk = Disk(root)
@@ -239,6 +244,7 @@ class CommitWriter:
             window = self._transact(batch)
         written = [entry.path for handed in batch if not handed.forget for entry in handed.entries]
         self._unsynced[window] = written
+        self._made.update(entry.path for handed in batch if handed.made for entry in handed.entries)
 
     def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -290,13 +296,19 @@ class CommitWriter:
             self._doubtful = True
             # Written by no boot: whoever asks for these files hashes them first.
             self._change(lambda writing: writing.executemany("UPDATE windows SET boot = '' WHERE window = ?", windows))
-            self._forget(synced, set(paths))
+            self._forget(synced)
         self._unsynced.clear()
+        self._made.clear()
         self._synced_at = time.monotonic()
 
-    def _forget(self, synced: Synced, ours: set[str]) -> None:
-        """Remove the files that the disk could not keep, then their rows."""
-        lost = [path for path in synced.lost if path in ours]
+    def _forget(self, synced: Synced) -> None:
+        """Remove the files that were made and that the disk could not keep, then their rows.
+
+        Others were whole before, and may be somebody's only copies: an error that their sync tells is not of their
+        bytes.
+        """
+        made = {f"{self._root}/{name}" for name in self._made}
+        lost = [path for path in synced.lost if path in made]
         if not lost:
             return
         for path in lost:

@@ -327,6 +327,29 @@ def test_an_import_that_is_stopped_is_gone_on_with(folder, tmp_path, monkeypatch
     assert len(held(folder)) == 6
 
 
+def test_what_was_copied_before_an_interrupt_has_its_rows(folder, tmp_path, monkeypatch) -> None:
+    layout = {}
+    for at in range(6):
+        (tmp_path / f"{at}").write_bytes(BODY + b"%d" % at)
+        layout[f"http://host/{at}"] = {"file_path": str(tmp_path / f"{at}"), "md5_checksum": md5(BODY + b"%d" % at)}
+    source = tmp_path / "older.json"
+    source.write_text(json.dumps({"v0": layout}))
+    real, read = exchange.hash_file, []
+
+    def hash_file(path, *rest):
+        read.append(path)
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        return real(path, *rest)
+
+    monkeypatch.setattr(exchange, "hash_file", hash_file)
+    with pytest.raises(KeyboardInterrupt):
+        import_manifest(folder.files, folder.manifest, str(source), {}, name_for)
+    folder.manifest.flush()
+    assert [path for *_, path in held(folder)] == [f"v0/{at}.nwb" for at in range(3)]
+    assert sorted(os.listdir(f"{folder.root}/v0")) == [f"{at}.nwb" for at in range(3)]
+
+
 def test_bytes_that_are_no_text_and_a_file_that_is_not_there(folder, tmp_path) -> None:
     (tmp_path / "latin").write_bytes(b'{"v0": {"caf\xe9": 1}}')
     for source, message in (

@@ -1,16 +1,20 @@
 """What nobody wants goes; what is not surely ours and as recorded stays; a crash in between costs nothing."""
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from framefetch.errors import ManifestError
 from framefetch.models import Entity, Entry
+from framefetch.store import prune as prunes
 from framefetch.store.audit import audit
 from framefetch.store.folder import CacheFolder
-from framefetch.store.prune import prune
+from framefetch.store.prune import _intent, _Pruning, prune
 from framefetch.store.sidecar import Sidecar, kept_name, write_sidecar
 from tests.store.builders import fill, hold, query, request, small, tree
 
@@ -133,6 +137,91 @@ def test_nothing_is_removed_through_a_link(root, open_folder, tmp_path) -> None:
     assert tree(outside) == before
     assert report.removed == []
     assert {finding.kind for finding in report.left} == {"blocked"}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_nothing_is_removed_through_a_link_that_came_since_it_was_judged(
+    root, open_folder, tmp_path, monkeypatch, ahead
+) -> None:
+    """A folder was moved elsewhere, and a link put in its place: the files in it are as they were judged."""
+    folder, outside = open_folder(root), tmp_path / "outside"
+    judge = _Pruning.judge
+    rooms = iter([False, True] if ahead else [True])
+    monkeypatch.setattr(prunes, "_has_room", lambda folder: next(rooms, True))
+
+    def then_moved(pruning, block):
+        judged = judge(pruning, block)
+        if not outside.exists():
+            os.rename(root / "v0", outside)
+            (root / "v0").symlink_to(outside)
+        return judged
+
+    monkeypatch.setattr(_Pruning, "judge", then_moved)
+    report = prune(folder, "v0", keys(1), dry_run=False)
+    assert len(tree(outside)) == 10
+    assert report.removed == []
+    assert [(finding.kind, finding.path) for finding in report.left] == [("blocked", f"v0/{at}") for at in ROUND]
+    assert [entry.path for entry in folder.manifest.entries("v0")] == [f"v0/{at}" for at in range(10)]
+
+
+ROUND = (0, 2, 3, 4, 5, 6, 7, 8, 9)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ManifestError])
+@pytest.mark.parametrize("after", range(4))
+def test_what_still_stands_where_a_pruning_breaks_off_gets_its_row_back(root, monkeypatch, kind, after) -> None:
+    folder = CacheFolder(root)
+    unlink, gone = os.unlink, []
+
+    def interrupted(path, **options):
+        if "/v0/" in os.fspath(path):
+            if len(gone) == after:
+                raise kind("now")
+            gone.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with pytest.raises(kind):
+        prune(folder, "v0", keys(1), dry_run=False)
+    monkeypatch.setattr(os, "unlink", unlink)
+    folder.close()
+    with CacheFolder(root) as folder:
+        assert [entry.path for entry in folder.manifest.entries("v0")] == files(root)[:-1]
+        assert len(files(root)) == 11 - after
+        assert list(audit(folder.files, folder.manifest, level="hash")) == []
+        assert len(prune(folder, "v0", keys(1), dry_run=False).removed) == 9 - after
+    assert files(root) == ["v0/1", "v1/0"]
+
+
+def test_what_still_stands_where_the_manifest_was_busy_has_its_row(root) -> None:
+    with (
+        CacheFolder(root, lock_timeout=0.05) as folder,
+        contextlib.closing(sqlite3.connect(folder.manifest.path)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ManifestError, match="BUSY|locked|another process"):
+            prune(folder, "v0", keys(1), dry_run=False)
+        other.rollback()
+    with CacheFolder(root) as folder:
+        assert len(files(root)) == 11
+        assert [entry.path for entry in folder.manifest.entries()] == files(root)
+        assert len(prune(folder, "v0", keys(1), dry_run=False).removed) == 9
+
+
+def test_who_leaves_a_folder_by_an_exception_leaves_its_journal(root) -> None:
+    """Something may be half done that only the journal explains."""
+
+    def forget_and_be_interrupted(folder: CacheFolder) -> None:
+        entries = list(folder.manifest.entries("v0"))
+        folder.journal.intend([_intent(entry) for entry in entries])
+        folder.manifest.forget(entries)
+        folder.manifest.flush()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), CacheFolder(root) as folder:
+        forget_and_be_interrupted(folder)
+    with CacheFolder(root) as folder:
+        assert [entry.path for entry in folder.manifest.entries("v0")] == [f"v0/{at}" for at in range(10)]
 
 
 def test_a_file_that_is_also_another_keys_stays(root, open_folder) -> None:

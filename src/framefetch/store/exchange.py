@@ -19,7 +19,8 @@ from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
+    from typing import Self
 
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
@@ -155,27 +156,22 @@ def import_manifest(
     stopped = stopped or _never
     shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for, stopped)
     back = {new: old for old, new in host_map.items()}
-    batch: list[Entry] = []
-    for stated in read_layout(source):
-        if stopped():
-            report.ended = False
-            break
-        try:
-            entry = shelf.take_over(stated, redact(connection_url(stated.url, back)))
-            batch += [entry] if entry is not None else []
-        except InterruptedError:
-            report.ended = False
-            break
-        except (FramefetchError, OSError, ValueError) as error:
-            if isinstance(error, FramefetchError) and error.fatal:
-                raise
-            report.skipped.append((redact(stated.url), str(error)))
-            continue
-        report.imported += 1
-        if len(batch) >= COMMIT_ROWS:
-            shelf.record(batch)
-            batch = []
-    shelf.record(batch)
+    with shelf:
+        for stated in read_layout(source):
+            if stopped():
+                report.ended = False
+                break
+            try:
+                shelf.take_over(stated, redact(connection_url(stated.url, back)))
+            except InterruptedError:
+                report.ended = False
+                break
+            except (FramefetchError, OSError, ValueError) as error:
+                if isinstance(error, FramefetchError) and error.fatal:
+                    raise
+                report.skipped.append((redact(stated.url), str(error)))
+                continue
+            report.imported += 1
     manifest.flush()
     return report
 
@@ -206,7 +202,7 @@ def read_layout(source: str) -> list[Stated]:
 
 
 class _Shelf:
-    """Where imported files are looked for, and where they come to stand."""
+    """Where imported files are looked for, and where they come to stand; at the end of a `with` block all have rows."""
 
     def __init__(
         self,
@@ -223,17 +219,31 @@ class _Shelf:
         self._stopped = stopped
         self._taken: dict[str, str] = {}
         self._copied: set[str] = set()
+        self._unrecorded: list[Entry] = []
 
-    def record(self, entries: Sequence[Entry]) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        try:
+            self._record()
+        except ManifestError:
+            if kind is None:
+                raise
+
+    def _record(self) -> None:
         """Hand entries to the manifest: copies that the disk cannot keep may go, what was there before may not."""
-        self._manifest.commit([entry for entry in entries if entry.path in self._copied], made=True)
-        self._manifest.commit([entry for entry in entries if entry.path not in self._copied])
+        entries, self._unrecorded = self._unrecorded, []
+        try:
+            self._manifest.commit([entry for entry in entries if entry.path in self._copied], made=True)
+        finally:
+            self._manifest.commit([entry for entry in entries if entry.path not in self._copied])
 
-    def take_over(self, stated: Stated, key: str) -> Entry | None:
-        """Return the entry for one file that is what the manifest says; None where there is one already."""
+    def take_over(self, stated: Stated, key: str) -> None:
+        """Take over one file that is what the manifest says, unless there is an entry already."""
         md5 = Digest("md5", stated.md5.strip().lower())
         if self._is_held(stated.version, key, md5):
-            return None
+            return
         found, seen = self._locate(stated.path, md5)
         inside = os.path.relpath(found, self._files.root).replace(os.sep, "/")
         if inside.startswith("../") or os.path.isabs(inside):
@@ -244,7 +254,9 @@ class _Shelf:
             receipt = self._files.receipt(path, (md5,), Verified.DIGEST)
             if not unchanged(receipt, seen):
                 raise ValueError(f"{path} was changed while it was read")
-        return Entry(stated.version, key, path, receipt, time.time())
+        self._unrecorded.append(Entry(stated.version, key, path, receipt, time.time()))
+        if len(self._unrecorded) >= COMMIT_ROWS:
+            self._record()
 
     def _is_held(self, version: str, key: str, md5: Digest) -> bool:
         for entry in self._manifest.lookup(version, [key]):

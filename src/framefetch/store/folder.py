@@ -287,21 +287,27 @@ class CacheFolder:
         """Return the bytes that are free on the folder's file system."""
         return shutil.disk_usage(self.root).free
 
-    def close(self) -> None:
-        """Commit, sync and close everything; closing twice is fine."""
+    def close(self, *, interrupted: bool = False) -> None:
+        """Commit, sync and close everything; closing twice is fine.
+
+        Parameters
+        ----------
+        interrupted : bool, default False
+            Whether something was left half done: then the next process reads in the journal what it was.
+        """
         self.files.close()
         try:
             self.manifest.close()
         finally:
-            self.journal.close(keep=self.manifest.failed or self._unmended)
+            self.journal.close(keep=interrupted or self.manifest.failed or self._unmended)
 
     def __enter__(self) -> Self:
         """Return the folder."""
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         """Close it."""
-        self.close()
+        self.close(interrupted=kind is not None)
 
 
 def existing(place: str) -> str:

@@ -10,7 +10,8 @@ order above, which removes their rows. A process that dies in between leaves row
 says so, and the next prune removes them. So it is where all that could go makes too little room.
 
 To judge many files takes a while, hours where they are hashed. So each is looked at once more before it goes: what
-somebody has edited meanwhile, or another process has fetched anew, is not what was judged.
+somebody has edited meanwhile, or another process has fetched anew, is not what was judged, nor is what is reached
+through a link by then. Where the pruning itself is interrupted, what still stands gets its row back.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from framefetch.errors import DiskFull
+from framefetch.errors import DiskFull, ManifestError
 from framefetch.models import Request
 from framefetch.store.audit import AuditFinding, compare, in_blocks
 from framefetch.store.held import unchanged
 from framefetch.store.kept import kept_parts
 from framefetch.store.places import free_inodes, remove, translate_oserror
+from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -44,6 +46,8 @@ _Doomed: TypeAlias = "tuple[Entry, os.stat_result | None]"
 #: Bytes, and files, that intents, the manifest's log and what lies beside them may take until there is room for more.
 ROOM: Final = 32 << 20
 ROOM_FILES: Final = 16
+
+_BEHIND_A_LINK: Final = "a link stands on the way to it; nothing is removed through one"
 
 
 @dataclass(slots=True)
@@ -167,7 +171,6 @@ class _Pruning:
         self._report = report
         self._version = version
         self._wanted = wanted
-        self._straight: dict[str, bool] = {}
         #: Inodes that have lost a name, which changes their ctime.
         self._thinned: set[int] = set()
 
@@ -200,8 +203,8 @@ class _Pruning:
 
     def _objection(self, entry: Entry) -> AuditFinding | None:
         """Return why a file must be left alone: whatever is not as recorded may be somebody's work."""
-        if not self._is_reached_straight(entry.path.rpartition("/")[0]):
-            return AuditFinding("blocked", entry.path, "a link stands on the way to it; nothing is removed through one")
+        if self._is_behind_link(entry):
+            return AuditFinding("blocked", entry.path, _BEHIND_A_LINK)
         finding = compare(self._folder.files, entry, "stat" if entry.trusted else "hash")
         if finding is not None and finding.kind == "changed":
             finding = compare(self._folder.files, entry, "hash")  # its times may differ, and its bytes be the same
@@ -213,11 +216,8 @@ class _Pruning:
         except OSError:
             return None
 
-    def _is_reached_straight(self, folder: str) -> bool:
-        if folder not in self._straight:
-            absolute = self._folder.files.absolute(folder) if folder else self._folder.root
-            self._straight[folder] = os.path.realpath(absolute) == absolute
-        return self._straight[folder]
+    def _is_behind_link(self, entry: Entry) -> bool:
+        return FoldersSeen(self._folder.root).link_above(entry.path) is not None  # asked anew: it may have come since
 
     def remove(self, doomed: Sequence[_Doomed]) -> list[Entry]:
         """Remove the rows, then the files; return those that are gone."""
@@ -227,12 +227,24 @@ class _Pruning:
             self._folder.journal.intend([_intent(entry) for entry in entries])
         except OSError as error:
             raise translate_oserror(error, "writing the journal") from error
-        manifest.forget(entries)
-        manifest.flush()
+        try:
+            manifest.forget(entries)
+            manifest.flush()
+            gone = self._remove_files(doomed)
+            manifest.flush()
+        except BaseException:
+            self._bring_back(doomed)
+            raise
+        return gone
+
+    def _remove_files(self, doomed: Sequence[_Doomed]) -> list[Entry]:
         gone, linked = [], []
         for entry, seen in doomed:
             path = self._folder.files.absolute(entry.path)
             try:
+                if self._is_behind_link(entry):
+                    self._leave(entry, "blocked", _BEHIND_A_LINK)
+                    continue
                 found = os.lstat(path)
                 if not self._is_as_judged(found, seen):
                     self._leave(entry, "changed", "it was changed or replaced while it was being looked at")
@@ -248,15 +260,32 @@ class _Pruning:
             if found.st_nlink > 1 and unchanged(entry.receipt, found):
                 linked.append(entry)
         self._refresh(linked)
-        manifest.flush()
         return gone
 
     def _leave(self, entry: Entry, kind: Kind, reason: str) -> None:
-        """Leave a file, with its row, where nobody else has recorded it anew meanwhile."""
+        """Leave a file, with its row."""
         self._report.left.append(AuditFinding(kind, entry.path, reason))
+        self._record_again(entry)
+
+    def _record_again(self, entry: Entry) -> None:
+        """Give an entry its row back, where nobody else has recorded the file anew meanwhile."""
         by_now = self._folder.manifest.lookup(entry.version, [entry.key])
         if all(other.path != entry.path for other in by_now):
             self._folder.manifest.commit([entry])
+
+    def _bring_back(self, doomed: Sequence[_Doomed]) -> None:
+        """Give the files that still stand their rows back; those that cannot be recorded now are at the next chance."""
+        as_judged: list[Entry] = []
+        others: list[Entry] = []
+        for entry, seen in doomed:
+            with contextlib.suppress(OSError):
+                found = os.lstat(self._folder.files.absolute(entry.path))
+                (as_judged if self._is_as_judged(found, seen) else others).append(entry)
+        with contextlib.suppress(ManifestError):
+            self._folder.manifest.commit(as_judged)
+        for entry in others:
+            with contextlib.suppress(ManifestError):
+                self._record_again(entry)
 
     def remove_ahead(self, entry: Entry, seen: os.stat_result | None) -> bool:
         """Remove a file that was just judged, and leave its row; return whether it is gone.
@@ -266,7 +295,7 @@ class _Pruning:
         path = self._folder.files.absolute(entry.path)
         try:
             found = os.lstat(path)
-            if found.st_nlink > 1 or not self._is_as_judged(found, seen):
+            if self._is_behind_link(entry) or found.st_nlink > 1 or not self._is_as_judged(found, seen):
                 return False
             os.unlink(path)
         except OSError:

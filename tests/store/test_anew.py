@@ -16,6 +16,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.held import HeldCheck
 from framefetch.store.manifest import Manifest
 from framefetch.store.salvage import hint_sources, salvage
+from framefetch.store.schema import identify
 from tests.store.builders import RECEIPT, age, digest, fill, hold, query, request, row, tree
 
 BODY = b"the bytes of a file"
@@ -393,3 +394,72 @@ def test_calls_of_one_process_mend_once(cache) -> None:
         for thread in threads:
             thread.join()
     assert asides(cache) == ["manifest.sqlite.corrupt-1"]
+
+
+# -- one of its own ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linked(cache, tmp_path):
+    """Make a copy of the cache by hard links, as ``cp -al`` does."""
+    shutil.copytree(cache, tmp_path / "linked", copy_function=os.link)
+    return tmp_path / "linked"
+
+
+def test_a_copy_by_hard_links_gets_a_manifest_of_its_own(cache, linked) -> None:
+    before = query(cache, "SELECT version, key, path FROM entries ORDER BY id")
+    with CacheFolder(linked, mend=False) as folder:
+        assert os.stat(linked / "manifest.sqlite").st_nlink == os.stat(cache / "manifest.sqlite").st_nlink == 1
+        hold(folder, request("v0/new.nwb"), BODY)
+        with CacheFolder(cache) as first:
+            hold(first, request("v0/other.nwb"), BODY)
+    added = {root: query(root, "SELECT version, key, path FROM entries ORDER BY id") for root in (cache, linked)}
+    assert added == {
+        cache: [*before, ("v0", "http://host/other.nwb", "v0/other.nwb")],
+        linked: [*before, ("v0", "http://host/new.nwb", "v0/new.nwb")],
+    }
+    for root in added:
+        assert query(root, "PRAGMA integrity_check") == [("ok",)]
+    assert asides(linked) == []
+
+
+def test_what_was_only_in_the_log_of_a_copy_by_hard_links_is_in_its_own(tmp_path, start) -> None:
+    script = """
+    folder = CacheFolder(sys.argv[1])
+    for at in range(3):
+        hold(folder, request(f"v0/{at}"), b"bytes")
+    barrier("held")
+    """
+    child = start(script, tmp_path / "cache")
+    child.wait_for("held")
+    child.kill()
+    shutil.copytree(tmp_path / "cache", tmp_path / "linked", copy_function=os.link)
+    assert os.path.getsize(tmp_path / "linked" / "manifest.sqlite-wal") > 0
+    for root in (tmp_path / "linked", tmp_path / "cache"):
+        with CacheFolder(root, mend=False) as folder:
+            assert [entry.path for entry in folder.manifest.entries()] == ["v0/0", "v0/1", "v0/2"]
+            hold(folder, request("v0/3"), b"bytes")
+    with CacheFolder(tmp_path / "linked") as folder:
+        assert len(list(folder.manifest.entries())) == 4
+
+
+def test_a_copy_by_hard_links_of_a_manifest_in_use_is_left_alone(cache, tmp_path) -> None:
+    with CacheFolder(cache) as folder:
+        shutil.copytree(cache, tmp_path / "linked", copy_function=os.link)
+        with pytest.raises(ManifestError, match=r"linked/manifest\.sqlite is one file with another cache's"):
+            CacheFolder(tmp_path / "linked", lock_timeout=0.05)
+        reader = Manifest(str(tmp_path / "linked"), writable=False)
+        assert len(list(reader.entries())) == ROWS + 1, "it can be read"
+        reader.close()
+        hold(folder, request("v0/new.nwb"), BODY)
+    with CacheFolder(tmp_path / "linked") as own:
+        assert len(list(own.manifest.entries())) >= ROWS + 1
+    assert len(query(cache, "SELECT key FROM entries")) == ROWS + 2
+
+
+def test_a_second_name_in_the_same_folder_is_no_other_cache(cache) -> None:
+    """A process that dies while it makes a manifest leaves one."""
+    os.link(cache / "manifest.sqlite", cache / "manifest.sqlite.0123abcd")
+    before = identify(str(cache / "manifest.sqlite"))
+    with CacheFolder(cache):
+        assert identify(str(cache / "manifest.sqlite")) == before

@@ -1,4 +1,4 @@
-"""Makes a manifest anew that was lost, and keeps the old one.
+"""Makes a manifest anew that was lost, and keeps the old one; and one of its own for a cache that shares another's.
 
 What can still be read of the old one goes into the new one as rows that no boot of the machine trusts: whoever asks
 for such a file hashes it first, and whoever does not pays nothing. Everything else is adopted as always, by the digest
@@ -30,7 +30,7 @@ from framefetch.store.tables import COLUMNS, place_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["make_anew"]
+__all__ = ["make_anew", "make_own"]
 
 #: A boot that never is: rows of its windows are hashed before they are believed.
 NO_BOOT: Final = ""
@@ -93,6 +93,77 @@ def make_anew(path: str, private: str, timeout: float, damaged: Identity | None 
         f"the manifest {was}; it was made anew with {hints:,} entries that could still be read, and a file of these "
         "is hashed before it is believed"
     )
+
+
+def make_own(path: str, private: str, timeout: float) -> None:
+    """Give a cache a manifest of its own where that is one file with another cache's, as after ``cp -al``.
+
+    Each would write to it beside a log of its own, and one would lose what it has recorded.
+
+    Parameters
+    ----------
+    path : str
+        Where it is.
+    private : str
+        The cache's private folder.
+    timeout : float
+        Seconds to wait for another process that uses it, under either name.
+
+    Raises
+    ------
+    ManifestError
+        Where it is in use for longer, or cannot be copied.
+    """
+    if not _is_shared(path):
+        return
+    new = f"{path}.new"
+    with _alone(f"{private}/locks/manifest.lock", timeout):
+        try:
+            if _is_shared(path):
+                _clear(new)
+                _replace_by_copy(path, new, timeout)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise explain(error, path) from error
+            raise ManifestError(
+                f"{path} is one file with another cache's manifest (a hard link), which is in use; "
+                "run the same command again when it is not"
+            ) from error
+        except sqlite3.Error as error:
+            raise explain(error, path) from error
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be copied: {error.strerror or error}") from error
+        finally:
+            _clear(new)
+
+
+def _is_shared(path: str) -> bool:
+    """Return whether a manifest has a name in another folder; in this one it may get a second one for a moment."""
+    try:
+        found = os.stat(path)
+        if found.st_nlink < 2:
+            return False
+        with os.scandir(os.path.dirname(path)) as entries:
+            own = sum(
+                entry.inode() == found.st_ino for entry in entries if entry.name.startswith(os.path.basename(path))
+            )
+    except OSError:
+        return False  # who opens it tells
+    return found.st_nlink > own
+
+
+def _replace_by_copy(path: str, new: str, timeout: float) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as shared:
+        shared.execute("PRAGMA locking_mode = EXCLUSIVE")
+        shared.execute(
+            "BEGIN EXCLUSIVE"
+        )  # nobody has it open, under either name, and nobody gets it until it is closed
+        shared.execute("COMMIT")
+        with contextlib.closing(sqlite3.connect(new)) as own:
+            shared.backup(own)
+        os.replace(new, path)
+        for companion in COMPANIONS:  # what was in the log is in the copy
+            remove(path + companion)
 
 
 @contextlib.contextmanager

@@ -172,6 +172,10 @@ class CacheFolder:
         return self._connect()
 
     def _connect(self) -> Manifest:
+        if self.writable and _links(self._path) > 1:
+            from framefetch.store.anew import make_own
+
+            make_own(self._path, self.private, self._timeout)
         return Manifest(self.root, timeout=self._timeout, writable=self.writable, durably=self.journal.recorded)
 
     def mend(self, lost: Manifest) -> None:
@@ -347,6 +351,13 @@ def require_room(root: str, needed: int, files: int) -> None:
             f"expected room for {files:,} files in {root}, {inodes:,} inodes are free; "
             "remove some files or fetch fewer rows"
         )
+
+
+def _links(path: str) -> int:
+    try:
+        return os.stat(path).st_nlink
+    except OSError:
+        return 0
 
 
 def _require_room(root: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from contextlib import AbstractAsyncContextManager
 
     from framefetch.models import Entity
@@ -120,11 +119,6 @@ class Body(Protocol):
 
 class Source(Protocol):
     """Fetches URLs of some schemes."""
-
-    @property
-    def schemes(self) -> Collection[str]:
-        """The URL schemes it can fetch."""
-        ...
 
     def open(
         self,

@@ -50,8 +50,6 @@ class HttpSource:
         Who looks names up, and where redirects may lead.
     """
 
-    schemes = ("http", "https")
-
     def __init__(
         self,
         timeouts: Timeouts,

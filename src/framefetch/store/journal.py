@@ -174,8 +174,8 @@ def _write(handle: int, text: str) -> None:
         view = view[os.write(handle, view) :]
 
 
-def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the token and the files of each process that is gone, holding its lock meanwhile; then remove them."""
+def leftovers(private: str) -> Iterator[list[str]]:
+    """Yield the files of each process that is gone, holding its lock meanwhile; then remove them."""
     parts = f"{private}/parts"
     try:
         names = os.listdir(parts)
@@ -194,7 +194,7 @@ def leftovers(private: str) -> Iterator[tuple[str, list[str]]]:
         except (Timeout, OSError, NotImplementedError):
             continue
         try:
-            yield token, paths
+            yield paths
             for path in paths:
                 remove(path)
         finally:

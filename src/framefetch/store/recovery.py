@@ -23,7 +23,7 @@ __all__ = ["adopt_intents", "drop_overtaken", "recover"]
 LOOKUP_ROWS = 1000
 
 
-def recover(files: FileStore, manifest: Manifest, private: str) -> int:
+def recover(files: FileStore, manifest: Manifest, private: str) -> None:
     """Adopt by hash the files that dead processes published and did not record; keep parts that can be gone on with.
 
     Parameters
@@ -35,44 +35,28 @@ def recover(files: FileStore, manifest: Manifest, private: str) -> int:
     private : str
         The cache's private folder.
 
-    Returns
-    -------
-    int
-        How many files were adopted.
-
     Raises
     ------
     StorageError, ManifestError
         Where it cannot be read or recorded; everything is left for the next process.
     """
-    adopted = 0
     try:
-        for _, paths in leftovers(private):
-            adopted += _adopt(paths, files, manifest)
+        for paths in leftovers(private):
+            _keep_parts(paths, files, manifest)
+            adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
     except OSError as error:
         failure = translate_oserror(error, "reading what an earlier process left")
         failure.fatal = True
         raise failure from error
-    return adopted
 
 
-def _adopt(paths: list[str], files: FileStore, manifest: Manifest) -> int:
-    """Take over what one process left."""
-    _keep_parts(paths, files, manifest)
-    return adopt_intents(files, manifest, [path for path in paths if path.endswith(".journal")])
-
-
-def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> int:
-    """Adopt by hash what journals say was published and the manifest does not know; return how many files."""
-    adopted = 0
+def adopt_intents(files: FileStore, manifest: Manifest, journals: list[str]) -> None:
+    """Adopt by hash what journals say was published and the manifest does not know."""
     intents = [entry for journal in journals for entry in read_journal(journal)]
     for start in range(0, len(intents), LOOKUP_ROWS):
-        found = _believed(intents[start : start + LOOKUP_ROWS], files, manifest)
-        manifest.commit(found, made=True)
-        adopted += len(found)
+        manifest.commit(_believed(intents[start : start + LOOKUP_ROWS], files, manifest), made=True)
     if intents:
         manifest.flush()  # before the journal goes
-    return adopted
 
 
 def _keep_parts(paths: list[str], files: FileStore, manifest: Manifest) -> None:

@@ -54,15 +54,12 @@ class Option:
         Under which heading it is explained.
     least : int, optional
         The smallest number that may be given.
-    name : str, optional
-        Its name where that is not the field's.
     """
 
     help: str
     metavar: str | None = None
     group: str = "Output"
     least: int | None = None
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +139,7 @@ def _explain(parser: argparse.ArgumentParser, arguments: type) -> None:
             usage.append(f"[{metavar}]" if kept else metavar)
             continue
         group = groups.get(word.group) or groups.setdefault(word.group, parser.add_argument_group(word.group))
-        name = word.name or "--" + field.name.replace("_", "-")
+        name = "--" + field.name.replace("_", "-")
         group.add_argument(name, dest=field.name, help=_told(word.help, field.default), **_manner(kind, word, field))
         if field.default is MISSING:
             usage.append(f"{name} {word.metavar}")

@@ -199,9 +199,9 @@ class _Rebuilding:
         return found if isinstance(found, Entry) else unknown
 
 
-def _claim(version: str, key: str, path: str, digests: tuple[Digest, ...], etag: str | None = None) -> Entry:
+def _claim(version: str, key: str, path: str, digests: tuple[Digest, ...]) -> Entry:
     """Return what something says of a file that is still to be read."""
-    return Entry(version, key, path, Receipt(-1, 0, 0, 0, digests, Verified.DIGEST, etag), 0.0)
+    return Entry(version, key, path, Receipt(-1, 0, 0, 0, digests, Verified.DIGEST), 0.0)
 
 
 def _is_file(path: str) -> bool:

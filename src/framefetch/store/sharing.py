@@ -96,7 +96,7 @@ class SameContent:
                 yield file, entry.receipt
         self._refresh(groups)
 
-    def share(self, requests: Requests, fetched: Iterable[tuple[int, str]]) -> int:
+    def share(self, requests: Requests, fetched: Iterable[tuple[int, str]]) -> None:
         """Let fetched files share their bytes with others of the same content; blocking.
 
         Parameters
@@ -105,15 +105,9 @@ class SameContent:
             The plan.
         fetched : iterable of (int, str)
             Files that were downloaded and recorded, with their md5.
-
-        Returns
-        -------
-        int
-            Bytes that are free again.
         """
         fresh = {requests.path(file): f"md5:{md5}" for file, md5 in fetched}
         groups = self._groups(set(fresh.values()))
-        freed = 0
         for group in groups.values():
             # What was there longest stays; what is not fresh and has bytes of its own was left so.
             group.entries.sort(key=lambda entry: (entry.path in fresh, entry.fetched_at, entry.path))
@@ -123,9 +117,7 @@ class SameContent:
                 if entry.path in fresh and entry.receipt.size and (moved := self._moved(group, entry)):
                     group.entries[at] = moved
                     self._manifest.commit([moved], made=True)
-                    freed += moved.receipt.size
         self._refresh(groups)
-        return freed
 
     # -- one file -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinish
 from framefetch.lookup import LookUp
 from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
+from framefetch.store.folder import CacheFolder, require_room
 from framefetch.store.neighbours import Neighbours
 from framefetch.store.sharing import SameContent
 from framefetch.table.ledger import CODES, Ledger, recorded
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.sources.base import Source
-    from framefetch.store.folder import CacheFolder
     from framefetch.table.planned import PlannedRows
 
 __all__ = ["Run"]
@@ -234,7 +234,7 @@ class Run:
         """Refuse a batch that cannot fit, before the first request."""
         needed, _ = self.rows.requests.total_bytes(to_fetch)
         there = self.folder.files.waiting(self.rows.requests[file] for file in to_fetch.tolist())
-        self.folder.require_room(needed - there, len(to_fetch))
+        require_room(self.folder.root, needed - there, len(to_fetch))
 
     def _fitted(self, files: int) -> Options:
         """Return the options with no more connections than this process may have open files for."""

@@ -283,10 +283,6 @@ class CacheFolder:
             self.manifest.flush()  # what could not be recorded before may be by now
         self.files.prepare(version)
 
-    def require_room(self, needed: int, files: int) -> None:
-        """Refuse what cannot fit; see `require_room`."""
-        require_room(self.root, needed, files)
-
     def free_space(self) -> int:
         """Return the bytes that are free on the folder's file system."""
         return shutil.disk_usage(self.root).free

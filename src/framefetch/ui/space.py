@@ -40,4 +40,4 @@ def require_room_for(plan: Plan, cache_dir: str, lock_timeout: float) -> None:
             folder.files.look_for_parts()
         if sizes:
             there = folder.files.waiting(requests[file] for file in sizes)
-            folder.require_room(sum(sizes.values()) - there, len(sizes))
+            require_room(folder.root, sum(sizes.values()) - there, len(sizes))

@@ -8,7 +8,6 @@ and none is blocked.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,7 +60,6 @@ class Portal:
     """A loop in a thread of its own."""
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._loop = _new_loop()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="framefetch-loop", daemon=True)
@@ -76,29 +74,27 @@ class Portal:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-    def submit(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> Future[T]:
+    def submit(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Start a coroutine on the loop, from any other thread.
 
         Raises
         ------
         RuntimeError
-            After `close`, in a forked child, or on the loop's own thread.
+            After `close`, or on the loop's own thread.
         """
         self.require_usable()
         if self._closed:
             raise RuntimeError("this cache is closed")
-        return asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        return asyncio.run_coroutine_threadsafe(function(), self._loop)
 
     def require_usable(self) -> None:
-        """Refuse what waits for the loop in a forked child, which has none, or on the loop's own thread.
+        """Refuse what waits for the loop on the loop's own thread.
 
         Raises
         ------
         RuntimeError
             There.
         """
-        if self._pid != os.getpid():
-            raise RuntimeError("this cache was opened before a fork; open a new one in each process")
         if threading.current_thread() is self._thread:
             raise RuntimeError("a cache cannot be used from its own observers")
 
@@ -109,9 +105,8 @@ class Portal:
 
     def close(self) -> None:
         """End the loop and its thread; closing twice is fine."""
-        if self._closed or self._pid != os.getpid():
+        if self._closed:
             return
         self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()

@@ -78,6 +78,7 @@ __all__ = [
     "TooSlow",
     "TransferError",
     "UnsafePath",
+    "first_of",
 ]
 
 
@@ -342,3 +343,11 @@ class FetchFailed(FramefetchError):
     def __init__(self, message: str, *, frame: object = None) -> None:
         super().__init__(message)
         self.frame = frame
+
+
+def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that ended a group of tasks: the first of ours, else the first, which is a fault of ours."""
+    flat = [
+        first_of(failure) if isinstance(failure, BaseExceptionGroup) else failure for failure in failures.exceptions
+    ]
+    return next((error for error in flat if isinstance(error, FramefetchError)), flat[0])

@@ -15,7 +15,7 @@ from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import Schedule
 from framefetch.engine.transfer import Way, fetch, with_start
-from framefetch.errors import DigestMismatch, FramefetchError, Stalled, TooManyOpenFiles
+from framefetch.errors import DigestMismatch, FramefetchError, Stalled, TooManyOpenFiles, first_of
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
 from framefetch.store.files import SmallBody
@@ -77,7 +77,7 @@ class _Run:
                 if not self._workers:
                     self._end()
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_of(failures) from None
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -274,9 +274,3 @@ def _next_mirror(job: Job) -> int | None:
     count = len(job.request.urls)
     turns = ((job.mirror + step) % count for step in range(1, count + 1))
     return next((mirror for mirror in turns if mirror not in job.dead), None)
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that ended the run: the first fatal one, else the first that is a fault of ours."""
-    flat = [_first(failure) if isinstance(failure, BaseExceptionGroup) else failure for failure in failures.exceptions]
-    return next((error for error in flat if isinstance(error, FramefetchError)), flat[0])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from framefetch.engine.intake import BLOCK, Intake
 from framefetch.engine.segments import SMALLEST, Growth, RangePlan
-from framefetch.errors import ChangedMidway, FramefetchError, IncompleteBody, RangeMismatch, TransferError
+from framefetch.errors import ChangedMidway, IncompleteBody, RangeMismatch, TransferError, first_of
 from framefetch.sources.base import Ask
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Parallel:
                     await asyncio.wait(self._lanes)
                 growing.cancel()
         except BaseExceptionGroup as failures:
-            raise _first_of(failures) from None
+            raise first_of(failures) from None
         if self._plan.left:
             raise self._failure or IncompleteBody(f"{self._plan.left:,} bytes of the file did not come")
 
@@ -288,11 +288,3 @@ class _Tally:
         """Count one of them, up to now."""
         self.received += intake.received
         self.waited += intake.waited_until(now)
-
-
-def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that ended the transfer."""
-    flat = [
-        _first_of(failure) if isinstance(failure, BaseExceptionGroup) else failure for failure in failures.exceptions
-    ]
-    return next((error for error in flat if isinstance(error, FramefetchError)), flat[0])

@@ -133,9 +133,7 @@ class Plan:
                 "status": np.array(STATUSES, dtype=object)[status.astype(np.intp)],
                 "url": _urls(rows),
                 "path": _taken(paths, rows.files, None),
-                "size": pd.array(sizes.astype(np.int64), dtype="Int64")
-                if not (sizes < 0).any()
-                else pd.Series(sizes.astype(np.int64), dtype="Int64").mask(sizes < 0).array,
+                "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
                 "error": _errors(rows, {})[1],
             },
             index=rows.index,

@@ -68,7 +68,7 @@ def _opened(path: Path) -> TextIO:
 
 def _json_lines(path: Path) -> pd.DataFrame:
     # JSON says what is text and what a number; pandas' own reader guesses again, and makes 7 of the id "007".
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+    with _opened(path) as lines:
         return pd.DataFrame([_json_row(number, line) for number, line in enumerate(lines, 1) if line.strip()])
 
 

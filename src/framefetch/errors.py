@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "BodyTooLong",
@@ -102,7 +102,7 @@ class FramefetchError(Exception):
         On a fatal error of a run: what was done until then.
     """
 
-    result: object = None
+    result: Any = None
     retryable: bool = False
     repeats: int | None = None
     fatal: bool = False
@@ -340,7 +340,7 @@ class FetchFailed(FramefetchError):
         All of them, as in `FetchResult.failed`.
     """
 
-    def __init__(self, message: str, *, frame: object = None) -> None:
+    def __init__(self, message: str, *, frame: Any = None) -> None:
         super().__init__(message)
         self.frame = frame
 

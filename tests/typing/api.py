@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from framefetch import (
+    FetchFailed,
     FetchResult,
+    FramefetchError,
     Limits,
     Link,
     MetadataCache,
@@ -55,7 +57,12 @@ async def notebook(table: pd.DataFrame) -> None:
         held: int = plan.summary()["held"]
         result: FetchResult = await cache.fetch_all(table, file_version="v1")
         again: FetchResult = cache.mirror(table[~result.ok])
-        again.raise_for_failures()
+        try:
+            again.raise_for_failures()
+        except FetchFailed as error:
+            print(error.frame["error"])
+        except FramefetchError as error:
+            print(error.result and error.result.summary())
         path: Path = await cache.fetch("http://host/1")
         files: dict[str, Path] = cache.get_all_files(table)
         same: Path = cache.get_file("http://host/1", "v0")

@@ -32,7 +32,8 @@
     │   ├── BytesLost                    the disk took bytes and could not keep them
     │   └── DiskFull                     no space, no inodes, no quota
     ├── ManifestError                    the manifest cannot be used
-    │   └── ManifestLost                 it is damaged, empty or gone, and can be made anew from the files
+    │   ├── ManifestLost                 it is damaged, empty or gone, and can be made anew from the files
+    │   └── NotAManifest                 a file to be imported is none of the prototype's
     └── FetchFailed                      raised at the end of a run that has failed rows
 
 Each answers three questions about itself: ``retryable`` (may the same request succeed a moment later?), ``fatal``
@@ -63,6 +64,7 @@ __all__ = [
     "ManifestLost",
     "NameNotResolved",
     "NetworkError",
+    "NotAManifest",
     "PlanError",
     "PolicyRefused",
     "ProtocolError",

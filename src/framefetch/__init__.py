@@ -53,7 +53,7 @@ __all__ = [
     "Verified",
 ]
 
-# pandas and aiohttp take half a second to import; `framefetch --help` and `framefetch status` need neither.
+# pandas takes a third of a second to import; `framefetch --help` and `framefetch status` do not need it.
 _LATE = {
     "FetchResult": "framefetch.table.result",
     "MetadataCache": "framefetch.cache",

@@ -209,7 +209,7 @@ class Works:
     async def open_sources(self) -> Mapping[str, Source]:
         """Return the sources, made when first asked for; on the private loop, which they belong to."""
         if not self.sources:
-            # aiohttp: a run that finds everything held needs none of it.
+            # Here: a run that finds everything held needs none of it.
             from framefetch.sources.http import HttpSource
             from framefetch.sources.names import Addresses
 

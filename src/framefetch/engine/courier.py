@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Courier", "Errand", "Host", "Parcel", "Trip"]
 
-#: Bodies, and bytes of them, that are saved at a time at most.
+#: Bodies, and bytes of them, with which no more are waited for before they are saved.
 LOT, LOT_BYTES = 64, 8 << 20
-#: Bodies that may wait to be saved while others can be heard: who has answered is asked again first.
+#: The same number while others can be heard: who has answered is asked again first.
 HEARD: Final = 4 * LOT
 #: Seconds that an answer may take before the loop, which has a watch, goes on with it; and as a share of the stall
 #: timeout at most.

@@ -1,7 +1,7 @@
 """The command ``framefetch``.
 
-Each command loads what it needs when it runs: help and ``status`` stay fast because pandas and aiohttp are for those
-who fetch. Errors that a user causes are one line on stderr and an exit code, never a traceback.
+Each command loads what it needs when it runs: help and ``status`` stay fast because pandas and the network are for
+those who fetch. Errors that a user causes are one line on stderr and an exit code, never a traceback.
 """
 
 from __future__ import annotations

@@ -77,8 +77,7 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
         Why it is not held.
     """
     source = tools.sources[way.url.partition(":")[0].lower()]
-    keeps = way.begun is None and tools.files.keeps(request)
-    part = await tools.files.resume(request) if keeps else None
+    part = await tools.files.resume(request) if way.begun is None else None
     try:
         ask = None if part is None else resumption(part.entity, part.length, way.url, request)
         asking = source.open(way.url, tools.meter, decode=way.decode, ask=ask, begun=way.begun, fresh=way.fresh)

@@ -60,7 +60,7 @@ def silent(dog: Dog, *, others: int = OTHERS, before: int = 0, longest: float = 
     watch.manner = Manner()
     watch.manner.ended = before
     watch.begin(Target())
-    watch.enter("body")
+    watch.enter_body()
     dog.time += took
     watch.progress(1000)
     watch.manner.ended += others
@@ -202,10 +202,10 @@ def test_a_connection_that_has_spoken_is_not_mute_and_a_file_is_asked_for_elsewh
 def test_that_a_host_keeps_connections_is_seen_by_the_second_answer_on_one() -> None:
     dog = Dog()
     watch = mute(dog, keeps=False)
-    watch.enter("body")
+    watch.enter_body()
     assert not watch.manner.keeps
     watch.begin(Target())
-    watch.enter("body")
+    watch.enter_body()
     assert watch.manner.keeps
 
 
@@ -215,7 +215,7 @@ def test_what_a_thread_had_asked_before_counts() -> None:
     assert patience(dog, watch) is None
     watch.since(dog.time - 1.0, 0)
     assert patience(dog, watch) == HASTE_MUTE - 1.0
-    watch.enter("body")
+    watch.enter_body()
     watch.since(dog.time - 1.0, 0)
     assert watch.ended == OTHERS, "others ended before its body began"
 
@@ -224,7 +224,7 @@ def test_how_long_answers_take_is_remembered() -> None:
     dog = Dog()
     watch = mute(dog, usual=0.0)
     dog.time += 3.0
-    watch.enter("body")
+    watch.enter_body()
     assert watch.manner.waited == 3.0
 
 

@@ -352,7 +352,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._is_open and self._left is not None and self._left > TAPPED:
             self._pause()  # whoever writes it may want to read it from the socket
         if self._watch is not None:
-            self._watch.enter("body")
+            self._watch.enter_body()
         return rest
 
     def _take_body(self, data: bytes) -> None:

@@ -157,14 +157,14 @@ class Watch:
         self.last = self._dog.now() - self.paused
         self._dog.add(self)
 
-    def enter(self, phase: Literal["head", "body"]) -> None:
-        """Begin a phase: the silence starts anew."""
+    def enter_body(self) -> None:
+        """Note that the head is there: the silence starts anew."""
         clock, manner = self.clock(self._dog.now()), self.manner
         if manner is not None:
             manner.waited += clock - self.last
             manner.keeps = manner.keeps or not self.mute
             self.ended = manner.ended
-        self.phase = phase
+        self.phase = "body"
         self.last = self.began = clock
 
     def since(self, last: float, ended: int) -> None:

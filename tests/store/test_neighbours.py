@@ -78,7 +78,7 @@ def test_a_note_is_whole_at_any_time(folder: CacheFolder) -> None:
         (path,) = notes_in(folder)
         with path.open("rb") as seen:
             before = seen.read()
-            presence.tell(locks=True)
+            presence.tell_of_locks()
             seen.seek(0)
             after = seen.read()
         assert (json.loads(before)["locks"], json.loads(after)["locks"]) == (0, 1)

@@ -300,8 +300,8 @@ class Presence:
                 self._write(locks=locks)
             self._runs += 1
 
-    def tell(self, *, locks: bool) -> None:
-        """Write the note anew.
+    def tell_of_locks(self) -> None:
+        """Write the note anew: from now on others can see what is locked.
 
         Raises
         ------
@@ -310,7 +310,7 @@ class Presence:
         """
         with self._guard:
             if self._runs:
-                self._write(locks=locks)
+                self._write(locks=True)
 
     def _write(self, *, locks: bool) -> None:
         """Write the note in place, always in as many bytes: nobody sees half of it, and a full disk has room for it."""

@@ -151,7 +151,7 @@ class Neighbours:
         if not self._locks.engaged and others:
             self._locks.engage()
         if self._locks.engaged and not presence.locks:
-            presence.tell(locks=True)
+            presence.tell_of_locks()
         if not {owner.token for owner in self._others} <= {owner.token for owner in others}:
             self.bereaved = True
         self._others = self._watched(others)

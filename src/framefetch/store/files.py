@@ -18,7 +18,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiofiles.threadpool import wrap
 
@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 #: Where everything lives that is not the user's.
 PRIVATE = ".framefetch"
+#: Threads that write and digest: as many as are digested together (`framefetch.native`).
+THREADS: Final = 8
 
 
 def is_private(path: str) -> bool:
@@ -71,11 +73,9 @@ class FileStore:
         Absolute path of the cache; the only link that is followed is the root itself.
     journal : Journal
         Where intents are written before a rename.
-    threads : int, default 8
-        Threads that write and digest: as many as are digested together (`framefetch.native`).
     """
 
-    def __init__(self, root: str, journal: Journal, threads: int = 8) -> None:
+    def __init__(self, root: str, journal: Journal) -> None:
         self.root = root
         #: Called, in the loop's thread, with a file that was published for a call which had been cancelled by then.
         self.orphaned: Callable[[Entry], None] | None = None
@@ -85,9 +85,8 @@ class FileStore:
         self._numbers = itertools.count(1)
         self.boot = boot_id()
         self._kept = KeptParts(self._parts, self.boot)
-        self._threads = threads
         self._jobs = 0
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="framefetch-disk")
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="framefetch-disk")
         #: Small bodies do not stand in line behind the stints of large ones.
         self._saving = ThreadPoolExecutor(1, thread_name_prefix="framefetch-save")
 
@@ -157,7 +156,7 @@ class FileStore:
     @property
     def crowd(self) -> float:
         """How many jobs of `run` there are for each thread, under way and in line."""
-        return self._jobs / self._threads
+        return self._jobs / THREADS
 
     async def create(self, request: Request) -> Part:
         """Open a new part file for one request.

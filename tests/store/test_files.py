@@ -694,12 +694,13 @@ def test_a_published_file_is_ours_by_its_number_or_by_its_time(tmp_path, same, i
     if same == "number":
         os.utime(part, ns=(3, 3))  # as a network file system does when a file is closed
     content = Content(3, (), Verified.LENGTH)
+    (result,) = places.move_all_in([(str(part), "v0/a", content, written)])
     if is_ours:
-        assert places.move_in(str(part), "v0/a", content, written).size == 3
+        assert result.size == 3
     else:
-        with pytest.raises(StorageError, match="replaced by another process") as caught:
-            places.move_in(str(part), "v0/a", content, written)
-        assert caught.value.retryable
+        assert isinstance(result, StorageError)
+        assert "replaced by another process" in str(result)
+        assert result.retryable
 
 
 SECOND = 1_000_000_000

@@ -155,7 +155,7 @@ class Places:
         Parameters
         ----------
         parts : sequence of tuple
-            For each what `move_in` takes.
+            For each what `move_in` takes, and what the system says of it, from who has just written it.
 
         Returns
         -------
@@ -194,7 +194,7 @@ class Places:
             raise _taken_away(path)
         raise OSError(found, os.strerror(found), part, None, self.absolute(path))
 
-    def move_in(self, part: str, path: str, content: Content, written: Stat | None = None) -> Receipt:
+    def move_in(self, part: str, path: str, content: Content) -> Receipt:
         """Give a finished part its final name; blocking.
 
         Parameters
@@ -205,8 +205,6 @@ class Places:
             Where it belongs, relative to the cache.
         content : Content
             What its bytes are.
-        written : Stat, optional
-            What the system says of it, from who has just written it.
 
         Raises
         ------
@@ -214,7 +212,7 @@ class Places:
             Where something stands in the way, or the disk refuses.
         """
         try:
-            written = written or stat_of(os.lstat(part))
+            written = stat_of(os.lstat(part))
         except FileNotFoundError as error:
             raise _taken_away(path) from error
         _require_whole(path, content, written)

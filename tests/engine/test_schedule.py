@@ -504,6 +504,18 @@ def test_rows_follow_in_a_slot_in_order_and_can_be_put_back() -> None:
     assert schedule.take(3.0).request.index == 5
 
 
+def test_no_slot_is_lent_while_rows_wait_and_the_row_that_was_looked_at_is_the_next() -> None:
+    schedule = Schedule(Listed([0] * 20), Limits(40, 40))
+    begun = takes(schedule, 0.0)
+    assert len(begun) == START
+    assert schedule.borrow(begun[0].origin, 0.0) is None
+    left = []
+    for job in begun:
+        schedule.ended(job, None, 1.0)
+        left += [found.request.index for found in takes(schedule, 1.0)]
+    assert left == list(range(START, 20))
+
+
 def test_a_borrowed_slot_is_missed_once_a_row_is_due_that_cannot_have_one() -> None:
     schedule = Schedule(Listed([0, 0, 1]), Limits(40, 40))
     large, beside, cut = takes(schedule, 0.0)

@@ -327,6 +327,15 @@ def test_a_file_held_elsewhere_is_held_there_unless_its_path_is_fixed(folder) ->
     assert check(folder, wanted, fixed=True)[0][0].entry is None
 
 
+def test_nothing_is_copied_to_the_fixed_path_from_behind_a_link(folder, tmp_path) -> None:
+    hold(folder, request("v0/a/1.nwb", key="http://host/1.nwb"), BODY)
+    place(folder, "v0/a").rename(tmp_path / "moved")
+    place(folder, "v0/a").symlink_to(tmp_path / "moved")
+    wanted = request("v0/x/new.nwb", key="http://host/1.nwb")
+    assert check(folder, wanted, level="none", fixed=True)[0] == []
+    assert not place(folder, "v0/x").exists()
+
+
 def test_a_foreign_file_at_the_fixed_path_is_set_aside(folder) -> None:
     hold(folder, request(), BODY)
     place(folder, "v0/new.nwb").write_bytes(b"mine")

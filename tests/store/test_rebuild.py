@@ -158,6 +158,12 @@ def test_a_prototypes_manifest_explains_files(root, open_folder, tmp_path) -> No
     }
     layout["http://localhost:8080/1"]["file_path"] = str(root / "v0" / "1")
     layout["http://localhost:8080/2"]["file_path"] = "../outside"
+    (root.parent / "outside").write_bytes(BODIES["v0/2"])
+    layout["http://localhost:8080/own"] = {
+        "file_path": ".framefetch/own",
+        "md5_checksum": digest(BODIES["v0/2"]).hex,
+    }
+    (root / ".framefetch" / "own").write_bytes(BODIES["v0/2"])
     layout["http://localhost:8080/3"]["md5_checksum"] = "0" * 32
     layout["http://localhost:8080/4"]["md5_checksum"] = "?"
     (root / "manifest.json").write_text(json.dumps({"v0": layout}))

@@ -47,7 +47,7 @@ def test_the_frame_of_a_plan_has_one_row_for_each_row() -> None:
     ]
     assert frame["path"].dropna().tolist() == [f"v0/{name}.nwb" for name in "abcab"]
     assert frame["size"].dtype == "Int64"
-    assert frame["size"].fillna(-1).tolist() == [5, -1, -1, 7, 5, -1]
+    assert frame["size"].fillna(-2).tolist() == [5, -2, -2, 7, 5, -2]
     assert frame["error"].notna().tolist() == [False, True, False, False, False, False]
     assert frame["error"].iloc[1] == "row (1, 'x'), column 'url': expected a URL, but the cell is empty"
     assert plan.notes == ("URLs from column 'url'", "sizes from column 'size'")

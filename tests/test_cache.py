@@ -34,11 +34,12 @@ from framefetch import (
     TransferOptions,
 )
 from framefetch import cache as cache_module
-from framefetch.errors import DiskFull, StorageError
+from framefetch.errors import DiskFull, ManifestLost, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
 from framefetch.run import Run
 from framefetch.store import exchange
 from framefetch.store import writer as writer_module
+from framefetch.store.folder import CacheFolder
 from framefetch.store.writer import CommitWriter, Handed
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
@@ -663,6 +664,45 @@ def require_taken_over(prototype, open_cache) -> None:
 
 def test_a_prototypes_cache_is_taken_over_without_a_request(prototype, open_cache) -> None:
     require_taken_over(prototype, open_cache)
+
+
+def test_a_prototypes_manifest_is_imported_into_another_cache(prototype, open_cache) -> None:
+    warehouse, table, folder = prototype
+    cache = open_cache(table, folder="other", host_map=TUNNEL)
+    report = cache.import_manifest(folder / "manifest.json")
+    assert (report.imported, report.skipped) == (8, [])
+    assert cache.mirror(table).frame["status"].tolist() == ["cached"] * 8
+    assert warehouse.count() == 0
+
+
+def test_a_cache_is_rebuilt_from_its_files_and_its_table(stocked, open_cache) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table.assign(md5=[md5(content) for content in contents.values()]))
+    result = cache.mirror(cache.dataframe)
+    entries = cache._works.folder.manifest
+    entries.forget(list(entries.entries()))
+    entries.flush()
+    Path(result.paths[0]).write_bytes(b"other")
+    report = cache.rebuild()
+    assert (report.held, report.adopted) == (7, 7)
+    assert [finding.kind for finding in report.findings] == ["unknown"]
+    assert cache.status().files == 7
+
+
+def test_who_looks_at_a_manifest_that_is_lost_looks_at_the_new_one(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    cache.mirror(table)
+    seen: list[object] = []
+
+    def look(folder: CacheFolder) -> int:
+        seen.append(folder.manifest)
+        if len(seen) == 1:
+            raise ManifestLost("as a page of it says")
+        return sum(1 for _ in folder.manifest.entries())
+
+    assert cache._works.look(look) == 8
+    assert seen[0] is not seen[1]
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "export"])

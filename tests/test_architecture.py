@@ -32,7 +32,7 @@ LAW: dict[str, set[str]] = {
     "run": VALUES | {"table", "sources", "store", "engine", "claims", "lookup"},
     "works": VALUES | {"table", "sources", "store", "engine", "portal", "claims", "job"},
     "job": VALUES | {"table", "store", "engine", "portal", "run", "works"},
-    "cache": VALUES | {"table", "sources", "store", "engine", "works", "job"},
+    "cache": VALUES | {"table", "store", "engine", "works", "job"},
     "warehouse": set(),
     "ui": VALUES | {"table", "store", "works", "job", "cache", "warehouse"},
     "__init__": VALUES | {"table", "cache", "ui"},

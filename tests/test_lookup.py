@@ -265,9 +265,9 @@ def test_in_a_manifest_that_was_made_anew_meanwhile_every_row_is_looked_for(
     hints: list[tuple[Manifest, int | None]] = []
     commit = Manifest.commit
 
-    def noted(self, entries, committed=None, unknown_at=None) -> None:
+    def noted(self, entries, committed=None, unknown_at=None, **made) -> None:
         hints.append((self, unknown_at))
-        commit(self, entries, committed, unknown_at)
+        commit(self, entries, committed, unknown_at, **made)
 
     monkeypatch.setattr(Manifest, "commit", noted)
     warehouse.script("/59.bin", hold())

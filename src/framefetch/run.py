@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from framefetch.claims import Claims, Identity, answers
 from framefetch.engine.base import Engine, Tools
 from framefetch.engine.descriptors import fitted
 from framefetch.errors import BytesLost, FramefetchError
@@ -31,7 +32,6 @@ from framefetch.table.result import FetchResult, RunFigures
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from framefetch.claims import Claims, Identity
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.sources.base import Source
@@ -46,6 +46,7 @@ STOP_SECONDS = 2.0
 LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
+Files: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 OpenSources: TypeAlias = "Callable[[], Awaitable[Mapping[str, Source]]]"
 
 
@@ -73,7 +74,7 @@ class Run:
         self._look_up = LookUp(rows, folder, options, self.ledger, fixed_paths=fixed_paths, stopped=self._stop.is_set)
         self._events = Dispatcher(options.observers)
         self._loop = asyncio.get_running_loop()
-        self._claims: Claims | None = None
+        self._claims = Claims()
         self._neighbours = Neighbours(folder, rows.requests, options.lock_timeout)
         self._inheriting: asyncio.Task[None] | None = None
         self._seconds = 0.0
@@ -188,10 +189,10 @@ class Run:
         if self.folder.writable:
             await asyncio.shield(self._in_thread(self.folder.manifest.flush))
             # Nothing is under way, and everything is recorded where no power cut reaches it.
-            if not claims and self.folder.manifest.durable:
+            if claims.are_settled and self.folder.manifest.durable:
                 self.folder.journal.settle()
 
-    def _announce(self, files: int, to_fetch: np.ndarray[Any, Any]) -> None:
+    def _announce(self, files: int, to_fetch: Files) -> None:
         known, unknown = self.rows.requests.total_bytes(to_fetch)
         expected = None if unknown else known
         held = files - len(to_fetch)
@@ -216,7 +217,7 @@ class Run:
         share, stopped = self.options.share_content, self._stop.is_set
         return SameContent(self.folder.files, self.folder.manifest, share=share, stopped=stopped)
 
-    def _provide(self, to_fetch: np.ndarray[Any, Any]) -> list[int]:
+    def _provide(self, to_fetch: Files) -> list[int]:
         """Make what is held under another name; return which files that were."""
         provided = []
         for file, receipt in self._same_content().provide(self.rows.requests, to_fetch.tolist()):
@@ -230,7 +231,7 @@ class Run:
         files = np.flatnonzero(self.ledger.status == CODES[Status.DOWNLOADED]).tolist()
         self._same_content().share(self.rows.requests, ((file, self.ledger.md5[file]) for file in files))
 
-    def _require_room(self, to_fetch: np.ndarray[Any, Any]) -> None:
+    def _require_room(self, to_fetch: Files) -> None:
         """Refuse a batch that cannot fit, before the first request."""
         needed, _ = self.rows.requests.total_bytes(to_fetch)
         there = self.folder.files.waiting(self.rows.requests[file] for file in to_fetch.tolist())
@@ -242,11 +243,8 @@ class Run:
         self.warnings += [note] if note else []
         return replace(self.options, limits=limits)
 
-    async def _fetch_claimed(
-        self, to_fetch: np.ndarray[Any, Any], tools: Tools, engine: Engine
-    ) -> np.ndarray[Any, Any]:
+    async def _fetch_claimed(self, to_fetch: Files, tools: Tools, engine: Engine) -> Files:
         """Fetch what no other run is fetching; return what the others left undone."""
-        assert self._claims is not None
         wanted = to_fetch.tolist()
         requests = self.rows.requests
         keys, names = map(requests.keys.__getitem__, wanted), map(requests.names.__getitem__, wanted)
@@ -290,14 +288,14 @@ class Run:
             if self.ledger.holds(file):
                 self._tell_of(Outcome(self.rows.requests[file], Status.CACHED))
 
-    async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> np.ndarray[Any, Any]:
+    async def _wait_for(self, others: dict[int, asyncio.Future[Outcome | None]]) -> Files:
         left = []
         for file, future in others.items():
             stopping = self._loop.create_task(self._stop.wait())
             await asyncio.wait((asyncio.ensure_future(future), stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             outcome = future.result() if future.done() else None
-            if outcome is None:
+            if outcome is None or not answers(outcome, self.rows.requests[file]):
                 left.append(file)
             elif outcome.receipt is not None:
                 self.ledger.record_held(file, outcome.receipt)
@@ -316,6 +314,8 @@ class Run:
             if not working.done():
                 working.cancel()
                 await asyncio.wait([working], timeout=STOP_SECONDS)
+            if not working.done():
+                self._claims.leave(working)
             error = working.exception() if working.done() and not working.cancelled() else None
             # Whatever was published before the end is committed before anyone hears of the end.
             await asyncio.shield(self._in_thread(self.folder.manifest.flush))
@@ -325,11 +325,12 @@ class Run:
     def _copy(self, files: Sequence[int]) -> None:
         """Make the files that are the same as another one, wanted at a second path."""
         for file in files:
-            request = self.rows.requests[file]
-            first = self.rows.requests.copy_of[file]
-            if self._stop.is_set() or not self.ledger.holds(first):
+            request, first = self.rows.requests[file], self.rows.requests.copy_of[file]
+            if not self.ledger.holds(first):
                 self.ledger.share(first, file)
                 continue
+            if self._stop.is_set():
+                continue  # it was not made, and is cancelled
             source = self.ledger.places.get(first) or self.rows.requests.path(first)
             try:
                 receipt = self.folder.files.copy(source, request)
@@ -373,8 +374,7 @@ class Run:
             return
         self.ledger.record(outcomes)
         self._neighbours.give_back([outcome.request.index for outcome in outcomes])
-        if self._claims is not None:
-            self._claims.release((self._identity(outcome.request.index), outcome) for outcome in outcomes)
+        self._claims.release((self._identity(outcome.request.index), outcome) for outcome in outcomes)
         if self._events:
             for outcome in outcomes:
                 self._tell_of(outcome)

@@ -220,6 +220,7 @@ class Works:
         return self.sources
 
     async def _close_sources(self) -> None:
+        await self.claims.settle()
         for source in set(self.sources.values()):
             await source.close()
 
@@ -269,11 +270,14 @@ class Works:
             job.stop()
         wait([future for _, future in calls])
         with self._guard:
-            if self._portal is not None:
-                self._portal.submit(self._close_sources).result()
-                self._portal.close()
-            if self._folder is not None:
-                self._folder.close()
+            try:
+                if self._portal is not None:
+                    self._portal.submit(self._close_sources).result()
+                if self._folder is not None:
+                    self._folder.close()  # whoever is told of its last commits is told on the loop
+            finally:
+                if self._portal is not None:
+                    self._portal.close()
 
 
 def _imported_path(version: str, url: str) -> str:

@@ -287,7 +287,10 @@ class HeldCheck:
             path = request.path
         receipt = replace(receipt, verified=level, etag=etag)
         fetched_at = time.time() if entry is None else entry.fetched_at
-        return Finding(request.index, path, receipt, Entry(request.version, request.key, path, receipt, fetched_at))
+        found = Entry(request.version, request.key, path, receipt, fetched_at)
+        if entry is not None and path != entry.path:
+            self._manifest.commit([found], made=True)  # at once: whoever is stopped drops what was found
+        return Finding(request.index, path, receipt, found)
 
 
 @dataclass(frozen=True, slots=True)

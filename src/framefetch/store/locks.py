@@ -322,6 +322,11 @@ class Presence:
             os.close(handle)
         self.locks = locks
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several runs of this process fetch."""
+        return self._runs > 1
+
     def touch(self) -> None:
         """Give a sign of life, once a second."""
         now = time.monotonic()

@@ -62,7 +62,7 @@ class Neighbours:
         self._patience = patience
         self._begun = False
         #: Whether something was recorded since this run looked.
-        self.late = False
+        self._recorded = False
         self._mine: dict[int, int] = {}
         self._aside: list[int] = []
         self._mark = 0
@@ -129,13 +129,18 @@ class Neighbours:
         if self._locks.engaged:
             self.inherit()
 
+    @property
+    def late(self) -> bool:
+        """Whether another run may have recorded what this one looked for before: each file is asked about then."""
+        return self._recorded or self._folder.presence.is_shared
+
     def look_back(self) -> None:
-        """See whether anything was recorded since this run looked: if so each file is asked about; blocking.
+        """See whether anything was recorded since this run looked; blocking.
 
         Other processes record nothing any more unless they have seen that we are here, and waited for our locks;
         whoever calls this knows the same of this process.
         """
-        self.late = self._folder.manifest.last_window() > self._mark
+        self._recorded = self._folder.manifest.last_window() > self._mark
 
     def beat(self) -> None:
         """Tell the others that this process is alive, and see whether there are any; cheap."""
@@ -239,8 +244,7 @@ class Neighbours:
 
     def _is_done(self, file: int) -> bool:
         requests = self._requests
-        there = os.path.lexists(self._folder.files.absolute(requests.path(file)))
-        return there and self._folder.manifest.recorded_since(self._mark, requests.version, requests.keys[file])
+        return self._folder.manifest.recorded_since(self._mark, requests.version, requests.keys[file])
 
     def give_back(self, files: Iterable[int]) -> None:
         """Unlock files: their rows are committed, or they failed."""

@@ -12,7 +12,7 @@ import pytest
 from framefetch import MetadataCache, Options
 from framefetch.warehouse import WarehouseThread
 from tests.conftest import EAGER
-from tests.store.builders import query
+from tests.store.builders import date, query
 
 BODY = b"the bytes of a file" * 50
 
@@ -107,6 +107,18 @@ def test_case_124_the_old_bytes_are_warned_of(
     edit(tmp_path / "cache" / "v0" / "b.bin")
     with pytest.warns(UserWarning, match="checksum changed: v0/b.bin is recorded with md5:"):
         cache.mirror(table)
+
+
+def test_case_124_a_date_that_no_integer_holds_stops_nobody(
+    warehouse: WarehouseThread, table: pd.DataFrame, open_cache: Callable[..., MetadataCache], tmp_path: Path
+) -> None:
+    assert open_cache(table.head(2)).mirror(table.head(2)).ok.all()
+    date(tmp_path / "cache" / "v0" / "b.bin", 2400)
+    for cache, expected in ((open_cache(table), "downloaded"), (open_cache(table), "cached")):
+        assert cache.mirror(table).frame["status"].tolist() == ["cached", "cached", expected]
+        assert cache.verify("hash") == []
+        assert cache.rebuild().held == 3
+    assert warehouse.count() == 3
 
 
 @pytest.mark.parametrize("harm", [edit, replace_by_copy])

@@ -634,6 +634,17 @@ def test_new_files_are_written_and_told_of(module: ModuleType, tmp_path: Path) -
     assert {stat.S_IMODE(mode) for mode, *_ in told} == {0o666 & ~umask}
 
 
+@pytest.mark.parametrize("seconds", [-20_000_000_000, -(1 << 31), 9_223_372_036, 9_223_372_037, 15_000_000_000])
+def test_a_time_that_64_bits_cannot_hold_is_the_nearest(module: ModuleType, tmp_path: Path, seconds: int) -> None:
+    part, target = tmp_path / "part", tmp_path / "target"
+    part.write_bytes(b"abc")
+    os.utime(part, ns=(0, seconds * 10**9 + 854_775_807))
+    ((_, _, mtime_ns, ctime_ns, _),) = module.move_new([str(part)], [str(target)])
+    kept = target.stat()
+    assert mtime_ns == max(-(1 << 63), min(kept.st_mtime_ns, (1 << 63) - 1))
+    assert ctime_ns == kept.st_ctime_ns
+
+
 def test_what_is_there_is_not_written_over_and_the_others_are_written(module: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"theirs")
     (tmp_path / "link").symlink_to("target")

@@ -58,6 +58,12 @@ def hold(folder: CacheFolder, wanted: Request, content: bytes) -> Entry:
     return entry
 
 
+def date(path: str | Path, year: int) -> None:
+    """Give a file the date of a last of December, or what its file system can keep that is next to it."""
+    seconds = (year - 1970) * 31_556_952 + 31_000_000
+    os.utime(path, ns=(seconds * 10**9 + 7, seconds * 10**9 + 7))
+
+
 def parts(folder: CacheFolder) -> list[str]:
     """Return the parts that lie about; the journal of a live process belongs there."""
     return sorted(name for name in os.listdir(f"{folder.private}/parts") if not name.endswith(".journal"))

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +26,7 @@ from framefetch.native.at_once import at_once
 from framefetch.native.plain import stat_of
 from framefetch.store import files as files_module
 from framefetch.store.folder import CacheFolder
+from framefetch.store.held import unchanged
 from framefetch.store.journal import read_journal
 from framefetch.store.kept import is_overtaken
 from framefetch.store.places import Content, Places, inode_of, translate_oserror
@@ -524,6 +526,16 @@ def test_errors_of_the_system_are_translated(code, fatal, retryable) -> None:
 def test_an_inodes_number_fits_an_integer_with_a_sign() -> None:
     for number in (0, 1 << 63, (1 << 64) - 1, 1 << 127):
         assert 0 <= inode_of(os.stat_result((0o100644, number, *[0] * 8))) < 1 << 63
+
+
+def test_the_times_of_a_file_fit_an_integer_with_a_sign(folder) -> None:
+    first, last = -(1 << 63), (1 << 63) - 1
+    for time, kept in ((first - 1, first), (first, first), (0, 0), (last, last), (last + 1, last), (1 << 70, last)):
+        times = {"st_mtime_ns": time, "st_ctime_ns": time}
+        found = os.stat_result((stat.S_IFREG, 1, *[0] * 8), times)
+        assert stat_of(found)[2:4] == (kept, kept)
+        assert unchanged(Receipt(0, kept, kept, 1, (), Verified.NONE), found)
+        assert not unchanged(Receipt(0, kept, 1, 1, (), Verified.NONE), found)
 
 
 # -- copies --------------------------------------------------------------------------------------------------------

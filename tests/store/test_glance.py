@@ -12,7 +12,7 @@ from framefetch.models import Digest, Verified
 from framefetch.store.glance import SAMPLE, glance, missing_places
 from framefetch.store.held import HeldCheck
 from framefetch.table.requests import TableRequests
-from tests.store.builders import digest, hold, request
+from tests.store.builders import date, digest, hold, request
 
 BODY = b"the bytes of a file"
 SHA256 = "a" * 64
@@ -107,6 +107,17 @@ def test_it_agrees_with_the_whole_ladder(folder, change: str, stated: str) -> No
         assert (found, check.report.blocked, check.report.ours) == ([], {}, set()), "plainly missing"
     if change == "nothing" and stated in ("nothing", "its md5", "its size"):
         assert held == [0], "the plain case is what this is for"
+
+
+@pytest.mark.parametrize("year", [1677, 2262, 2400])
+def test_a_date_that_no_integer_holds_is_as_plain_as_others(folder, year: int) -> None:
+    wanted = request()
+    hold(folder, wanted, BODY)
+    date(Path(folder.root, wanted.path), year)
+    check = HeldCheck(folder.files, folder.manifest, "stat", fixed_paths=True)
+    folder.manifest.commit([finding.entry for finding in check.run([wanted], [0])])
+    folder.manifest.flush()
+    assert look(folder, plan(wanted)) == ([0], [])
 
 
 def test_a_key_in_two_places_and_a_new_version_are_left(folder) -> None:

@@ -15,7 +15,7 @@ from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
 from framefetch.store.held import HeldCheck, State, judge, unchanged
 from framefetch.store.places import inode_of
-from tests.store.builders import digest, hold, parts, request, tree
+from tests.store.builders import date, digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
 OTHER = b"THE BYTES OF A FILE"  # as long
@@ -105,6 +105,20 @@ def test_a_touched_file_is_hashed_once_and_its_row_refreshed(folder, monkeypatch
     folder.manifest.flush()
     assert check(folder, request())[0][0].entry is None
     assert seen == ["v0/1.nwb"]
+
+
+@pytest.mark.parametrize("year", [1600, 1677, 2262, 2400, 9999])
+def test_a_date_that_no_integer_holds_is_recorded_and_known_again(folder, monkeypatch, year) -> None:
+    hold(folder, request(), BODY)
+    date(place(folder), year)
+    seen = hashed(folder, monkeypatch)
+    (finding,), report = check(folder, request())
+    folder.manifest.commit([finding.entry, row(2)])
+    folder.manifest.flush()
+    assert [entry.key for entry in folder.manifest.entries()] == [request().key, row(2).key]
+    (again,), _ = check(folder, request())
+    assert (again.entry, again.receipt) == (None, finding.receipt)
+    assert (seen, report.warnings) == (["v0/1.nwb"], [])
 
 
 @pytest.mark.parametrize("content", [OTHER, b"short", BODY + b"more", b""])

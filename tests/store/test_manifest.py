@@ -22,7 +22,7 @@ from framefetch.store.exchange import import_manifest
 from framefetch.store.manifest import Manifest
 from framefetch.store.sync import Synced
 from framefetch.store.writer import WINDOW_ROWS
-from tests.store.builders import RECEIPT, descriptors, digest, fill, hold, query, request, row, tree
+from tests.store.builders import RECEIPT, date, descriptors, digest, fill, hold, query, request, row, tree
 
 TRANSACTIONS = "SELECT seq FROM sqlite_sequence WHERE name = 'windows'"
 
@@ -183,6 +183,18 @@ def test_entries_can_be_forgotten(manifest, tmp_path) -> None:
     manifest.forget([row(1, receipt=replace(RECEIPT, mtime_ns=11))])
     manifest.flush()
     assert len(list(manifest.entries())) == 3, "it is not the row that was seen"
+
+
+def test_a_date_that_no_integer_holds_is_no_sign_of_another_file(folder) -> None:
+    """Who was stopped before he recorded a file looks whether it is still the one: this one is."""
+    entry = hold(folder, request(), b"abc")
+    date(folder.files.absolute(entry.path), 2400)
+    receipt = folder.files.receipt(entry.path, entry.receipt.digests, Verified.LENGTH)
+    late = replace(entry, receipt=replace(receipt, ctime_ns=20))
+    told: list[Entry] = []
+    folder.manifest.commit([late], told.extend)
+    folder.manifest.flush()
+    assert told == [late]
 
 
 def test_what_failed_is_tried_again_at_the_end(tmp_path, locked) -> None:

@@ -16,6 +16,7 @@ import pytest
 from framefetch import MetadataCache, TableOptions
 from framefetch.warehouse import WarehouseThread, hdf5_file
 from tests.conftest import EAGER, needed
+from tests.store.builders import date
 
 SHARING = replace(EAGER, share_content=True)
 BODIES = [hdf5_file(30_000 + at, seed=at) for at in range(6)]
@@ -51,6 +52,20 @@ def test_a_new_version_of_what_is_held_costs_no_request(
     assert [Path(path).parent.name for path in new["path"]] == ["v1"] * len(BODIES)
     assert (inodes(new) == inodes(old)) is (options is SHARING)
     assert cache.verify("stat") == cache.verify("hash") == []
+
+
+def test_files_with_dates_that_no_integer_holds_share_their_bytes(
+    table: pd.DataFrame, warehouse: WarehouseThread, open_cache: OpenCache
+) -> None:
+    cache = open_cache(table, options=SHARING)
+    for path in cache.mirror(table).frame["path"]:
+        date(path, 2400)
+    old = cache.mirror(table).frame
+    others = table.assign(url=table["url"].str.replace(".nwb", "-too.nwb"))
+    twice = pd.concat([table, others], ignore_index=True)
+    assert inodes(cache.mirror(twice, "v1").frame) == inodes(old) * 2
+    assert cache.verify("stat") == []
+    assert warehouse.count() == len(BODIES)
 
 
 def test_a_changed_url_of_the_same_digest_costs_no_request(

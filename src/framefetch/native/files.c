@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,22 @@ typedef struct {
     int error;
     struct stat found;
 } Outcome;
+
+/* A time in nanoseconds, or the nearest that 64 bits can hold: file systems have dates that are further away. */
+static long long
+bounded(struct timespec time)
+{
+    long long seconds = time.tv_sec, rest = time.tv_nsec, sum;
+
+    if (seconds < 0) { /* so that both have one sign, and nothing in between is larger than the sum */
+        seconds += 1;
+        rest -= 1000000000LL;
+    }
+    if (__builtin_mul_overflow(seconds, 1000000000LL, &sum) || __builtin_add_overflow(sum, rest, &sum)) {
+        return time.tv_sec < 0 ? LLONG_MIN : LLONG_MAX;
+    }
+    return sum;
+}
 
 static PyObject *
 told(const Outcome outcomes[], Py_ssize_t count)
@@ -26,9 +43,7 @@ told(const Outcome outcomes[], Py_ssize_t count)
             outcomes[i].error
                 ? PyLong_FromLong(outcomes[i].error)
                 : Py_BuildValue("iLLLK", (int)found->st_mode, (long long)found->st_size,
-                                found->st_mtim.tv_sec * 1000000000LL + found->st_mtim.tv_nsec,
-                                found->st_ctim.tv_sec * 1000000000LL + found->st_ctim.tv_nsec,
-                                (unsigned long long)found->st_ino);
+                                bounded(found->st_mtim), bounded(found->st_ctim), (unsigned long long)found->st_ino);
         if (item == NULL || PyList_SetItem(result, i, item) < 0) {
             Py_CLEAR(result);
         }

@@ -36,6 +36,9 @@ OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
 #: What the system says of a file: mode, size, times of the last change of its content and of itself, and inode.
 Stat = tuple[int, int, int, int, int]
 
+#: Nanoseconds that 64 bits can hold, here and in a manifest: until 2262. File systems have dates that are further away.
+_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -287,7 +290,14 @@ def rename(part: str, target: str) -> None:
 
 def stat_of(found: os.stat_result) -> Stat:
     """Return what is looked at of what the system says."""
-    return found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return found.st_mode, found.st_size, _bounded(found.st_mtime_ns), _bounded(found.st_ctime_ns), found.st_ino
+
+
+def _bounded(nanoseconds: int) -> int:
+    """Return a time, or the nearest that 64 bits can hold."""
+    if _FIRST_NS <= nanoseconds <= _LAST_NS:
+        return nanoseconds
+    return _FIRST_NS if nanoseconds < 0 else _LAST_NS
 
 
 def _or_error(function: Callable[..., os.stat_result], *arguments: object) -> Stat | int:

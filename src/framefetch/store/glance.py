@@ -14,6 +14,7 @@ from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
+from framefetch.native.plain import stat_of
 from framefetch.store.places import inode_of
 from framefetch.store.symlinks import FoldersSeen
 
@@ -112,8 +113,8 @@ def _agrees(row: Row, stated: Stated, root: str) -> bool:
         return False
     return (
         found.st_size == size
-        and found.st_mtime_ns == mtime_ns
-        and found.st_ctime_ns == ctime_ns
+        and (found.st_mtime_ns == mtime_ns or stat_of(found)[2] == mtime_ns)
+        and (found.st_ctime_ns == ctime_ns or stat_of(found)[3] == ctime_ns)
         and (found.st_ino == inode or inode_of(found) == inode)
         and stat.S_ISREG(found.st_mode)
     )

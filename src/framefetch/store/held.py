@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
+from framefetch.native.plain import stat_of
 from framefetch.store.places import held_for, inode_of
 from framefetch.store.symlinks import FoldersSeen
 
@@ -78,10 +79,11 @@ class HeldReport:
 
 def unchanged(recorded: Receipt, found: stat_result) -> bool:
     """Return whether a stat says that a file is as it was recorded."""
-    if found.st_size != recorded.size or found.st_mtime_ns != recorded.mtime_ns or not stat.S_ISREG(found.st_mode):
+    mode, size, mtime_ns, ctime_ns, _ = stat_of(found)
+    if size != recorded.size or mtime_ns != recorded.mtime_ns or not stat.S_ISREG(mode):
         return False
     # Another inode is a copy of the folder, whose ctime says nothing.
-    return inode_of(found) != recorded.inode or found.st_ctime_ns == recorded.ctime_ns
+    return inode_of(found) != recorded.inode or ctime_ns == recorded.ctime_ns
 
 
 def judge(request: Request, entry: Entry, found: stat_result | None, level: VerifyLevel) -> State:

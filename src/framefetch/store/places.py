@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from framefetch.native.plain import Stat
 
-__all__ = ["Content", "Places", "free_inodes", "held_for", "inode_of", "remove", "translate_oserror"]
+__all__ = [
+    "Content",
+    "Places",
+    "Sight",
+    "free_inodes",
+    "held_for",
+    "inode_of",
+    "remove",
+    "sight_of",
+    "translate_oserror",
+]
 
 #: Bytes of one name on every common file system.
 NAME_BYTES = 255
@@ -87,12 +97,14 @@ def remove(path: str) -> None:
         return  # whatever failed before is already under way; this must not hide it
 
 
-#: What tells a file from another that stands at the same path later: inode, size, time.
-_Sight: TypeAlias = tuple[int, int, int]
+#: What tells a file from another that stands at the same path later: inode, size, time; as they are recorded.
+Sight: TypeAlias = tuple[int, int, int]
 
 
-def _sight(found: os.stat_result) -> _Sight:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def sight_of(found: os.stat_result) -> Sight:
+    """Return what tells a file from another."""
+    _, size, mtime_ns, _, _ = stat_of(found)
+    return inode_of(found), size, mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +138,7 @@ class Places:
         self.root = root
         self.owner: Callable[[str, str], str | None] | None = None
         self.notices: list[str] = []
-        self._ours: dict[str, _Sight] = {}
+        self._ours: dict[str, Sight] = {}
 
     def absolute(self, path: str) -> str:
         """Return the absolute path of a relative one."""
@@ -135,7 +147,7 @@ class Places:
     def own(self, path: str) -> None:
         """Let the file that stands at this path now be replaced: the manifest knows it as ours."""
         try:
-            self._ours[path] = _sight(os.lstat(self.absolute(path)))
+            self._ours[path] = sight_of(os.lstat(self.absolute(path)))
         except OSError:
             self._ours.pop(path, None)
 
@@ -241,7 +253,7 @@ class Places:
             return
         if stat.S_ISDIR(found.st_mode):
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
-        if self._ours.get(path) == _sight(found) or not stat.S_ISREG(found.st_mode):
+        if self._ours.get(path) == sight_of(found) or not stat.S_ISREG(found.st_mode):
             return
         if _has(target, found.st_size, content):
             return

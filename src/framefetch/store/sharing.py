@@ -17,7 +17,7 @@ from framefetch.errors import FramefetchError, StorageError
 from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.store.digesting import OPEN_NEW
 from framefetch.store.held import unchanged
-from framefetch.store.places import Content, inode_of, remove, translate_oserror
+from framefetch.store.places import Content, inode_of, remove, sight_of, translate_oserror
 
 try:
     import fcntl
@@ -162,8 +162,7 @@ class SameContent:
             if not _clone(source, part):
                 os.link(source, part, follow_symlinks=False)
                 group.linked.add(inode_of(os.lstat(part)))
-            found = os.lstat(source)
-            if (found.st_size, found.st_mtime_ns) == (twin.receipt.size, twin.receipt.mtime_ns):
+            if sight_of(os.lstat(source))[1:] == (twin.receipt.size, twin.receipt.mtime_ns):
                 return self._files.put(
                     part, request, Content(twin.receipt.size, twin.receipt.digests, Verified.DIGEST, twin.receipt.etag)
                 )
@@ -182,7 +181,7 @@ class SameContent:
         if not entry.trusted:
             return False
         if inode_of(found) in group.linked:
-            return (found.st_size, found.st_mtime_ns) == (entry.receipt.size, entry.receipt.mtime_ns)
+            return sight_of(found)[1:] == (entry.receipt.size, entry.receipt.mtime_ns)
         return unchanged(entry.receipt, found)
 
     # -- rows ---------------------------------------------------------------------------------------------------

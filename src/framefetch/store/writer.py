@@ -24,7 +24,7 @@ from framefetch.errors import BytesLost, ManifestError, ManifestLost
 from framefetch.models import Entry
 from framefetch.store.changes import Change, Identity, apply, forget_paths, to_row
 from framefetch.store.own import Own
-from framefetch.store.places import inode_of, remove
+from framefetch.store.places import remove, sight_of
 from framefetch.store.schema import explain, identify
 from framefetch.store.sync import Disk, Synced
 from framefetch.store.tables import overfull, pour
@@ -350,7 +350,7 @@ def _is_replaced(entry: Entry, root: str) -> bool:
     except OSError:
         return False  # it is gone, which whoever looks for it sees
     receipt = entry.receipt
-    return (found.st_size, found.st_mtime_ns, inode_of(found)) != (receipt.size, receipt.mtime_ns, receipt.inode)
+    return sight_of(found) != (receipt.inode, receipt.size, receipt.mtime_ns)
 
 
 def _explained(error: Exception, path: str) -> ManifestError:

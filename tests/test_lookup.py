@@ -17,6 +17,7 @@ from framefetch import ManifestError, MetadataCache, Options, TableOptions
 from framefetch import lookup as module
 from framefetch.events import BytesReceived, FileFinished, RunFinished, RunStarted
 from framefetch.lookup import LookUp
+from framefetch.store.files import FileStore
 from framefetch.store.manifest import Manifest
 from framefetch.warehouse import Reply, Serve, Stop, WarehouseThread, hold
 from tests.conftest import EAGER
@@ -236,6 +237,31 @@ def test_a_stop_while_the_others_are_looked_at(rows, spoilt, warehouse, second_l
     with MetadataCache(rows, spoilt, options=EAGER) as cache, pytest.warns(UserWarning, match="checksum changed"):
         assert cache.mirror(rows).ok.all()
     assert [(spoilt / f"v0/{at:02}.bin").read_bytes() for at in range(FILES)] == BODIES
+
+
+@pytest.mark.parametrize("at", [GONE[0], CHANGED[0]], ids=["where nothing stood", "in place of what is judged"])
+@pytest.mark.filterwarnings("ignore:.*checksum changed:UserWarning")
+def test_what_somebody_puts_there_during_the_look_is_set_aside(rows, tmp_path, monkeypatch, at: int) -> None:
+    few = rows.iloc[[GONE[0], CHANGED[0]]]
+    with MetadataCache(few, tmp_path, options=EAGER) as cache:
+        assert cache.mirror(few).ok.all()
+    mine = tmp_path / f"v0/{at:02}.bin"
+    (tmp_path / f"v0/{GONE[0]:02}.bin").unlink()
+    (tmp_path / f"v0/{CHANGED[0]:02}.bin").write_bytes(b"edited")
+    read = FileStore.hash
+
+    def meanwhile(self, *arguments):
+        found = read(self, *arguments)
+        mine.unlink(missing_ok=True)
+        mine.write_bytes(b"my own work")
+        return found
+
+    with monkeypatch.context() as patch, MetadataCache(few, tmp_path, options=EAGER) as cache:
+        patch.setattr(FileStore, "hash", meanwhile)
+        with pytest.warns(UserWarning, match=f"it was kept as v0/{at:02}.bin.kept-1"):
+            assert cache.mirror(few).ok.all()
+    assert mine.with_name(f"{mine.name}.kept-1").read_bytes() == b"my own work"
+    assert mine.read_bytes() == BODIES[at]
 
 
 def test_files_that_cannot_be_fetched_fail_and_the_others_are_still_looked_at(rows, spoilt, warehouse) -> None:

@@ -120,8 +120,8 @@ class LookUp:
                 refreshed.append(finding.entry)
         if refreshed and self._folder.writable:
             self._folder.manifest.commit(refreshed)
-        for path in check.report.ours:
-            self._folder.files.own(path)
+        for path, seen in check.report.ours.items():
+            self._folder.files.own(path, seen)
         for file, error in check.report.blocked.items():
             self._ledger.record([Outcome(requests[file], Status.FAILED, error=error)])
             held[file] = True

@@ -218,6 +218,29 @@ def test_a_foreign_file_where_a_copy_belongs_is_set_aside(folder, take, tmp_path
     assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY, "1.nwb.kept-1": b"mine"}
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_copy_that_was_edited_is_replaced_and_what_came_since_is_not(
+    folder, take, tmp_path, monkeypatch, meanwhile
+) -> None:
+    (tmp_path / "outside").write_bytes(BODY)
+    take(stated(tmp_path / "outside"))
+    copy = tmp_path / "cache" / "v0" / "1.nwb"
+    copy.write_bytes(b"edited")
+    read = folder.files.hash
+
+    def hash_and_lose(*arguments: object) -> object:
+        found = read(*arguments)
+        copy.unlink()
+        copy.write_bytes(b"my own work")
+        return found
+
+    if meanwhile:
+        monkeypatch.setattr(folder.files, "hash", hash_and_lose)
+    assert take(stated(tmp_path / "outside")).imported == 1
+    kept = {"1.nwb.kept-1": b"my own work"} if meanwhile else {}
+    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY} | kept
+
+
 def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder, take, inside, tmp_path) -> None:
     (tmp_path / "outside").write_bytes(b"other bytes")
     layout = {

@@ -29,7 +29,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.held import unchanged
 from framefetch.store.journal import read_journal
 from framefetch.store.kept import is_overtaken
-from framefetch.store.places import Content, Places, inode_of, translate_oserror
+from framefetch.store.places import Content, Places, inode_of, sight_of, translate_oserror
 from framefetch.store.sidecar import read_sidecar
 from tests.store.builders import descriptors, digest, hold, parts, request, small, stream, tree
 
@@ -39,6 +39,11 @@ BODY = b"the bytes of a file"
 def files(folder: CacheFolder) -> dict[str, bytes | str]:
     """Return what stands under final names."""
     return {path: content for path, content in tree(folder.root_path).items() if not path.startswith((".f", "man"))}
+
+
+def own(folder: CacheFolder, path: str = "v0/1.nwb") -> None:
+    """Let what stands at a path be replaced."""
+    folder.files.own(path, sight_of(os.lstat(folder.files.absolute(path))))
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ async def test_a_crowd_is_who_works_and_who_stands_in_line(folder) -> None:
 
 async def test_wrong_bytes_leave_the_old_file_as_it_is(folder, publish) -> None:
     await publish(request(), b"old")
-    folder.files.own("v0/1.nwb")
+    own(folder)
     with pytest.raises(DigestMismatch):
         await publish(request(digests=(digest(b"other"),)), BODY)
     assert files(folder) == {"v0/1.nwb": b"old"}
@@ -142,7 +147,7 @@ async def test_wrong_bytes_leave_the_old_file_as_it_is(folder, publish) -> None:
 
 async def test_our_own_file_is_replaced(folder, publish) -> None:
     await publish(request(), b"old")
-    folder.files.own("v0/1.nwb")
+    own(folder)
     await publish(request(), BODY)
     assert files(folder) == {"v0/1.nwb": BODY}
     assert folder.files.notices == []
@@ -151,14 +156,14 @@ async def test_our_own_file_is_replaced(folder, publish) -> None:
 async def test_what_somebody_put_there_since_is_not_ours(folder, publish) -> None:
     """Ours is the file that was seen, and not whatever stands at its path later."""
     await publish(request(), b"old")
-    folder.files.own("v0/1.nwb")
+    own(folder)
     place = Path(folder.root) / "v0/1.nwb"
     place.unlink()
     place.write_bytes(b"my own work")
     await publish(request(), BODY)
     assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"my own work"}
     place.unlink()
-    folder.files.own("v0/1.nwb")
+    folder.files.own("v0/1.nwb", None)
     place.write_bytes(b"more work")
     await publish(request(), BODY)
     assert files(folder)["v0/1.nwb.kept-2"] == b"more work"
@@ -632,6 +637,25 @@ async def test_a_file_published_for_a_cancelled_call_is_recorded_all_the_same(fo
     (entry,) = folder.manifest.lookup("v0", ["http://host/1.nwb"])
     assert entry.receipt.digests == (digest(BODY),)
     assert files(folder) == {"v0/1.nwb": BODY}
+
+
+async def test_what_somebody_puts_over_the_file_of_a_cancelled_call_is_not_ours(folder, gate, publish) -> None:
+    part = await folder.files.create(request())
+    await part.write(BODY)
+    put = folder.files.put
+
+    def put_and_lose(*arguments: object) -> Receipt:
+        receipt = put(*arguments)
+        Path(folder.root, "v0/1.nwb").unlink()
+        Path(folder.root, "v0/1.nwb").write_bytes(b"my own work")
+        return receipt
+
+    folder.files.put = put_and_lose
+    gate(folder.files, "put")
+    await cancelled_in(gate, asyncio.create_task(part.publish(length_known=True, etag=None)))
+    folder.files.put = put
+    await publish(request(), BODY)
+    assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"my own work"}
 
 
 # -- many at once --------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_it_agrees_with_the_whole_ladder(folder, change: str, stated: str) -> No
     if held:
         assert (plain, left) == ([0], [])
     if not held and not left:
-        assert (found, check.report.blocked, check.report.ours) == ([], {}, set()), "plainly missing"
+        assert (found, check.report.blocked, check.report.ours) == ([], {}, {}), "plainly missing"
     if change == "nothing" and stated in ("nothing", "its md5", "its size"):
         assert held == [0], "the plain case is what this is for"
 

@@ -14,7 +14,7 @@ from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
 from framefetch.store.held import HeldCheck, State, judge, unchanged
-from framefetch.store.places import inode_of
+from framefetch.store.places import inode_of, sight_of
 from tests.store.builders import date, digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
@@ -39,6 +39,10 @@ def place(folder, path: str = "v0/1.nwb") -> Path:
     return Path(folder.root, path)
 
 
+def seen_at(folder, path: str = "v0/1.nwb"):
+    return {path: sight_of(place(folder, path).lstat())}
+
+
 def edit(path: Path, content: bytes) -> None:
     """Write other bytes in place and put mtime back, as a careful editor or rsync does."""
     before = path.stat()
@@ -61,13 +65,13 @@ def test_what_is_as_recorded_is_held_for_a_stat(folder, monkeypatch, count) -> N
         (at, "v0/1.nwb", None) for at in range(count)
     ]
     assert findings[0].receipt == entry.receipt
-    assert (seen, report.ours, report.blocked, report.warnings) == ([], set(), {}, [])
+    assert (seen, report.ours, report.blocked, report.warnings) == ([], {}, {}, [])
 
 
 def test_nothing_is_held_of_nothing(folder) -> None:
     assert check(folder) == ([], check(folder)[1])
     findings, report = check(folder, request())
-    assert (findings, report.ours, report.blocked) == ([], set(), {})
+    assert (findings, report.ours, report.blocked) == ([], {}, {})
 
 
 def test_another_version_holds_nothing(folder) -> None:
@@ -79,7 +83,7 @@ def test_a_removed_file_is_fetched_to_its_place(folder) -> None:
     hold(folder, request(), BODY)
     place(folder).unlink()
     findings, report = check(folder, request())
-    assert (findings, report.ours, report.warnings) == ([], {"v0/1.nwb"}, [])
+    assert (findings, report.ours, report.warnings) == ([], {"v0/1.nwb": None}, [])
 
 
 def test_a_link_in_its_place_is_no_file_of_ours(folder, tmp_path) -> None:
@@ -127,7 +131,7 @@ def test_a_changed_file_is_told_and_fetched_anew(folder, content) -> None:
     place(folder).write_bytes(content)
     findings, report = check(folder, request())
     assert findings == []
-    assert report.ours == {"v0/1.nwb"}
+    assert report.ours == seen_at(folder)
     assert report.warnings == [
         f"checksum changed: v0/1.nwb is recorded with {digest(BODY)} and has {digest(content)}; it is fetched anew"
     ]
@@ -229,7 +233,7 @@ def test_another_digest_in_the_table_makes_it_stale(folder, monkeypatch) -> None
     hold(folder, request(), BODY)
     seen = hashed(folder, monkeypatch)
     findings, report = check(folder, request(digests=(digest(OTHER),)))
-    assert (findings, report.ours, seen) == ([], {"v0/1.nwb"}, [])
+    assert (findings, report.ours, seen) == ([], seen_at(folder), [])
     assert check(folder, request(size=len(BODY) + 1))[0] == []
     assert len(check(folder, request(size=len(BODY)))[0]) == 1
 
@@ -250,7 +254,7 @@ def test_a_new_algorithm_is_computed_once(folder, monkeypatch) -> None:
 def test_a_new_algorithm_with_another_digest_is_not_held(folder) -> None:
     hold(folder, request(), BODY)
     findings, report = check(folder, request(digests=(digest(OTHER, "sha256"),)))
-    assert (findings, report.ours, report.warnings) == ([], {"v0/1.nwb"}, [])
+    assert (findings, report.ours, report.warnings) == ([], seen_at(folder), [])
 
 
 # -- what the manifest does not know -------------------------------------------------------------------------------
@@ -272,10 +276,25 @@ def test_a_file_that_nothing_explains_is_not_ours(folder, stated) -> None:
     place(folder).parent.mkdir()
     place(folder).write_bytes(BODY)
     findings, report = check(folder, request(**stated))
-    assert (findings, report.ours, report.blocked) == ([], set(), {})
+    assert (findings, report.ours, report.blocked) == ([], {}, {})
 
 
 # -- who holds the place -------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_records_between_two_looks_is_ours(folder, monkeypatch) -> None:
+    lookup = folder.manifest.lookup
+
+    def just_before(*arguments):
+        found = lookup(*arguments)
+        monkeypatch.setattr(folder.manifest, "lookup", lookup)
+        hold(folder, request(), BODY)
+        return found
+
+    hold(folder, request("v0/2.nwb"), BODY)
+    monkeypatch.setattr(folder.manifest, "lookup", just_before)
+    findings, report = check(folder, request())
+    assert (findings, report.ours, report.blocked) == ([], seen_at(folder), {})
 
 
 @pytest.mark.parametrize("stated", [{}, {"digests": (digest(OTHER),)}])
@@ -454,4 +473,4 @@ def test_a_file_behind_a_link_is_not_held_and_nothing_is_asked_of_the_server(
     assert findings == []
     assert isinstance(report.blocked[0], UnsafePath)
     assert f"a link stands at {linked}, " in str(report.blocked[0])
-    assert report.ours == set()
+    assert report.ours == {}

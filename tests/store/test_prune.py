@@ -14,6 +14,7 @@ from framefetch.models import Entity, Entry
 from framefetch.store import prune as prunes
 from framefetch.store.audit import audit
 from framefetch.store.folder import CacheFolder
+from framefetch.store.places import sight_of
 from framefetch.store.prune import _intent, _Pruning, prune
 from framefetch.store.sidecar import Sidecar, kept_name, write_sidecar
 from tests.store.builders import fill, hold, query, request, small, tree
@@ -90,7 +91,7 @@ def test_what_changes_after_it_was_judged_stays(root, open_folder, monkeypatch) 
     def meanwhile() -> None:
         monkeypatch.setattr(folder.manifest, "flush", flush)
         (root / "v0" / "2").write_bytes((BODY + b"2")[::-1])  # in place, of the same size
-        other.files.own("v0/3")
+        other.files.own("v0/3", sight_of((root / "v0" / "3").lstat()))
         hold(other, request("v0/3"), b"new bytes")
         (root / "v0" / "4").write_bytes(b"my own work")
         flush()

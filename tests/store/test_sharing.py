@@ -1,5 +1,6 @@
 """The same content once: no request for a digest that is held, and one place on the disk if asked for."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from framefetch import MetadataCache, TableOptions
+from framefetch.models import Entry
+from framefetch.store.sharing import SameContent
 from framefetch.warehouse import WarehouseThread, hdf5_file
 from tests.conftest import EAGER, needed
 from tests.store.builders import date
@@ -160,6 +164,34 @@ def test_what_a_power_cut_may_have_spoiled_lends_its_bytes_to_nobody(
     made = fresh.mirror(two, "v2").frame
     assert [Path(name).read_bytes() for name in made["path"]] == BODIES[:1] * 2
     assert made["status"].tolist() == ["cached"] * 2
+
+
+@pytest.mark.parametrize(("moment", "kept"), [("share", ""), ("_is_intact", ".kept-1")])
+def test_what_somebody_writes_after_a_file_was_fetched_is_not_lost(
+    warehouse: WarehouseThread, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch, moment: str, kept: str
+) -> None:
+    """Before its turn to share bytes comes, and after it was looked at for that."""
+    frame = pd.DataFrame({"url": [warehouse.add(f"/same{at}.nwb", BODIES[0]) for at in range(2)]})
+    cache = open_cache(frame, options=SHARING)
+    second = cache.cache_dir / "v0" / "same1.nwb"
+    cache.mirror(frame.head(1))
+    share, is_intact = SameContent.share, SameContent._is_intact
+
+    def write() -> None:
+        second.unlink()
+        second.write_bytes(b"my own work")
+
+    def looked(self: SameContent, group: Any, entry: Entry) -> bool:
+        found = is_intact(self, group, entry)
+        if entry.path == "v0/same1.nwb":
+            write()
+        return found
+
+    early = {"share": lambda *given: (write(), share(*given))[1], "_is_intact": looked}
+    monkeypatch.setattr(SameContent, moment, early[moment])
+    with pytest.warns(UserWarning, match="kept as") if kept else contextlib.nullcontext():
+        assert cache.mirror(frame).ok.all()
+    assert second.with_name(f"same1.nwb{kept}").read_bytes() == b"my own work"
 
 
 def test_without_being_asked_nothing_is_shared(warehouse: WarehouseThread, open_cache: OpenCache) -> None:

@@ -273,13 +273,13 @@ class _Shelf:
         """Copy a file from outside, unless it is there already; what is held for another key is never replaced."""
         path, md5 = request.path, request.digests
         owner = self._taken.get(path) or self._manifest.owners([path]).get(path)
-        if owner == request.key:
-            self._files.own(path)
-        elif owner is not None:
+        if owner not in (None, request.key):
             raise TargetBlocked(f"{path} is held for another URL, {owner}")
         self._taken[path] = request.key
         try:
             receipt = self._files.receipt(path, md5, Verified.DIGEST)
+            if owner is not None:
+                self._files.own(path, receipt.sight)
             if self._files.hash(path, ["md5"], self._stopped) == md5:
                 return receipt
         except InterruptedError:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from framefetch.native.plain import Stat
     from framefetch.store.journal import Journal
+    from framefetch.store.places import Sight
     from framefetch.store.sidecar import Sidecar
 
 __all__ = ["PRIVATE", "FileStore", "Part", "SmallBody", "is_private", "to_the_end"]
@@ -140,9 +141,9 @@ class FileStore:
         """Let this tell which other key than a given one holds the file at a path, before it is set aside."""
         self._places.owner = owner
 
-    def own(self, path: str) -> None:
-        """Let the file at this path be replaced: the manifest knows it as ours."""
-        self._places.own(path)
+    def own(self, path: str, seen: Sight | None) -> None:
+        """Let the file that was seen at this path, if one was, be replaced: the manifest knows it as ours."""
+        self._places.own(path, seen)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function in a thread of the store, to its end even where the caller is cancelled."""
@@ -340,7 +341,7 @@ class FileStore:
 
     def report_orphan(self, request: Request, receipt: Receipt) -> None:
         """Tell of a file that was published for a call which had been cancelled by then."""
-        self.own(request.path)
+        self.own(request.path, receipt.sight)
         if self.orphaned is not None:
             self.orphaned(Entry(request.version, request.key, request.path, receipt, time.time()))
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.native.plain import stat_of
-from framefetch.store.places import held_for, inode_of
+from framefetch.store.places import held_for, inode_of, sight_of
 from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from framefetch.options import VerifyLevel
     from framefetch.store.files import FileStore
     from framefetch.store.manifest import Manifest
+    from framefetch.store.places import Sight
 
 __all__ = ["Finding", "HeldCheck", "HeldReport", "State", "judge", "unchanged"]
 
@@ -68,11 +69,11 @@ class Finding:
 class HeldReport:
     """What a check found besides the held files.
 
-    ``ours`` are paths that may be replaced, ``blocked`` says why a file cannot stand at its path, ``warnings`` are for
-    the caller.
+    ``ours`` are paths at which what was seen may be replaced, with what that was, if anything; ``blocked`` says why a
+    file cannot stand at its path, ``warnings`` are for the caller.
     """
 
-    ours: set[str] = field(default_factory=set)
+    ours: dict[str, Sight | None] = field(default_factory=dict)
     blocked: dict[int, FramefetchError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -179,7 +180,7 @@ class HeldCheck:
             elif not here:
                 away.append(_Doubt(request, entry if state in (State.HELD, State.HASH) else None))
             elif not self._is_blocked(request, found):
-                self.report.ours.add(request.path)
+                self.report.ours[request.path] = None if found is None else sight_of(found)
                 if state is State.HASH:
                     doubtful.append(_Doubt(request, entry))
                 elif state is State.STALE and not entry.trusted and request.digests:
@@ -188,18 +189,19 @@ class HeldCheck:
 
     def _judge_away(self, away: Sequence[_Doubt]) -> Iterator[_Doubt]:
         """Look at the planned paths of files that are not recorded there: what stands there may be somebody's."""
-        occupied: set[str] = set()
+        occupied: dict[str, Sight] = {}
         for doubt in away:
             found = self._found(doubt.request.path)
             if not self._is_blocked(doubt.request, found) and found is not None:
-                occupied.add(doubt.request.path)
+                occupied[doubt.request.path] = sight_of(found)
         owners = self._manifest.owners(list(occupied)) if occupied else {}
         for doubt in away:
             request, owner = doubt.request, owners.get(doubt.request.path)
             if request.index in self.report.blocked:
                 continue
             if owner == request.key:
-                self.report.ours.add(request.path)  # recorded by another process, between two looks of ours
+                # Recorded by another process, between two looks of ours.
+                self.report.ours[request.path] = occupied[request.path]
                 continue
             if doubt.entry is not None and (owner is None or not self._fixed_paths):
                 yield replace(doubt, owner=owner)

@@ -97,7 +97,7 @@ def remove(path: str) -> None:
         return  # whatever failed before is already under way; this must not hide it
 
 
-#: What tells a file from another that stands at the same path later: inode, size, time; as they are recorded.
+#: What tells a file from another that stands at the same path later: inode, size, time; as in `Receipt.sight`.
 Sight: TypeAlias = tuple[int, int, int]
 
 
@@ -144,12 +144,11 @@ class Places:
         """Return the absolute path of a relative one."""
         return f"{self.root}/{path}"
 
-    def own(self, path: str) -> None:
-        """Let the file that stands at this path now be replaced: the manifest knows it as ours."""
-        try:
-            self._ours[path] = sight_of(os.lstat(self.absolute(path)))
-        except OSError:
-            self._ours.pop(path, None)
+    def own(self, path: str, seen: Sight | None) -> None:
+        """Let the file that was seen at this path, if one was, be replaced; what comes to stand there later is not."""
+        self._ours.pop(path, None)
+        if seen is not None:
+            self._ours[path] = seen
 
     def receipt(self, path: str, digests: tuple[Digest, ...], verified: Verified, etag: str | None = None) -> Receipt:
         """Describe the regular file at a path.

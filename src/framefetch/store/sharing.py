@@ -146,10 +146,11 @@ class SameContent:
         """Put shared bytes in the place of a file's own; None where it keeps them."""
         first = group.entries[0]
         apart = first.path != entry.path and first.receipt.inode != entry.receipt.inode
-        if not apart or first.receipt.digests != entry.receipt.digests or not self._is_intact(group, first):
+        same = first.receipt.digests == entry.receipt.digests
+        if not apart or not same or not all(self._is_intact(group, one) for one in (first, entry)):
             return None
         request = Request(0, entry.version, entry.key, (), entry.path, entry.receipt.size, entry.receipt.digests)
-        self._files.own(entry.path)
+        self._files.own(entry.path, entry.receipt.sight)
         try:
             receipt = self._linked(group, first, request)
         except FramefetchError:

@@ -349,8 +349,7 @@ def _is_replaced(entry: Entry, root: str) -> bool:
         found = os.lstat(f"{root}/{entry.path}")
     except OSError:
         return False  # it is gone, which whoever looks for it sees
-    receipt = entry.receipt
-    return sight_of(found) != (receipt.inode, receipt.size, receipt.mtime_ns)
+    return sight_of(found) != entry.receipt.sight
 
 
 def _explained(error: Exception, path: str) -> ManifestError:

@@ -705,6 +705,17 @@ def test_who_looks_at_a_manifest_that_is_lost_looks_at_the_new_one(stocked, open
     assert seen[0] is not seen[1]
 
 
+def test_what_can_be_no_version_does_no_harm_to_the_manifest(prototype, open_cache) -> None:
+    _, table, folder = prototype
+    layout = json.loads((folder / "manifest.json").read_text())
+    layout = {"\ud800": {"http://h/z": {"file_path": "x", "md5_checksum": "0" * 32}}} | layout
+    (folder / "manifest.json").write_text(json.dumps(layout))
+    with pytest.warns(UserWarning, match="http://h/z: expected a version that can name a folder, such as 'v0', got"):
+        assert open_cache(table, host_map=TUNNEL).mirror(table).frame["status"].tolist() == ["cached"] * 8
+    again = open_cache(table, host_map=TUNNEL).import_manifest(folder / "manifest.json")
+    assert (again.imported, [url for url, _ in again.skipped]) == (8, ["http://h/z"])
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "export"])
 def test_who_only_looks_at_a_prototypes_cache_leaves_it_to_be_taken_over(prototype, open_cache, command) -> None:
     folder = prototype[2]

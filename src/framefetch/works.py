@@ -152,7 +152,7 @@ class Works:
 
         try:
             folder.prepare()
-            report = import_manifest(folder.files, folder.manifest, older, self.host_map, _imported_path, stopped)
+            report = import_manifest(folder.files, folder.manifest, older, self.host_map, _imported_names, stopped)
         except NotAManifest as error:
             folder.files.notices.append(f"not taken over: {error}")
         else:
@@ -191,7 +191,7 @@ class Works:
 
         folder = self.folder
         folder.prepare()
-        return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_path)
+        return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_names)
 
     def _require_same_process(self) -> None:
         if self._pid not in (None, os.getpid()):
@@ -280,5 +280,6 @@ class Works:
                     self._portal.close()
 
 
-def _imported_path(version: str, url: str) -> str:
-    return f"{check_version(version)}/{default_name(basename(url), TableOptions().suffix)}"
+def _imported_names(version: str) -> Callable[[str], str]:
+    folder = check_version(version)
+    return lambda url: f"{folder}/{default_name(basename(url), TableOptions().suffix)}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from framefetch.errors import DiskFull, ManifestError, StorageError
 from framefetch.models import Verified
 from framefetch.store import exchange
 from framefetch.store.exchange import export_manifest, import_manifest
+from framefetch.table.naming import check_version
 from tests.store.builders import digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
@@ -20,8 +22,9 @@ def md5(content: bytes = BODY) -> str:
     return digest(content).hex
 
 
-def name_for(version: str, url: str) -> str:
-    return f"{version}/{url.rpartition('/')[2]}.nwb"
+def names_in(version: str) -> Callable[[str], str]:
+    folder = check_version(version)
+    return lambda url: f"{folder}/{url.rpartition('/')[2]}.nwb"
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def take(folder, tmp_path):
     def run(layout: object, source=None, hosts=HOSTS):
         source = source or tmp_path / "older.json"
         source.write_text(layout if isinstance(layout, str) else json.dumps(layout))
-        return import_manifest(folder.files, folder.manifest, str(source), hosts, name_for)
+        return import_manifest(folder.files, folder.manifest, str(source), hosts, names_in)
 
     return run
 
@@ -120,7 +123,7 @@ def test_what_is_exported_can_be_imported(folder, tmp_path, open_folder) -> None
             os.unlink(f"{folder.root}/{name}")
     again = open_folder()
     assert again.older == f"{again.root}/manifest.json"
-    report = import_manifest(again.files, again.manifest, f"{again.root}/manifest.json", {}, name_for)
+    report = import_manifest(again.files, again.manifest, f"{again.root}/manifest.json", {}, names_in)
     assert (report.imported, report.skipped) == (1, [])
     assert held(again) == before
 
@@ -241,6 +244,19 @@ def test_a_copy_that_was_edited_is_replaced_and_what_came_since_is_not(
     assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY} | kept
 
 
+@pytest.mark.parametrize("version", ["\ud800", "", "a/b", ".v0", "manifest"])
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_can_be_no_version_is_skipped_with_a_reason(folder, take, inside, tmp_path, version, outside) -> None:
+    (tmp_path / "outside").write_bytes(BODY)
+    right = stated(inside, url="http://h/1")
+    report = take(right | {version: stated(tmp_path / "outside" if outside else inside, url="http://h/2")["v0"]})
+    assert report.imported == 1
+    ((url, reason),) = report.skipped
+    assert url == "http://h/2"
+    assert reason == f"expected a version that can name a folder, such as 'v0', got {version!r}"
+    assert held(folder) == [("v0", "http://h/1", "v0/old name.nwb")]
+
+
 def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder, take, inside, tmp_path) -> None:
     (tmp_path / "outside").write_bytes(b"other bytes")
     layout = {
@@ -298,7 +314,7 @@ def test_an_import_that_is_stopped_at_its_last_file_has_not_ended(folder, tmp_pa
         asked.append(None)
         return len(asked) > 1
 
-    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for, stopped)
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, names_in, stopped)
     assert (report.imported, report.ended) == (0, False)
 
 
@@ -342,9 +358,9 @@ def test_an_import_that_is_stopped_is_gone_on_with(folder, tmp_path, monkeypatch
     def stopped() -> bool:
         return len(read) == 3
 
-    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for, stopped)
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, names_in, stopped)
     assert (report.imported, report.skipped, report.ended) == (2, [], False), "the third was being read"
-    report = import_manifest(folder.files, folder.manifest, str(source), {}, name_for)
+    report = import_manifest(folder.files, folder.manifest, str(source), {}, names_in)
     assert (report.imported, report.skipped, report.ended) == (6, [], True)
     assert [path[-1] for path in read] == list("0122345")
     assert len(held(folder)) == 6
@@ -381,7 +397,7 @@ def test_bytes_that_are_no_text_and_a_file_that_is_not_there(folder, tmp_path) -
         ("cache", "Is a d"),
     ):
         with pytest.raises(ManifestError, match=message):
-            import_manifest(folder.files, folder.manifest, str(tmp_path / source), {}, name_for)
+            import_manifest(folder.files, folder.manifest, str(tmp_path / source), {}, names_in)
 
 
 def test_a_full_disk_ends_an_import(disk, open_folder, tmp_path) -> None:
@@ -389,7 +405,7 @@ def test_a_full_disk_ends_an_import(disk, open_folder, tmp_path) -> None:
     (tmp_path / "large").write_bytes(b"x" * 900_000)
     (tmp_path / "m.json").write_text(json.dumps(stated(tmp_path / "large", md5(b"x" * 900_000))))
     with pytest.raises(DiskFull):
-        import_manifest(folder.files, folder.manifest, str(tmp_path / "m.json"), {}, name_for)
+        import_manifest(folder.files, folder.manifest, str(tmp_path / "m.json"), {}, names_in)
     assert parts(folder) == []
 
 

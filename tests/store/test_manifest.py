@@ -185,6 +185,14 @@ def test_entries_can_be_forgotten(manifest, tmp_path) -> None:
     assert len(list(manifest.entries())) == 3, "it is not the row that was seen"
 
 
+def test_what_no_database_can_be_asked_for_is_no_damage(manifest) -> None:
+    manifest.commit([row(1)])
+    manifest.flush()
+    with pytest.raises(UnicodeEncodeError):
+        manifest.lookup("\ud800", [row(1).key])
+    assert len(manifest.lookup("v0", [row(1).key])) == 1
+
+
 def test_a_date_that_no_integer_holds_is_no_sign_of_another_file(folder) -> None:
     """Who was stopped before he recorded a file looks whether it is still the one: this one is."""
     entry = hold(folder, request(), b"abc")
@@ -481,7 +489,7 @@ def test_what_is_imported_stays_where_the_disk_fails_and_what_was_copied_for_it_
     monkeypatch.setattr(
         writer_module.Disk, "sync", lambda disk, paths: Synced(False, tuple(paths), OSError(number, "lost"))
     )
-    report = import_manifest(folder.files, folder.manifest, str(layout), {}, lambda version, url: "v0/copied")
+    report = import_manifest(folder.files, folder.manifest, str(layout), {}, lambda version: lambda url: "v0/copied")
     assert (report.imported, report.skipped) == (2, [])
     with pytest.raises(BytesLost) as caught:
         folder.close()

@@ -166,8 +166,11 @@ def test_a_prototypes_manifest_explains_files(root, open_folder, tmp_path) -> No
     (root / ".framefetch" / "own").write_bytes(BODIES["v0/2"])
     layout["http://localhost:8080/3"]["md5_checksum"] = "0" * 32
     layout["http://localhost:8080/4"]["md5_checksum"] = "?"
-    (root / "manifest.json").write_text(json.dumps({"v0": layout}))
-    report = rebuild(open_folder(root), None, {"warehouse:9000": "localhost:8080"})
+    no_version = {"\ud800": {"http://localhost:8080/0": layout["http://localhost:8080/0"]}}
+    (root / "manifest.json").write_text(json.dumps(no_version | {"v0": layout}))
+    folder = open_folder(root)
+    report = rebuild(folder, None, {"warehouse:9000": "localhost:8080"})
+    assert {entry.version for entry in folder.manifest.entries()} == {"v0"}
     assert [path for _, path in entries(root)] == ["v0/0", "v0/1", "v0/5", "v0/6", "v0/7"]
     assert entries(root)[0] == ("http://warehouse:9000/0", "v0/0")
     assert [finding.path for finding in report.findings] == ["v0/2", "v0/3", "v0/4"]

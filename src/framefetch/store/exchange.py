@@ -29,7 +29,8 @@ __all__ = ["ImportReport", "Stated", "export_manifest", "import_manifest", "prin
 
 COMMIT_ROWS = 256
 
-NameFor: TypeAlias = "Callable[[str, str], str]"
+#: Gives for a version what names its files, by their URLs; raises where it can be no version.
+NamesIn: TypeAlias = "Callable[[str], Callable[[str], str]]"
 _Layout: TypeAlias = dict[str, dict[str, dict[str, str | None]]]
 
 
@@ -117,7 +118,7 @@ def import_manifest(
     manifest: Manifest,
     source: str,
     host_map: Mapping[str, str],
-    name_for: NameFor,
+    names_in: NamesIn,
     stopped: Callable[[], bool] | None = None,
 ) -> ImportReport:
     """Take over what a prototype's manifest holds, without downloading anything.
@@ -136,8 +137,9 @@ def import_manifest(
         The JSON file.
     host_map : mapping of str to str
         As given to the cache: from the table's host to the one connected to.
-    name_for : callable
-        Gives the path in the cache for the version and the URL of a file that is copied into it.
+    names_in : callable
+        Gives for a version what gives the path in the cache for the URL of a file that is copied into it; raises for
+        what can be no version.
     stopped : callable, optional
         Whether to end early; asked between two files, and while one is read.
 
@@ -154,7 +156,7 @@ def import_manifest(
     report = ImportReport()
     beside = os.path.dirname(os.path.abspath(source))
     stopped = stopped or _never
-    shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), name_for, stopped)
+    shelf = _Shelf(files, manifest, (files.root, beside, os.getcwd()), names_in, stopped)
     back = {new: old for old, new in host_map.items()}
     with shelf:
         for stated in read_layout(source):
@@ -209,13 +211,13 @@ class _Shelf:
         files: FileStore,
         manifest: Manifest,
         folders: tuple[str, ...],
-        name_for: NameFor,
+        names_in: NamesIn,
         stopped: Callable[[], bool],
     ) -> None:
         self._files = files
         self._manifest = manifest
         self._folders = folders
-        self._name_for = name_for
+        self._names_in = names_in
         self._stopped = stopped
         self._taken: dict[str, str] = {}
         self._copied: set[str] = set()
@@ -241,13 +243,14 @@ class _Shelf:
 
     def take_over(self, stated: Stated, key: str) -> None:
         """Take over one file that is what the manifest says, unless there is an entry already."""
+        name_of = self._names_in(stated.version)  # also where nothing is copied: what is no version is refused
         md5 = Digest("md5", stated.md5.strip().lower())
         if self._is_held(stated.version, key, md5):
             return
         found, seen = self._locate(stated.path, md5)
         inside = os.path.relpath(found, self._files.root).replace(os.sep, "/")
         if inside.startswith("../") or os.path.isabs(inside):
-            path = self._name_for(stated.version, key)
+            path = name_of(key)
             receipt = self._bring_in(found, Request(0, stated.version, key, (key,), path, None, (md5,)))
         else:
             path = inside

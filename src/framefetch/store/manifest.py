@@ -189,11 +189,12 @@ class Manifest:
         return self._to_entries(self._fetch(query, **parameters))
 
     def _to_entries(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
-        try:
-            for row in rows:
-                yield self._to_entry(row)
-        except (ValueError, TypeError, KeyError) as error:
-            raise lost(self.path, f"is damaged ({error})") from error
+        for row in rows:  # whoever asks for what cannot be asked for is told here, and it is no damage
+            try:
+                entry = self._to_entry(row)
+            except (ValueError, TypeError, KeyError) as error:
+                raise lost(self.path, f"is damaged ({error})") from error
+            yield entry
 
     def _fetch(self, query: str, **parameters: str | int | None) -> Iterator[tuple[Any, ...]]:
         return iter(()) if self._readers is None else self._readers.fetch(query, parameters)

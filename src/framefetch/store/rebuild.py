@@ -237,6 +237,7 @@ def _of_prototype(source: str, root: str, host_map: Mapping[str, str]) -> Iterat
     for stated in layout:
         path = os.path.relpath(os.path.join(root, stated.path), root).replace(os.sep, "/")
         try:
+            stated.version.encode()  # a lone surrogate is in no version
             digest = Digest("md5", stated.md5.strip().lower())
         except ValueError:
             continue

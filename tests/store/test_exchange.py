@@ -383,7 +383,7 @@ def test_what_was_copied_before_an_interrupt_has_its_rows(folder, tmp_path, monk
 
     monkeypatch.setattr(exchange, "hash_file", hash_file)
     with pytest.raises(KeyboardInterrupt):
-        import_manifest(folder.files, folder.manifest, str(source), {}, name_for)
+        import_manifest(folder.files, folder.manifest, str(source), {}, names_in)
     folder.manifest.flush()
     assert [path for *_, path in held(folder)] == [f"v0/{at}.nwb" for at in range(3)]
     assert sorted(os.listdir(f"{folder.root}/v0")) == [f"{at}.nwb" for at in range(3)]

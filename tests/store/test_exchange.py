@@ -1,8 +1,11 @@
 """The prototype's manifest.json, out and in."""
 
+import io
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,9 @@ import pytest
 from framefetch.errors import DiskFull, ManifestError, StorageError
 from framefetch.models import Verified
 from framefetch.store import exchange
-from framefetch.store.exchange import export_manifest, import_manifest
+from framefetch.store.exchange import export_manifest, import_manifest, print_manifest
 from framefetch.table.naming import check_version
-from tests.store.builders import digest, hold, parts, request, row, tree
+from tests.store.builders import RECEIPT, digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
 HOSTS = {"testwarehouse:9000": "localhost:8080"}
@@ -74,6 +77,44 @@ def test_of_two_places_of_one_url_the_newest_is_exported_and_counted(folder, tmp
     folder.manifest.flush()
     assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 1
     assert json.loads((tmp_path / "out.json").read_text())["v0"]["http://host/1"]["file_path"] == "v0/a"
+
+
+def test_an_export_is_laid_out_as_the_prototype_did(folder, tmp_path) -> None:
+    sha256 = replace(RECEIPT, digests=(digest(BODY, "sha256"),))
+    folder.manifest.commit([
+        row(1, path='v0/"ü"\\\n', key="http://host/ü?a=\t1"),
+        row(2, receipt=sha256),
+        row(3, path="v0/z"),
+        row(3, path="v0/a"),
+        row(1, version="v/ \u2028", path="v1/1.nwb"),
+    ])  # fmt: skip
+    folder.manifest.flush()
+    assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 4
+    layout = {
+        "v/ \u2028": {"http://host/1": {"file_path": "v1/1.nwb", "md5_checksum": "0" * 32}},
+        "v0": {
+            "http://host/2": {"file_path": "v0/2.nwb", "md5_checksum": None},
+            "http://host/3": {"file_path": "v0/z", "md5_checksum": "0" * 32},
+            "http://host/ü?a=\t1": {"file_path": 'v0/"ü"\\\n', "md5_checksum": "0" * 32},
+        },
+    }
+    expected = json.dumps(layout, indent=1, ensure_ascii=False)
+    assert (tmp_path / "out.json").read_text(encoding="utf-8") == expected
+    printed = io.StringIO()
+    assert print_manifest(folder.manifest, printed) == 4
+    assert printed.getvalue() == expected
+
+
+def test_an_export_needs_no_memory_for_each_row(folder, tmp_path) -> None:
+    peaks = []
+    for start in (0, 8_000):
+        folder.manifest.commit([row(number) for number in range(start, start + 8_000)])
+        folder.manifest.flush()
+        tracemalloc.start()
+        assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == start + 8_000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 8_000 < 100
 
 
 def test_an_export_replaces_the_older_one_in_one_step(folder, tmp_path, monkeypatch) -> None:

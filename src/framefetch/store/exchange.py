@@ -7,6 +7,8 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from framefetch.errors import FramefetchError, ManifestError, NotAManifest, TargetBlocked
@@ -19,7 +21,7 @@ from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from framefetch.store.files import FileStore
@@ -31,7 +33,6 @@ COMMIT_ROWS = 256
 
 #: Gives for a version what names its files, by their URLs; raises where it can be no version.
 NamesIn: TypeAlias = "Callable[[str], Callable[[str], str]]"
-_Layout: TypeAlias = dict[str, dict[str, dict[str, str | None]]]
 
 
 def export_manifest(manifest: Manifest, target: str) -> int:
@@ -54,40 +55,51 @@ def export_manifest(manifest: Manifest, target: str) -> int:
     StorageError
         Where it cannot be written.
     """
-    layout = _layout(manifest)
+    count = 0
 
     def write(path: str) -> None:
+        nonlocal count
         with open(path, "w", encoding="utf-8") as file:
-            _dump(layout, file)
+            count = print_manifest(manifest, file)
 
     try:
         write_target(target, write)
     except OSError as error:
         raise translate_oserror(error, f"writing {target}") from error
-    return sum(map(len, layout.values()))
+    return count
 
 
 def print_manifest(manifest: Manifest, file: TextIO) -> int:
-    """Write the manifest, as `export_manifest` does, to an open file; return how many entries were written."""
-    layout = _layout(manifest)
-    _dump(layout, file)
-    return sum(map(len, layout.values()))
+    """Write the manifest, as `export_manifest` does, to an open file; return how many entries were written.
+
+    Each entry is written when it is read, as `json.dump` with an indent of 1 would write all of them.
+    """
+    count = 0
+    before = "{"
+    for version, entries in groupby(_newest(manifest), attrgetter("version")):
+        file.write(f"{before}\n {_quoted(version)}: {{")
+        before = ""
+        for entry in entries:
+            file.write(
+                f"{before}\n  {_quoted(entry.key)}: {{\n"
+                f'   "file_path": {_quoted(entry.path)},\n'
+                f'   "md5_checksum": {_quoted(entry.digest("md5"))}\n  }}'
+            )
+            before = ","
+            count += 1
+        file.write("\n }")
+    file.write("\n}" if count else "{}")
+    return count
 
 
-def _layout(manifest: Manifest) -> _Layout:
-    newest: dict[str, dict[str, Entry]] = {}
-    for entry in manifest.entries():
-        held = newest.setdefault(entry.version, {})
-        if entry.key not in held or held[entry.key].fetched_at <= entry.fetched_at:
-            held[entry.key] = entry
-    return {
-        version: {key: {"file_path": entry.path, "md5_checksum": entry.digest("md5")} for key, entry in held.items()}
-        for version, held in newest.items()
-    }
+def _newest(manifest: Manifest) -> Iterator[Entry]:
+    """Yield one entry of each key of each version: that of the file that came last; the manifest has them in order."""
+    for _, places in groupby(manifest.entries(), attrgetter("version", "key")):
+        yield max(places, key=attrgetter("fetched_at", "path"))
 
 
-def _dump(layout: _Layout, file: TextIO) -> None:
-    json.dump(layout, file, indent=1, ensure_ascii=False)
+def _quoted(text: str | None) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import pytest
 
 from framefetch.store.audit import audit
 from framefetch.store.folder import CacheFolder
+from framefetch.store.prune import prune
 from framefetch.store.rebuild import rebuild
 from framefetch.store.tables import TREES
 from framefetch.table.requests import TableRequests
@@ -139,6 +140,21 @@ def test_a_file_that_was_moved_is_found_by_its_content(root, open_folder) -> Non
     report = rebuild(open_folder(root), table(*BODIES), {})
     assert (report.held, report.findings) == (8, [])
     assert ("http://host/3", "v0/sub/renamed") in entries(root)
+
+
+def test_of_two_files_of_the_same_content_one_is_adopted_and_the_other_stays(root, open_folder) -> None:
+    lose(root)
+    (root / "v0" / "a").mkdir()
+    (root / "v0" / "b").mkdir()
+    (root / "v0" / "a" / "3").write_bytes(BODIES["v0/3"])
+    os.rename(root / "v0" / "3", root / "v0" / "b" / "3")
+    folder = open_folder(root)
+    report = rebuild(folder, table(*BODIES), {})
+    assert (report.held, report.adopted) == (8, 8)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("unknown", "v0/b/3")]
+    assert entries(root) == sorted([*ALL[:3], *ALL[4:], ("http://host/3", "v0/a/3")], key=lambda entry: entry[1])
+    assert "v0/b/3" not in prune(folder, "v0", set(), dry_run=False).removed
+    assert tree(root / "v0") == {"b/3": BODIES["v0/3"]}
 
 
 def test_a_table_without_digests_explains_nothing(root, open_folder) -> None:

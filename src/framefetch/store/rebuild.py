@@ -138,9 +138,11 @@ class _Rebuilding:
             claims = list(block)
             if requests is not None and by_digest:
                 claims = list(self._threads.map(lambda entry: self._recognised(entry, by_digest, requests), block))
-            self._take([claim for claim in claims if claim.key])
+            # They are judged side by side: of two of one key that nobody held yet the first is believed.
+            first = {(claim.version, claim.key): claim for claim in reversed(claims) if claim.key}
+            self._take(list(first.values()))
             for claim in claims:
-                if not claim.key:
+                if first.get((claim.version, claim.key)) is not claim:
                     detail = "neither an entry, nor the table, nor an older manifest explains it"
                     self._report.findings.append(AuditFinding("unknown", claim.path, detail))
 

@@ -137,6 +137,32 @@ def test_a_link_to_a_folder_is_a_finding_and_not_followed(folder, place, tmp_pat
     assert findings(folder) == [("unknown", "v0/way-out")]
 
 
+@pytest.mark.parametrize("level", ["stat", "hash"])
+@pytest.mark.parametrize("leads", ["to the files", "nowhere"])
+@pytest.mark.parametrize(
+    ("linked", "found"),
+    [
+        ("v0", [("blocked", "v0/1"), ("blocked", "v0/a/2"), ("blocked", "v0")]),
+        ("v0/a", [("blocked", "v0/a/2"), ("unknown", "v0/a")]),
+    ],
+)
+def test_what_stands_behind_a_link_is_not_held(folder, place, tmp_path, linked, found, leads, level) -> None:
+    for path in ("v0/1", "v0/a/2", "v1/1"):
+        place(path)
+    (tmp_path / "cache" / linked).rename(tmp_path / "moved")
+    (tmp_path / "cache" / linked).symlink_to(tmp_path / ("moved" if leads == "to the files" else "none"))
+    assert findings(folder, level) == found
+    blocked = [finding for finding in audit(folder.files, folder.manifest, level=level) if finding.path == found[0][1]]
+    assert [finding.detail for finding in blocked] == [f"a link stands at {linked}; nothing is held behind one"]
+
+
+def test_a_link_in_the_place_of_a_file_beside_the_versions_is_one_finding(folder, place, tmp_path) -> None:
+    """A prototype may have kept its files there."""
+    place("1").unlink()
+    (tmp_path / "cache" / "1").symlink_to(tmp_path)
+    assert findings(folder) == [("blocked", "1")]
+
+
 def test_who_watches_is_told_of_every_file(folder, place) -> None:
     for at in range(5):
         place(f"v0/{at}")

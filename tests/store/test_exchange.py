@@ -233,6 +233,26 @@ def test_a_link_below_the_cache_becomes_a_file(folder, take, tmp_path) -> None:
     assert (tmp_path / "outside").read_bytes() == BODY
 
 
+@pytest.mark.parametrize("was_imported", [True, False])
+def test_a_file_behind_a_link_is_not_taken_over(folder, take, tmp_path, was_imported) -> None:
+    (tmp_path / "outside").write_bytes(BODY)
+    if was_imported:
+        assert take(stated(tmp_path / "outside")).imported == 1
+    else:
+        (tmp_path / "cache" / "v0").mkdir()
+        (tmp_path / "cache" / "v0" / "1.nwb").write_bytes(BODY)
+    before = held(folder)
+    (tmp_path / "cache" / "v0").rename(tmp_path / "moved")
+    (tmp_path / "cache" / "v0").symlink_to(tmp_path / "moved")
+    for path in (tmp_path / "outside", "v0/1.nwb"):
+        report = take(stated(path))
+        assert report.imported == 0
+        assert ["a link stands at v0, " in reason for _, reason in report.skipped] == [True]
+    assert held(folder) == before
+    assert tree(tmp_path / "moved") == {"1.nwb": BODY}
+    assert parts(folder) == []
+
+
 def test_of_several_files_of_one_name_the_right_one_is_taken(folder, take, inside, tmp_path, monkeypatch) -> None:
     right = tmp_path / "work" / "v0" / "old name.nwb"
     right.parent.mkdir(parents=True)

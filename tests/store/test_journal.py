@@ -83,6 +83,14 @@ def test_a_file_changed_since_is_not_adopted(died, open_folder) -> None:
     assert (died / "v0" / "0").read_bytes() == b"X"
 
 
+@pytest.mark.parametrize("leads", ["to the files", "nowhere"])
+def test_a_file_behind_a_link_is_not_adopted(died, open_folder, tmp_path, leads) -> None:
+    (died / "v0").rename(tmp_path / "moved")
+    (died / "v0").symlink_to(tmp_path / ("moved" if leads == "to the files" else "none"))
+    assert list(open_folder(died).manifest.entries()) == []
+    assert sorted(tree(tmp_path / "moved")) == ["0", "1", "2", "streamed"]
+
+
 def test_torn_and_foreign_lines_are_passed_over(died, open_folder, tmp_path) -> None:
     (tmp_path / "precious").write_bytes(BODY)
     (journal,) = (died / ".framefetch" / "parts").glob("*.journal")

@@ -203,6 +203,53 @@ def test_what_was_set_aside_explains_files(root, open_folder) -> None:
     assert {entry.trusted for entry in open_folder(root).manifest.entries()} == {True}
 
 
+def link_away(root, name: str) -> None:
+    """Move a folder out of the cache, and leave a link in its place."""
+    os.rename(root / name, root.parent / "moved")
+    os.symlink("../moved", root / name)
+
+
+def test_what_stands_behind_a_link_is_not_held_and_not_forgotten(root, open_folder) -> None:
+    link_away(root, "v0")
+    folder = open_folder(root)
+    report = rebuild(folder, table(*BODIES), {})
+    assert (report.held, report.adopted) == (0, 0)
+    assert {(finding.kind, finding.path) for finding in report.findings} == {
+        ("blocked", path) for path in ["v0", *BODIES]
+    }
+    assert entries(root) == ALL
+    (root / "v0").unlink()
+    os.rename(root.parent / "moved", root / "v0")
+    assert rebuild(folder, None, {}).held == 8
+
+
+@pytest.mark.parametrize("source", ["a table", "a prototype", "what was set aside", "nothing"])
+@pytest.mark.parametrize(("linked", "found"), [("v0", ("blocked", "v0")), ("v0/a", ("unknown", "v0/a"))])
+def test_nothing_behind_a_link_is_adopted(root, open_folder, source, linked, found) -> None:
+    body = b"below a folder"
+    with CacheFolder(root) as folder:
+        folder.manifest.forget(list(folder.manifest.entries()))
+        for path in BODIES:
+            (root / path).unlink()
+        hold(folder, request("v0/a/9"), body)
+    if source == "what was set aside":
+        os.rename(root / "manifest.sqlite", root / "manifest.sqlite.corrupt-4")
+        with CacheFolder(root) as folder:
+            folder.manifest.forget(list(folder.manifest.entries()))
+    else:
+        lose(root)
+    if source == "a prototype":
+        stated = {"http://host/9": {"file_path": "v0/a/9", "md5_checksum": digest(body).hex}}
+        (root / "manifest.json").write_text(json.dumps({"v0": stated}))
+    column = np.array([digest(body).hex], dtype=object)
+    requests = TableRequests("v0", ["http://host/9"], ["http://host/9"], ["a/9"], {}, np.full(1, -1), {"md5": column})
+    link_away(root, linked)
+    report = rebuild(open_folder(root), requests if source == "a table" else None, {})
+    assert (report.held, report.adopted) == (0, 0)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [found]
+    assert entries(root) == []
+
+
 def test_hints_that_were_never_believed_are_settled(root, open_folder) -> None:
     with open(root / "manifest.sqlite", "r+b") as file:
         file.write(b"\0" * 100)

@@ -139,6 +139,17 @@ def test_rebuild_makes_a_damaged_manifest_anew(cache, tmp_path) -> None:
     assert json.loads(framefetch("status", cache, "--json").stdout)["files"] == 8
 
 
+def test_files_behind_a_link_are_told_of(cache) -> None:
+    (cache / "v0").rename(cache.parent / "moved")
+    (cache / "v0").symlink_to("../moved")
+    detail = "a link stands at v0; nothing is held behind one"
+    for words in (["verify"], ["verify", "--hash"], ["rebuild"]):
+        done = framefetch(*words, cache)
+        assert done.returncode == 1
+        assert f"blocked\tv0/100.nwb\t{detail}\n" in done.stdout
+    assert "0 files held, 0 of them newly recorded; 9 files cannot be read, 0 entries forgotten" in done.stdout
+
+
 def test_rebuild_by_a_table_and_then_nothing_is_fetched(stocked, cache, tmp_path) -> None:
     warehouse, frame, contents = stocked
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 from framefetch.errors import StorageError
 from framefetch.store.held import unchanged
 from framefetch.store.kept import is_overtaken, kept_parts
+from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "ReadingThreads",
     "Watch",
     "audit",
+    "behind_link",
     "compare",
     "count_holdings",
     "in_blocks",
@@ -46,7 +48,7 @@ STALE_SECONDS: Final = 86_400.0
 READINGS: Final = 3
 _SET_ASIDE: Final = re.compile(r"\.kept-[0-9]+$")
 
-#: missing: no file; blocked: no regular file, or none that can be looked at now;
+#: missing: no file; blocked: no regular file, none that can be looked at now, or behind a link;
 #: changed: another size or time; corrupt: another digest;
 #: unknown: a file below a version's folder that no entry explains; part: an unfinished file nobody goes on with.
 Kind = Literal["missing", "blocked", "changed", "corrupt", "unknown", "part"]
@@ -112,11 +114,12 @@ def audit(files: FileStore, manifest: Manifest, *, level: Level, watch: Watch | 
     """
     explained: set[str] = set()
     newest = 0.0
+    folders = FoldersSeen(files.root)
 
     with ReadingThreads() as threads:
 
         def look(entry: Entry) -> AuditFinding | None:
-            return compare(files, entry, level, threads.stopped)
+            return behind_link(folders, entry) or compare(files, entry, level, threads.stopped)
 
         for block in in_blocks(manifest.entries()):
             explained.update(entry.path for entry in block)
@@ -169,10 +172,18 @@ def in_blocks(entries: Iterator[Entry]) -> Iterator[Sequence[Entry]]:
         yield block
 
 
+def behind_link(folders: FoldersSeen, entry: Entry) -> AuditFinding | None:
+    """Return what is wrong with an entry where a link stands in the place of a folder above its file."""
+    link = folders.link_above(entry.path)
+    if link is None:
+        return None
+    return AuditFinding("blocked", entry.path, f"a link stands at {link}; nothing is held behind one")
+
+
 def compare(
     files: FileStore, entry: Entry, level: Level, stopped: Callable[[], bool] | None = None
 ) -> AuditFinding | None:
-    """Look at the file of one entry."""
+    """Look at the file of one entry; whether it stands behind a link is asked by `behind_link`."""
     recorded = entry.receipt
     try:
         found = os.lstat(files.absolute(entry.path))
@@ -199,8 +210,12 @@ def compare(
     return None
 
 
-def proved(files: FileStore, entry: Entry, stopped: Callable[[], bool] | None = None) -> Entry | AuditFinding:
+def proved(
+    files: FileStore, folders: FoldersSeen, entry: Entry, stopped: Callable[[], bool] | None = None
+) -> Entry | AuditFinding:
     """Read the file of an entry: return the entry as the file is now, or what is wrong with it."""
+    if finding := behind_link(folders, entry):
+        return finding
     recorded = entry.receipt
     for _ in range(READINGS):
         try:
@@ -221,6 +236,10 @@ def proved(files: FileStore, entry: Entry, stopped: Callable[[], bool] | None = 
 
 def unexplained(root: str, top: str, explained: set[str]) -> Iterator[AuditFinding]:
     """Find the files below a folder of the cache that no entry explains; what was set aside is no finding."""
+    if os.path.islink(os.path.join(root, top)):
+        if top not in explained:
+            yield AuditFinding("blocked", top, "a link stands in the place of a folder; nothing is held behind one")
+        return
     for folder, folders, names in os.walk(os.path.join(root, top)):
         folders.sort()
         below = os.path.relpath(folder, root).replace(os.sep, "/")

@@ -17,6 +17,7 @@ from framefetch.store.digests import hash_file
 from framefetch.store.files import is_private
 from framefetch.store.held import unchanged
 from framefetch.store.places import translate_oserror
+from framefetch.store.symlinks import FoldersSeen
 from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
@@ -234,6 +235,7 @@ class _Shelf:
         self._taken: dict[str, str] = {}
         self._copied: set[str] = set()
         self._unrecorded: list[Entry] = []
+        self._seen = FoldersSeen(files.root)
 
     def __enter__(self) -> Self:
         return self
@@ -275,6 +277,8 @@ class _Shelf:
 
     def _is_held(self, version: str, key: str, md5: Digest) -> bool:
         for entry in self._manifest.lookup(version, [key]):
+            if self._seen.link_above(entry.path):
+                continue
             with contextlib.suppress(OSError):
                 found = os.lstat(self._files.absolute(entry.path))
                 if entry.trusted and md5 in entry.receipt.digests and unchanged(entry.receipt, found):
@@ -287,6 +291,7 @@ class _Shelf:
     def _bring_in(self, found: str, request: Request) -> Receipt:
         """Copy a file from outside, unless it is there already; what is held for another key is never replaced."""
         path, md5 = request.path, request.digests
+        self._seen.require_none_above(path)
         owner = self._taken.get(path) or self._manifest.owners([path]).get(path)
         if owner not in (None, request.key):
             raise TargetBlocked(f"{path} is held for another URL, {owner}")

@@ -20,6 +20,7 @@ from framefetch.store.changes import storable
 from framefetch.store.exchange import read_layout
 from framefetch.store.files import is_private
 from framefetch.store.salvage import hint_sources, salvage
+from framefetch.store.symlinks import FoldersSeen
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Rebuilding:
     ) -> None:
         self._folder = folder
         self._manifest = folder.manifest
+        self._folders = FoldersSeen(folder.root)
         self._threads = threads
         self._report = report
         self._watch = watch
@@ -157,17 +159,16 @@ class _Rebuilding:
         ]  # forgotten under one key, and held under another
 
     def _proved(self, entries: Sequence[Entry]) -> Iterator[Entry | AuditFinding]:
-        for entry, found in zip(
-            entries,
-            self._threads.map(lambda entry: proved(self._folder.files, entry, self._threads.stopped), entries),
-            strict=True,
-        ):
+        for entry, found in zip(entries, self._threads.map(self._prove, entries), strict=True):
             if self._watch is not None:
                 self._watch(max(0, entry.receipt.size))
             yield found
 
+    def _prove(self, entry: Entry) -> Entry | AuditFinding:
+        return proved(self._folder.files, self._folders, entry, self._threads.stopped)
+
     def _unexplained(self, requests: Requests | None) -> Iterator[Entry]:
-        """Yield files that no entry explains, as entries without a key."""
+        """Yield files that no entry explains, as entries without a key; report folders that are links."""
         explained: set[str] = set()
         tops = set() if requests is None else {requests.version}
         for entry in self._manifest.entries():
@@ -179,7 +180,10 @@ class _Rebuilding:
         reported = {finding.path for finding in self._report.findings}
         for top in sorted(tops):
             for finding in unexplained(self._folder.root, top, explained | reported):
-                yield _claim("", "", finding.path, ())
+                if finding.kind == "unknown":
+                    yield _claim("", "", finding.path, ())
+                else:
+                    self._report.findings.append(finding)
 
     def _recognised(self, unknown: Entry, by_digest: Mapping[str, int], requests: Requests) -> Entry:
         """Return an entry for a file whose content a table states, else the file as it was."""
@@ -193,11 +197,7 @@ class _Rebuilding:
         position = next((by_digest[text] for text in map(str, digests) if text in by_digest), None)
         if position is None or self._manifest.lookup(requests.version, [requests.keys[position]]):
             return unknown
-        found = proved(
-            self._folder.files,
-            _claim(requests.version, requests.keys[position], unknown.path, digests),
-            self._threads.stopped,
-        )
+        found = self._prove(_claim(requests.version, requests.keys[position], unknown.path, digests))
         return found if isinstance(found, Entry) else unknown
 
 

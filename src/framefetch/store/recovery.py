@@ -12,6 +12,7 @@ from framefetch.store.journal import leftovers, read_journal
 from framefetch.store.kept import is_overtaken, kept_parts
 from framefetch.store.places import remove, translate_oserror
 from framefetch.store.sidecar import kept_name, read_sidecar
+from framefetch.store.symlinks import FoldersSeen
 
 if TYPE_CHECKING:
     from framefetch.models import Entry
@@ -94,8 +95,9 @@ def _believed(intents: list[Entry], files: FileStore, manifest: Manifest) -> lis
     }
     latest = {(intent.version, intent.key, intent.path): intent for intent in intents}
     found = []
+    folders = FoldersSeen(files.root)
     for identity, intent in latest.items():
-        if recorded.get(identity) == intent.receipt.digests:
+        if recorded.get(identity) == intent.receipt.digests or folders.link_above(intent.path):
             continue
         wanted = intent.receipt
         try:

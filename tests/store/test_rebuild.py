@@ -157,6 +157,26 @@ def test_of_two_files_of_the_same_content_one_is_adopted_and_the_other_stays(roo
     assert tree(root / "v0") == {"b/3": BODIES["v0/3"]}
 
 
+def test_what_is_no_file_is_not_opened_to_see_what_it_may_be(root, start) -> None:
+    """A pipe that nobody writes to would be waited for, for ever; what a link leads to is not the cache's."""
+    os.rename(root / "v0" / "3", root.parent / "outside")
+    os.symlink("../../outside", root / "v0" / "3")
+    lose(root)
+    os.mkfifo(root / "v0" / "pipe")
+    script = """
+    import numpy as np
+    from framefetch.store.rebuild import rebuild
+    from framefetch.table.requests import TableRequests
+    column = np.array([digest(b"the bytes of file 3").hex], dtype=object)
+    folder = CacheFolder(sys.argv[1])
+    requests = TableRequests("v0", ["http://host/3"], ["http://host/3"], ["x"], {}, np.full(1, -1), {"md5": column})
+    assert sorted(finding.path for finding in rebuild(folder, requests, {}).findings) == sys.argv[2:]
+    """
+    unknown = [*BODIES, "v0/pipe"]
+    assert start(script, root, *unknown).process.wait(60) == 0
+    assert entries(root) == []
+
+
 def test_a_table_without_digests_explains_nothing(root, open_folder) -> None:
     lose(root)
     before = tree(root / "v0")

@@ -189,6 +189,8 @@ class _Rebuilding:
         """Return an entry for a file whose content a table states, else the file as it was."""
         if storable(unknown.path) != unknown.path:
             return unknown  # its row would name another path
+        if not _is_file(self._folder.files.absolute(unknown.path)):
+            return unknown  # to open a pipe would wait for ever
         algorithms = dict.fromkeys(["md5", *(text.partition(":")[0] for text in by_digest)])
         try:
             digests = self._folder.files.hash(unknown.path, algorithms, self._threads.stopped)

@@ -98,6 +98,19 @@ def test_a_twin_that_was_edited_is_no_twin(
     assert Path(frame["path"][2]).read_bytes() == BODIES[2]
 
 
+@pytest.mark.parametrize("options", [EAGER, SHARING], ids=["copied", "shared"])
+def test_what_stands_behind_a_link_is_no_twin(
+    options: object, table: pd.DataFrame, warehouse: WarehouseThread, open_cache: OpenCache, tmp_path: Path
+) -> None:
+    cache = open_cache(table, options=options)
+    folder = Path(cache.mirror(table).frame["path"][0]).parent
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    frame = cache.mirror(table, "v1").frame
+    assert frame["status"].tolist() == ["downloaded"] * len(BODIES)
+    assert [os.stat(path).st_nlink for path in frame["path"]] == [1] * len(BODIES)
+
+
 def test_other_sizes_and_digests_than_the_table_states_are_no_twins(
     table: pd.DataFrame, warehouse: WarehouseThread, open_cache: OpenCache
 ) -> None:

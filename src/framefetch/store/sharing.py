@@ -18,6 +18,7 @@ from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.store.digesting import OPEN_NEW
 from framefetch.store.held import unchanged
 from framefetch.store.places import Content, inode_of, remove, sight_of, translate_oserror
+from framefetch.store.symlinks import FoldersSeen
 
 try:
     import fcntl
@@ -69,6 +70,7 @@ class SameContent:
         self._manifest = manifest
         self._share = share
         self._stopped = stopped
+        self._folders = FoldersSeen(files.root)
 
     def provide(self, requests: Requests, wanted: Sequence[int]) -> Iterator[tuple[int, Receipt]]:
         """Make those of some files whose stated digest is held elsewhere, without a request; blocking.
@@ -179,7 +181,7 @@ class SameContent:
             found = os.lstat(self._files.absolute(entry.path))
         except OSError:
             return False
-        if not entry.trusted:
+        if not entry.trusted or self._folders.link_above(entry.path):
             return False
         if inode_of(found) in group.linked:
             return sight_of(found)[1:] == (entry.receipt.size, entry.receipt.mtime_ns)

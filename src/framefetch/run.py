@@ -388,7 +388,7 @@ class Run:
             if self._neighbours.bereaved and (self._inheriting is None or self._inheriting.done()):
                 self._inheriting = self._loop.create_task(self._inherit())
             if self._events and self._untold is None:
-                self._events.emit(BytesReceived(self.meter.received, self.meter.requests, self._events.run))
+                self._events.emit(BytesReceived(self.meter.so_far(), self.meter.requests, self._events.run))
             await asyncio.sleep(TICK_SECONDS)
 
     async def _inherit(self) -> None:

@@ -6,12 +6,17 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
-from framefetch import Options, Progress
+from framefetch import Options, Progress, Timeouts
 from framefetch.events import BytesReceived, FileFinished, RunFinished, RunStarted
 from framefetch.models import Outcome, Request, Status
+from framefetch.warehouse import Serve, Stop
+from tests.conftest import EAGER
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 FINISHED = Outcome(Request(0, "v0", "k", ("k",), "v0/k"), Status.DOWNLOADED)
@@ -86,6 +91,37 @@ async def test_calls_that_overlap_are_runs_of_their_own(stocked, open_cache) -> 
             dict.fromkeys(runs, times)
         )
     assert screen.getvalue().count(HIDE) == screen.getvalue().count(SHOW) > 0
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "half"), [(1, 300_000, 150_000), (6, 300_000, 150_001), (3, 5 << 20, (2 << 20) + 99)]
+)
+@pytest.mark.parametrize("warm", [False, True])
+async def test_bytes_are_told_when_they_come_and_not_when_a_file_is_whole(
+    warehouse, open_cache, files, size, half, warm
+) -> None:
+    """Else a slow line looks like one that has died."""
+    bodies = {warehouse.add(f"/{at}.bin", bytes([at]) * size): at for at in range(files)}
+    for name in bodies.values():
+        warehouse.script(f"/{name}.bin", Serve(stop=Stop(half, "hold")))
+    first = [warehouse.add(f"/warm{at}.bin", b"warm") for at in range(files)] if warm else []
+    told, enough = [0], threading.Event()
+
+    def observe(event: object) -> None:
+        if isinstance(event, BytesReceived):
+            told.append(event.total)
+            if event.total == 4 * len(first) + files * half:
+                enough.set()
+
+    table = pd.DataFrame({"url": [*first, *bodies]})
+    cache = open_cache(table, options=replace(EAGER, timeouts=Timeouts(), observers=(observe,)))
+    call = asyncio.create_task(cache.fetch_all(table))
+    assert await asyncio.to_thread(enough.wait, 10), f"told of {told[-1]:,}"
+    warehouse.release()
+    result = await call
+    assert result.ok.all()
+    assert told == sorted(told)
+    assert result.summary()["bytes"] == 4 * len(first) + files * size
 
 
 def shown(code: str) -> str:

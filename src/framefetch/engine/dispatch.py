@@ -84,12 +84,16 @@ class Dispatch:
             return None
         self._courier.send(trip)
         self._refill(trip.host)
+        under_way = self._tools.meter.under_way
+        under_way.add(trip.loan)
         try:
             await trip.home
         except asyncio.CancelledError:
             if not trip.home.cancelled():
                 self._drop(trip)
             raise
+        finally:
+            under_way.discard(trip.loan)
         if trip.errand is None:
             self._drop(trip)
         else:

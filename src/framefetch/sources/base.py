@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,12 +15,32 @@ if TYPE_CHECKING:
 __all__ = ["Ask", "Body", "Meter", "Source"]
 
 
+class Coming(Protocol):
+    """Who receives a body."""
+
+    @property
+    def coming(self) -> int:
+        """Bytes of it that have come and were not taken yet."""
+        ...
+
+
 @dataclass(slots=True)
 class Meter:
-    """Counts what a run costs: requests sent, bytes of bodies received."""
+    """Counts what a run costs: requests sent, bytes of bodies received.
+
+    Bytes are counted when they are taken, which is a mebibyte or a small file at a time; what has come of the next is
+    known to those who receive it.
+    """
 
     requests: int = 0
     received: int = 0
+    under_way: set[Coming] = field(default_factory=set)
+    _told: int = 0
+
+    def so_far(self) -> int:
+        """Return how many bytes have come, those that are not taken yet among them; never fewer than before."""
+        self._told = max(self._told, self.received + sum(each.coming for each in self.under_way))
+        return self._told
 
 
 @dataclass(frozen=True, slots=True)

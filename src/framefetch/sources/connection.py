@@ -52,9 +52,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def __init__(self, buffers: Blocks, close_too: Callable[[], None] | None = None) -> None:
         self._buffers = buffers
         self._block: memoryview | None = None
-        self._filled = 0
-        self._blocks_out = 0
-        self._bytes_out = 0
+        self._filled = self._blocks_out = self._bytes_out = self._waiting_bytes = 0
         self._close_too = close_too
         self._loop = asyncio.get_running_loop()
         self._watch: Watch | None = None
@@ -63,18 +61,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._head_data = b""
         self._head: Head | None = None
         self._blocks: deque[bytes | memoryview] = deque()
-        self._waiting_bytes = 0
         self._left: int | None = None
         self._chunked: ChunkedDecoder | None = None
         self.complete = True
-        self._dirty = False
-        self._lost = False
-        self._paused = False
+        self._dirty = self._lost = self._paused = self.received_any = False
         self._tap: Tap | None = None
         self._loan: Loan | None = None
         self.used = 0
         self.idle_since = 0.0
-        self.received_any = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -167,6 +161,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._waiting_bytes -= len(data)
             self._resume()
         return data
+
+    @property
+    def coming(self) -> int:
+        """Bytes of the body that have come and were not read yet."""
+        filled = 0 if self._block is None else self._filled
+        return filled + sum(map(len, self._blocks)) + (0 if self._tap is None else self._tap.taken)
 
     def give_back(self, block: memoryview) -> None:
         """Take back a block that `read` gave, so that more can be received."""

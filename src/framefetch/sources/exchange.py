@@ -131,6 +131,7 @@ class Exchange:
         """Give the connection back; the pool closes it where the exchange did not end cleanly."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._meter.under_way.discard(connection)
             self._source.pool.put(self._key, connection)
 
     async def _follow(self) -> Head:
@@ -183,6 +184,7 @@ class Exchange:
             if guarded and not self._at_public_address(route):
                 raise refuse_address(route, connection.peer)
             self._meter.requests += 1
+            self._meter.under_way.add(connection)
             self.alone = not connection.used
             connection.send(request, self._watch, begun)
             began = None if begun else source.watchdog.now()

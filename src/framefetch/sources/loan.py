@@ -113,6 +113,11 @@ class Loan:
         self.head: Head | None = None
         self.error: OSError | None = None
 
+    @property
+    def coming(self) -> int:
+        """Bytes of a body that have come, and are not the whole of it; any thread may ask."""
+        return 0 if self.head is None else max(0, len(self.received) - self._start)
+
     def words(self, request: bytes) -> bytes:
         """Return a request as it goes over the wire."""
         if self._seal is None:

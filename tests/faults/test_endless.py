@@ -13,7 +13,7 @@ import pytest
 from framefetch import MetadataCache, TransferOptions
 from framefetch.engine.transfer import BLOCK
 from framefetch.store.files import Part
-from framefetch.warehouse import Chunked, Repeated, Serve, WarehouseThread, bomb, endless, hdf5_file
+from framefetch.warehouse import Chunked, Repeated, Serve, Stop, WarehouseThread, bomb, endless, hdf5_file
 from tests.conftest import EAGER
 
 MIB = 1 << 20
@@ -71,6 +71,20 @@ def test_an_endless_body_takes_no_more_than_its_cap(
     assert CAP / 4 < parts[0] <= CAP + BLOCK
     assert warehouse.count("/1.bin") == 1
     note("11", f"endless: {what}; {parts[0] / MIB:.0f} MiB on disk of 12", "BodyTooLong", 1)
+
+
+def test_a_body_that_is_announced_to_be_too_long_is_not_waited_for(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None]
+) -> None:
+    frame = pd.DataFrame({"url": [warehouse.add("/1.bin", bytes(CAP + 1)), warehouse.add("/2.bin", START)]})
+    warehouse.script("/1.bin", Serve(stop=Stop(0, "hold")))
+    options = replace(EAGER, transfer=TransferOptions(max_bytes=CAP))
+    with MetadataCache(frame, tmp_path / "cache", options=options) as cache:
+        result = cache.mirror(frame)
+    assert result.frame["status"].tolist() == ["failed", "downloaded"]
+    assert "expected at most 12,582,912 bytes (max_bytes), the server says 12,582,913" in result.frame["error"][0]
+    assert (warehouse.count("/1.bin"), result.summary()["bytes"]) == (1, len(START))
+    note("11", "announced to be longer than the cap", "BodyTooLong", 1)
 
 
 def test_by_default_an_endless_body_leaves_half_of_the_room(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pandas as pd
 import pytest
@@ -345,7 +346,27 @@ def test_an_export_to_stdout_is_nothing_but_the_manifest(cache, tmp_path, target
     assert (full.returncode, full.stderr) == (1, "framefetch: writing the output: No space left on device\n")
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_a_page_shows_each_row_and_no_markup_of_the_table(cache, tmp_path) -> None:
+    frame = pd.read_csv(tmp_path / "table.csv")
+    frame.loc[1, "wkf"] = "<script>alert(1)</script>"
+    frame.to_csv(tmp_path / "marked.csv", index=False)
+    reports = ["--report", tmp_path / "r.html", "--report", tmp_path / "r.json"]
+    done = framefetch("mirror", tmp_path / "marked.csv", cache, *reports)
+    assert done.returncode == 1
+    page = (tmp_path / "r.html").read_text()
+    names, *cells = [
+        [cell.text for cell in row]
+        for row in ET.fromstring(page[page.index("<table") : page.index("</body>")]).iter("tr")
+    ]
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert names == list(written[0])
+    for name in ("status", "error", "path"):
+        assert [row[names.index(name)] for row in cells] == [row[name] for row in written]
+    assert "<script>" in written[1]["error"]
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet", "html"])
 def test_a_report_goes_into_a_pipe_and_through_a_link(cache, tmp_path, suffix) -> None:
     """As a shell's `>(…)` has it, and as a link to a shared folder does."""
     os.mkfifo(tmp_path / f"pipe.{suffix}")

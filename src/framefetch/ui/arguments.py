@@ -133,9 +133,9 @@ class MirrorArguments:
     lock_timeout: Annotated[float, Option("Seconds to wait for another process.", "SECONDS", _LIMITS)] = 10.0
     share_content: Annotated[bool, Option("Let files of the same content share their bytes.", group=_LIMITS)] = False
     dry_run: DryRun = False
-    report: Annotated[list[str] | None, Option("Write the result as .csv, .parquet or .json. Repeatable.", "FILE")] = (
-        None
-    )
+    report: Annotated[
+        list[str] | None, Option("Write the result: .csv, .parquet, .json or .html. Repeatable.", "FILE")
+    ] = None
     quiet: Annotated[bool, Option("No progress and no summary.")] = False
     json: Json = False
 

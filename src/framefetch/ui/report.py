@@ -13,7 +13,26 @@ if TYPE_CHECKING:
 
 __all__ = ["REPORT_SUFFIXES", "check_report", "write_report"]
 
-REPORT_SUFFIXES = (".csv", ".parquet", ".json")
+REPORT_SUFFIXES = (".csv", ".parquet", ".json", ".html")
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>framefetch</title>
+<style>
+body {{ font: 14px system-ui, sans-serif }}
+table {{ border-collapse: collapse }}
+th, td {{ text-align: left; vertical-align: top; padding: 2px 12px 2px 0; white-space: nowrap }}
+th {{ position: sticky; top: 0; background: white }}
+tbody tr:nth-child(odd) {{ background: #f4f4f4 }}
+</style>
+</head>
+<body>
+{table}
+</body>
+</html>
+"""
 
 
 def check_report(path: str, table: str, cache_dir: str) -> str:
@@ -69,6 +88,10 @@ def _write(frame: pd.DataFrame, path: str, part: str) -> None:
         table.to_csv(part, index=False)
     elif path.lower().endswith(".json"):
         table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
+    elif path.lower().endswith(".html"):
+        # A text with half a character in it, as a file's name may be, is shown with that as an escape.
+        with open(part, "w", encoding="utf-8", errors="backslashreplace") as page:
+            page.write(_PAGE.format(table=table.to_html(index=False, border=0, na_rep="", max_rows=None)))
     elif part != path:
         table.to_parquet(part, index=False)
     else:  # pyarrow asks a file where it stands, which a pipe does not know

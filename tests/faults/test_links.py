@@ -173,6 +173,33 @@ def test_a_function_that_makes_no_links(
     note("52", f"refresh_url: {says[:40]}", "StatusError", 40)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda url: f" {url}",
+        lambda url: f"{url}&canary=\udc80",
+        lambda url: url.replace("//", "//me:canary\udc80@"),
+        lambda url: url.replace("http://", "http:"),
+    ],
+    ids=["a blank before it", "no text", "a login that is no text", "no host"],
+)
+def test_an_odd_link_fails_its_own_row(
+    odd: Callable[[str], str], warehouse: WarehouseThread, tmp_path: Path, note: Note
+) -> None:
+    sign = signs_anew([], "new")
+
+    def refresh(links: Sequence[Link]) -> dict[str, str]:
+        return {key: odd(url) if "/7.nwb" in url else url for key, url in sign(links).items()}
+
+    table = signed_rows(warehouse, 40, lambda signature: signature == "new")
+    with MetadataCache(table, tmp_path / "cache", options=options(refresh)) as cache:
+        frame = cache.mirror(table).frame
+    assert frame["status"].tolist() == ["downloaded"] * 7 + ["failed"] + ["downloaded"] * 32
+    assert "[refresh_url gave no new link for this file]" in frame["error"][7]
+    assert "canary" not in frame["error"][7]
+    note("52", "refresh_url: one link that is none", "StatusError", warehouse.count())
+
+
 def test_no_more_than_a_batch_is_asked_for(
     warehouse: WarehouseThread, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from framefetch.errors import StatusError
 from framefetch.models import Link
 from framefetch.sources.threads import aside
-from framefetch.urls import invisible_character, origin_of, redact
+from framefetch.urls import invisible_character, origin_of, redact, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 #: Links that are asked for at once.
 BATCH: Final = 10_000
+#: What a link begins with; parsers pass over blanks before it.
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -169,10 +172,12 @@ class Links:
 
 
 def _usable(url: object, origin: str) -> bool:
-    """Return whether a new link is a URL of the same origin: headers and logins go to no other."""
-    if not isinstance(url, str) or invisible_character(url) is not None:
+    """Return whether a new link is a URL of the same origin that can be sent: headers and logins go to no other."""
+    if not isinstance(url, str) or invisible_character(url) is not None or not _SCHEME.match(url):
         return False
     try:
+        url.encode()  # the login too, which is no part of what is sent as the URL
+        wire_url(url)
         return origin_of(url) == origin and bool(urlsplit(url).hostname)
     except ValueError:
         return False

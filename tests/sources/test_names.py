@@ -38,6 +38,11 @@ from tests.resolver import NO_SUCH_NAME, SERVER_FAILED, Resolver
         ("fd00::1", False),
         ("fe80::1%2", False),
         ("ff02::1", False),
+        ("fec0::1", False),
+        ("64:ff9b:1:7f00:0:1::", False),
+        ("::ffff:0:7f00:1", False),
+        ("5f00::1", False),
+        ("4000::1", False),
     ],
 )
 def test_what_is_public(address: str, public: bool) -> None:

@@ -30,6 +30,8 @@ _Place: TypeAlias = tuple[str, int]
 _NO_SUCH_NAME: Final = frozenset((socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)))
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+#: All that IANA has given to the internet of IPv6; some libraries take for public whatever they have no word for.
+_GIVEN: Final = ipaddress.IPv6Network("2000::/3")
 
 
 def is_public(address: str) -> bool:
@@ -47,8 +49,9 @@ def is_public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour
         if inner is None and (found in _NAT64 or found in _COMPATIBLE):
             inner = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
-        if inner is not None:
-            found = inner
+        if inner is None:
+            return found in _GIVEN and found.is_global
+        found = inner
     return found.is_global and not found.is_multicast
 
 

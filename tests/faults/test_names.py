@@ -1,6 +1,8 @@
 """Cases 64, 73, 76 and 77: where names lead, where they do not, and where a redirect must not."""
 
+import asyncio
 import functools
+import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -326,3 +328,49 @@ def test_a_dead_address_before_a_live_one(
     assert frame[["status", "attempts"]].values.tolist() == [["downloaded", 1]]
     assert frame["seconds"][0] < 1
     note("77", f"::1 first, and {dead}; 127.0.0.1 lives", "downloaded", 1)
+
+
+# -- addresses of a cable ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cable() -> tuple[str, str, int]:
+    """Return a link-local address of this machine, its interface and that one's number."""
+    table = Path("/proc/net/if_inet6")
+    rows = [line.split() for line in table.read_text().splitlines()] if table.exists() else []
+    for number, index, _, _, _, interface in rows:
+        if number.startswith("fe80"):
+            return str(ipaddress.IPv6Address(int(number, 16))), interface, int(index, 16)
+    pytest.skip("needs a link-local address of IPv6")
+
+
+@pytest.mark.parametrize("spelled", ["%{interface}", "%25{interface}", "%{number}", "a name"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_link_local_address_is_reached(
+    loop: str,
+    spelled: str,
+    cable: tuple[str, str, int],
+    addresses: Use,
+    tmp_path: Path,
+    note: Note,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if loop == "asyncio":
+        monkeypatch.setattr("framefetch.portal._new_loop", asyncio.new_event_loop)
+    address, interface, number = cable
+
+    class Neighbour:
+        async def resolve(self, host: str, port: int) -> list:
+            assert host == "lab.example"
+            return [(socket.AF_INET6, socket.SOCK_STREAM, 0, "", (address, port, 0, number))]
+
+    addresses(Neighbour())
+    with WarehouseThread("::") as near:
+        near.add("/1.nwb", CONTENT)
+        named = spelled == "a name"
+        zone = spelled.format(interface=interface, number=number)
+        host = "lab.example" if named else f"[{address}{zone}]"
+        frame = mirror([f"http://{host}:{near.port}/1.nwb"], tmp_path / "cache")
+        assert frame["status"].tolist() == ["downloaded"], frame["error"].tolist()
+        assert near.log[0].header("Host") == f"{host if named else f'[{address}]'}:{near.port}"
+    note("77", f"link-local: {spelled}, {loop}", "downloaded", 1)

@@ -117,7 +117,8 @@ async def test_no_more_names_are_kept_than_are_worth_it(monkeypatch: pytest.Monk
     [
         ("127.0.0.1", socket.AF_INET, ("127.0.0.1", 80)),
         ("::1", socket.AF_INET6, ("::1", 80, 0, 0)),
-        ("fe80::1%1", socket.AF_INET6, ("fe80::1", 80, 0, 1)),
+        ("fe80::1%1", socket.AF_INET6, ("fe80::1%1", 80, 0, 1)),
+        ("fe80::1%251", socket.AF_INET6, ("fe80::1%1", 80, 0, 1)),
     ],
 )
 async def test_who_is_an_address_is_not_looked_up(host: str, family: int, address: tuple) -> None:

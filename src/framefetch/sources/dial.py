@@ -30,7 +30,7 @@ from framefetch.errors import (
     TooManyOpenFiles,
 )
 from framefetch.sources.connection import HttpConnection
-from framefetch.sources.names import Names, no_such_name
+from framefetch.sources.names import Names, no_such_name, zoned
 from framefetch.sources.seal import Seal, Sealed
 from framefetch.sources.threads import aside
 from framefetch.urls import origin_of
@@ -148,7 +148,7 @@ class Dialer:
                 if route.tunnelled:
                     return await self._through(route)
                 trust = await self._trusted() if secure else None
-                name = (route.server_hostname or host).rstrip(".") if secure else None
+                name = (route.server_hostname or host).partition("%")[0].rstrip(".") if secure else None
                 return await self._connect(found, sockets, trust, name)
         except FramefetchError:
             raise
@@ -172,7 +172,7 @@ class Dialer:
                         found, happy_eyeballs_delay=NEXT_ADDRESS, loop=self._loop, socket_factory=sockets
                     )
                     with contextlib.suppress(OSError):  # it has been reset by now
-                        reached = made.getpeername()
+                        reached = zoned(made.getpeername())
                     return await self._open(made, trust, name)
             except OSError:
                 others = [info for info in found if info[4] != reached]

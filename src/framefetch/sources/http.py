@@ -6,6 +6,7 @@ How connections are made, see `dial`, `names` and `tunnel`; what is said on them
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpSource"]
 
+#: The interface of an address: it says something on this machine alone (RFC 6874 section 1).
+_ZONE = re.compile(r"%[^]]*(?=])")
 _COMMON: Final = "User-Agent: framefetch\r\nAccept: */*\r\nAccept-Encoding: identity"
 
 
@@ -161,7 +164,7 @@ class HttpSource:
             route = self._routes[origin] = Route(
                 key=origin,
                 connect=f"{parts.scheme}://{parts.netloc}/",
-                host=urlsplit(wire_url(url)).netloc,
+                host=_ZONE.sub("", urlsplit(wire_url(url)).netloc),
                 proxy=self._environment.proxy_for(target),
                 mapped=mapped,
                 server_hostname=urlsplit(url).hostname if mapped and parts.scheme == "https" else None,

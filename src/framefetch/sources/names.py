@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from framefetch.errors import PolicyRefused
 from framefetch.sources.threads import aside
@@ -21,7 +22,7 @@ from framefetch.sources.threads import aside
 if TYPE_CHECKING:
     from aiohappyeyeballs import AddrInfoType
 
-__all__ = ["Addresses", "Names", "Resolver", "SystemResolver", "Trail", "is_public", "no_such_name"]
+__all__ = ["Addresses", "Names", "Resolver", "SystemResolver", "Trail", "is_public", "no_such_name", "zoned"]
 
 #: A host and a port.
 _Place: TypeAlias = tuple[str, int]
@@ -168,7 +169,7 @@ class Names:
 
     async def _look_up(self, host: str, port: int) -> deque[AddrInfoType]:
         try:
-            found = deque(await self._resolver.resolve(host, port))
+            found = deque(map(_zoned, await self._resolver.resolve(host, port)))
         except OSError as error:
             if no_such_name(error):
                 times, until = self._unknown.get(host, (0, 0.0))
@@ -217,7 +218,19 @@ def _literal(host: str, port: int) -> AddrInfoType | None:
     if "%" not in host:
         return socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV  # which asks nobody, but knows the interfaces
-    return socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, numeric)[0]
+    host = re.sub("%25(?=.)", "%", host, count=1)  # as RFC 6874 spells it
+    return _zoned(socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, numeric)[0])
+
+
+def _zoned(info: AddrInfoType) -> AddrInfoType:
+    family, kind, proto, name, to = info
+    return family, kind, proto, name, zoned(to)
+
+
+def zoned(address: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an address with the interface that it is meant for in its text: uvloop looks nowhere else."""
+    host, port, *rest = address
+    return (f"{host}%{rest[1]}", port, *rest) if len(rest) > 1 and rest[1] and "%" not in host else address
 
 
 class Trail:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -34,19 +34,13 @@ class _Resolver(AbstractResolver):
         """Return the addresses of a name."""
         found = await self._names.find(host, port)
         return [
-            ResolveResult(hostname=host, host=_text(to), port=port, family=int(kind), proto=0, flags=0)
+            ResolveResult(hostname=host, host=str(to[0]), port=port, family=int(kind), proto=0, flags=0)
             for kind, _, _, _, to in found
             if family in (0, kind)
         ]
 
     async def close(self) -> None:
         """Names are closed by who made them."""
-
-
-def _text(address: tuple[Any, ...]) -> str:
-    """Return an address with the interface that it is meant for, where there is one."""
-    host, _, *rest = address
-    return f"{host}%{rest[1]}" if len(rest) > 1 and rest[1] and "%" not in host else str(host)
 
 
 class Tunnels:

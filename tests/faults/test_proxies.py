@@ -1,5 +1,8 @@
 """Case 81: proxy variables and .netrc, as the environment has them, and what failures say of them."""
 
+import contextlib
+import socketserver
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +144,48 @@ def test_a_proxy_that_makes_no_tunnel(
     assert f"via proxy 127.0.0.1:{proxy.port}: the proxy answers " in row["error"]
     assert row["error"].count("no connection to") == 1
     note("81", "a proxy that refuses a tunnel", "ConnectFailed", 0)
+
+
+@contextlib.contextmanager
+def no_tunnel(answer: str, asked: list[bytes]) -> Iterator[int]:
+    """Run a proxy that answers all requests so; gives its port, and notes their first lines."""
+
+    class Refuse(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lines = list(iter(self.rfile.readline, b"\r\n"))
+            asked.append(lines[0].rstrip())
+            self.wfile.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "advice", "tries"),
+    [(407, ": the proxy asks for a login", 1), (403, ": the proxy refuses", 1), (404, "", 1), (503, "", 3)],
+)
+def test_a_tunnel_that_is_refused_for_good_is_asked_for_once(
+    status: int,
+    advice: str,
+    tries: int,
+    tmp_path: Path,
+    note: Note,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong password that is sent again and again may lock an account."""
+    asked: list[bytes] = []
+    three = Options(retry=RetryPolicy(attempts=3, base=0, cap=0))
+    with no_tunnel(f"{status} As It Is", asked) as port:
+        monkeypatch.setenv("https_proxy", f"http://me:canary@127.0.0.1:{port}")
+        row = mirror("https://far.example/1.nwb", tmp_path, three)
+    assert row["error_type"] == "ConnectFailed"
+    assert f"the proxy answers {status} As It Is{advice}" in row["error"]
+    assert (row["attempts"], asked) == (tries, [b"CONNECT far.example:443 HTTP/1.1"] * tries)
+    note("81", f"a proxy that answers CONNECT with {status}", "ConnectFailed", tries)
 
 
 @pytest.mark.parametrize(

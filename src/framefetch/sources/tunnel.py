@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from framefetch.errors import ConnectFailed, ConnectionLost
+from framefetch.errors import ConnectFailed, ConnectionLost, StatusError
 from framefetch.sources.connection import HttpConnection
 from framefetch.urls import redact_text
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from framefetch.sources.names import Names
 
 __all__ = ["Tunnels"]
+
+_ADVICE: Final = {403: ": the proxy refuses this host", 407: ": the proxy asks for a login"}
 
 
 class _Resolver(AbstractResolver):
@@ -113,8 +115,10 @@ def _plain(error: aiohttp.ClientError, where: str) -> Exception:
         case aiohttp.ClientConnectorError():
             return error.os_error
         case aiohttp.ClientHttpProxyError():
-            words = redact_text(f"{error.status} {error.message}")[:200]
-            return ConnectFailed(f"no connection to {where}: the proxy answers {words}")
+            words = redact_text(f"{error.status} {error.message}")[:200] + _ADVICE.get(error.status, "")
+            failure = ConnectFailed(f"no connection to {where}: the proxy answers {words}")
+            failure.retryable = error.status in StatusError.TRANSIENT  # a wrong password may lock an account
+            return failure
         case _:
             words = " ".join(str(error).split()) or type(error).__name__
             return ConnectionLost(f"the connection to {where} was lost: {words}")

@@ -208,6 +208,18 @@ async def test_a_proxy_is_used_and_named_without_its_password(server: Warehouse)
     assert "canary" not in repr(failure.value)
 
 
+@pytest.mark.parametrize("target", ["/x?sig=a%2Fb", "?sig=a%2Fb"])
+async def test_a_proxy_is_sent_to_where_host_map_leads(server: Warehouse, target: str) -> None:
+    environment = Environment({"http": f"http://127.0.0.1:{server.port}"})
+    server.script_all(Serve(content=b"through"))
+    mapped = {"far.example": "near.example:8080"}
+    assert await read(f"http://me:canary@far.example{target}", environment=environment, host_map=mapped) == b"through"
+    assert server.log[0].target == "http://near.example:8080/" + target.removeprefix("/")
+    assert server.log[0].header("Host") == "far.example"
+    assert await read(f"http://Other.example{target}", environment=environment, host_map=mapped) == b"through"
+    assert server.log[1].target == f"http://Other.example{target}"
+
+
 async def test_more_than_announced(server: Warehouse) -> None:
     server.script("/f", Serve(headers={"Content-Length": "10"}))
     try:

@@ -143,7 +143,9 @@ class HttpSource:
     def words(self, url: str, route: Route, login: str | None, *, own: bool, wanted: str = "") -> bytes:
         """Return a request as bytes: what its origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
-        target = wire if route.absolute else _target(wire)
+        target = wire if route.absolute and not route.mapped else _target(wire)
+        if route.absolute and route.mapped:
+            target = route.connect.removesuffix("/") + target
         return f"GET {target} HTTP/1.1\r\n{wanted}{self.fields(route, login, own=own)}".encode("latin-1", "replace")
 
     def login(self, url: str, route: Route) -> str | None:

@@ -161,6 +161,21 @@ async def test_cookies_go_back_to_their_origin(server: Warehouse) -> None:
     assert server.requests("/f")[0].header("Cookie") == "session=1"
 
 
+async def test_a_cookie_stays_on_its_paths_and_beside_the_users_own(server: Warehouse) -> None:
+    """What another answer sets is sent from the next request on; one that ended is not."""
+    server.add("/a/f", BODY)
+    ends = "Thu, 01 Jan 1970 00:00:00 GMT"
+    server.script("/a/login", Reply(302, headers={"Location": "/a/f", "Set-Cookie": ["one=1; Path=/a", "two=2"]}))
+    server.script("/a/logout", Reply(302, headers={"Location": "/a/f", "Set-Cookie": f"one=; Path=/a; Expires={ends}"}))
+    source = HttpSource(Timeouts(), {"cookie": "mine=0"}, {}, Environment())
+    for path in ("/f", "/a/login", "/f", "/a/logout"):
+        assert await _read(source, server.base_url + path) == BODY
+    await source.close()
+    sent = [[value for name, value in record.headers if name.lower() == "cookie"] for record in server.log]
+    both = ["mine=0; one=1; two=2"]
+    assert sent == [["mine=0"], ["mine=0"], both, ["mine=0"], both, ["mine=0; two=2"]]
+
+
 async def test_credentials_in_the_url_are_sent_as_a_header(server: Warehouse) -> None:
     url = server.url("/f").replace("http://", "http://me:p%40ss@")
     assert await read(url) == BODY

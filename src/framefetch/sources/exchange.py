@@ -142,7 +142,7 @@ class Exchange:
         while True:
             head = await self._ask(url, origin, own=origin == own, trail=trail)
             if "set-cookie" in head.fields:
-                source.keep_cookies(origin, head.all("set-cookie"))
+                source.keep_cookies(url, head.all("set-cookie"))
             if head.status not in REDIRECTS:
                 return head
             trail = trail or Trail(own)

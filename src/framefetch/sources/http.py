@@ -7,11 +7,13 @@ How connections are made, see `dial`, `names` and `tunnel`; what is said on them
 from __future__ import annotations
 
 import re
+from time import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from framefetch.sources.ahead import Ahead
 from framefetch.sources.buffers import Blocks
+from framefetch.sources.cookies import cookies_for, with_cookies
 from framefetch.sources.dial import Dialer, Route
 from framefetch.sources.environment import Environment, basic
 from framefetch.sources.exchange import Exchange
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from framefetch.options import Timeouts
     from framefetch.sources.base import Ask, Meter
     from framefetch.sources.connection import HttpConnection
+    from framefetch.sources.cookies import Jar
     from framefetch.sources.loan import Loan
     from framefetch.sources.wire import Head
 
@@ -64,8 +67,9 @@ class HttpSource:
         self.headers = dict(headers)
         #: Whether these bring a login of their own.
         self.brings_login = any(name.lower() == "authorization" for name in headers)
-        self._cookies: dict[str, dict[str, str]] = {}
-        self._fields: dict[tuple[str, str | None, bool], str] = {}
+        self._own_cookies = [value for name, value in headers.items() if name.lower() == "cookie"]
+        self._cookies: dict[str, Jar] = {}
+        self._fields: dict[tuple[str, str | None, bool, str], str] = {}
         self.stall = timeouts.stall
         self.watchdog = Watchdog(timeouts)
         self.pool = Pool()
@@ -143,10 +147,13 @@ class HttpSource:
     def words(self, url: str, route: Route, login: str | None, *, own: bool, wanted: str = "") -> bytes:
         """Return a request as bytes: what its origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
-        target = wire if route.absolute and not route.mapped else _target(wire)
-        if route.absolute and route.mapped:
-            target = route.connect.removesuffix("/") + target
-        return f"GET {target} HTTP/1.1\r\n{wanted}{self.fields(route, login, own=own)}".encode("latin-1", "replace")
+        target = _target(wire)
+        jar = self._cookies.get(route.key)
+        cookies = cookies_for(jar, target, time()) if jar else ""
+        if route.absolute:
+            target = route.connect.removesuffix("/") + target if route.mapped else wire
+        fields = self.fields(route, login, own=own, cookies=cookies)
+        return f"GET {target} HTTP/1.1\r\n{wanted}{fields}".encode("latin-1", "replace")
 
     def login(self, url: str, route: Route) -> str | None:
         """Return the Authorization header for a table's own origin: from the URL, else from .netrc."""
@@ -178,34 +185,30 @@ class HttpSource:
         """Return whether a redirect to a route is judged by its address: not where a proxy or the user chose it."""
         return self.addresses.block_private and route.proxy is None and not route.mapped
 
-    def fields(self, route: Route, login: str | None, *, own: bool) -> str:
-        """Return the header fields that an origin may hear; the same for all requests until a cookie comes.
+    def fields(self, route: Route, login: str | None, *, own: bool, cookies: str) -> str:
+        """Return the header fields that an origin may hear; the same for all requests with the same cookies.
 
         Threads ask too: what is remembered is replaced by a cookie, not changed under them.
         """
-        key, known = (route.key, login, own), self._fields
+        key, known = (route.key, login, own, cookies), self._fields
         made = known.get(key)
         if made is None:
             lines = [f"Host: {route.host}", _COMMON]
             if own:
-                lines += [f"{name}: {value}" for name, value in self.headers.items()]
+                lines += [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "cookie"]
             if login is not None:
                 lines.append(f"Authorization: {login}")
             if route.absolute and route.proxy is not None and route.proxy.authorization:
                 lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
-            if cookies := self._cookies.get(route.key):
-                lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items()))
+            if told := [*(self._own_cookies if own else ()), *([cookies] if cookies else ())]:
+                lines.append("Cookie: " + "; ".join(told))  # one line, whoever gave them (RFC 6265 section 5.4)
             made = known[key] = "\r\n".join(lines) + "\r\n\r\n"
         return made
 
-    def keep_cookies(self, origin: str, lines: list[str]) -> None:
+    def keep_cookies(self, url: str, lines: list[str]) -> None:
         """Keep cookies in memory, for their own origin only."""
-        jar = dict(self._cookies.get(origin, ()))
-        for line in lines:
-            name, equals, value = line.partition(";")[0].partition("=")
-            if equals and name.strip():
-                jar[name.strip()] = value.strip()
-        self._cookies[origin] = jar
+        origin = origin_of(url)
+        self._cookies[origin] = with_cookies(self._cookies.get(origin, ()), lines, _target(wire_url(url)), time())
         self._fields = {}
 
     async def close(self) -> None:

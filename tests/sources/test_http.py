@@ -1,5 +1,6 @@
 """The HTTP source against a scripted server: what it sends, to whom, and what it lets through."""
 
+import zlib
 from collections.abc import AsyncIterator
 from netrc import netrc
 
@@ -114,6 +115,19 @@ async def test_what_is_not_let_through(server: Warehouse, answer: object, error:
     with pytest.raises(error) as failure:
         await read(server.url("/f"))
     assert str(failure.value)
+
+
+@pytest.mark.parametrize("wbits", [15, -15], ids=["zlib", "bare"])
+async def test_a_coding_is_undone_however_its_bytes_come(server: Warehouse, wbits: int) -> None:
+    """What "deflate" means is told by two bytes, which need not come together."""
+    squeeze = zlib.compressobj(wbits=wbits)
+    coded = squeeze.compress(BODY) + squeeze.flush()
+    server.script_all(Serve(content=coded, headers={"Content-Encoding": "deflate"}, pace=Pace(1, 0.001)))
+    assert await read(server.base_url + "/f") == BODY
+    server.script_all(Serve(content=coded[:1], headers={"Content-Encoding": "deflate"}))
+    with pytest.raises(EncodingError, match="the deflate stream ended early") as failure:
+        await read(server.base_url + "/f")
+    assert failure.value.retryable
 
 
 async def test_ten_redirects_work_and_the_eleventh_fails(server: Warehouse) -> None:

@@ -59,6 +59,7 @@ class Decoder:
         self._coding = coding
         self._stream = self._begin(b"")
         self._begun = False
+        self._first = b""  # one byte, which does not tell what "deflate" means
 
     def _begin(self, data: bytes) -> zlib._Decompress:
         if self._coding in _GZIP:
@@ -75,7 +76,11 @@ class Decoder:
         EncodingError
             Where they are not so coded.
         """
-        if not self._begun and data:
+        if not self._begun:
+            data = self._first + data
+            if len(data) < 2:
+                self._first = data
+                return
             self._begun = True
             self._stream = self._begin(data)
         while data:
@@ -99,7 +104,7 @@ class Decoder:
         EncodingError
             Where the stream should go on.
         """
-        if self._begun and not self._stream.eof:
+        if (self._begun or self._first) and not self._stream.eof:
             error = EncodingError(f"the {self._coding} stream ended early")
             error.retryable = True
             raise error

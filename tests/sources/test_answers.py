@@ -63,6 +63,26 @@ def test_a_redirect_needs_one_target(locations: list[str]) -> None:
         # Raw bytes, which the head is not read as: UTF-8 where they can be, also where they end like a blank does.
         ("http://h/a", "http://b\xc3\xbccher.example/\xc3\xa0", "http://bücher.example/à"),
         ("http://h/a", "/\xe9", "http://h/\xe9"),
+        # Whatever is empty is a part of what was signed, too.
+        ("http://h/a", "http://other/f?", "http://other/f?"),
+        ("http://h/a", "http://other/f;", "http://other/f;"),
+        ("http://h/a", "http://other//f/./../g", "http://other//f/./../g"),
+        ("http://h/a", "HTTP://H/f", "HTTP://H/f"),
+        ("http://h/a", "//other//f?", "http://other//f?"),
+        ("http://h/a", "/f?", "http://h/f?"),
+        ("http://h/a", "/f;?x/../y", "http://h/f;?x/../y"),
+        ("http://h/a", "f;/../g;?", "http://h/g;?"),
+        ("http://h/a/b?old", "?", "http://h/a/b?"),
+        ("http://h/a/b;?old", "?x", "http://h/a/b;?x"),
+        ("http://h/a/b?old", "#end", "http://h/a/b?old#end"),
+        ("http://h/a//b/c?old/x", "../d//e", "http://h/a//d//e"),
+        ("http://h/a/b", "../../../c/./d/..", "http://h/c/"),
+        ("http://h/a/b", ".", "http://h/a/"),
+        ("http://h/a/b", "..f/.g/h.", "http://h/a/..f/.g/h."),
+        ("http://h/a/b", ";x", "http://h/a/;x"),
+        ("http://h/a/b", "1:2", "http://h/a/1:2"),
+        ("http://me:p@h?old", "f", "http://me:p@h/f"),
+        ("http://h?old", "?x", "http://h?x"),
     ],
 )
 def test_redirect_targets_stay_byte_for_byte(current: str, location: str, target: str) -> None:

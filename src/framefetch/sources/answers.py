@@ -10,7 +10,7 @@ import contextlib
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from framefetch.errors import ConnectionLost, IncompleteBody, PolicyRefused, ProtocolError, RedirectError, StatusError
 from framefetch.urls import excerpt, wire_url
@@ -33,6 +33,7 @@ __all__ = [
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 #: A host and perhaps a port, as they are sent.
 _AUTHORITY = re.compile(r"(?:\[[^\[\]]+\]|[^\[\]%:@]+)(?::[0-9]*)?")
 
@@ -103,9 +104,10 @@ def redirect_target(status: int, current: str, locations: list[str]) -> str:
         raise RedirectError(f"expected one Location header with status {status}, got {found}")
     location = _as_meant(targets[0])
     try:
-        target = urljoin(current, location)
+        target = _joined(current, location)
         scheme = urlsplit(target).scheme.lower()
-        usable = scheme not in ("http", "https") or _has_host(wire_url(target))
+        # Parsers pass over a tab, wherever it stands.
+        usable = "\t" not in location and (scheme not in ("http", "https") or _has_host(wire_url(target)))
     except ValueError:  # a broken IPv6 address, a port out of range, a name that IDNA cannot encode
         usable = False
     if not usable:
@@ -116,6 +118,40 @@ def redirect_target(status: int, current: str, locations: list[str]) -> str:
     if urlsplit(current).scheme.lower() == "https" and scheme == "http":
         raise PolicyRefused(f"a redirect from https to plain http is not followed: {excerpt(target, 200)}")
     return target
+
+
+def _joined(current: str, location: str) -> str:
+    """Return the URL that a Location means (RFC 3986 section 5.2), of which nothing is lost but steps up and down.
+
+    The standard library's drops whatever is empty, and a signature may be of that too.
+    """
+    if _SCHEME.match(location):
+        return location
+    scheme, _, rest = current.partition("://")
+    if location.startswith("//"):
+        return f"{scheme}:{location}"
+    host, rest = _cut(rest, "/?#")
+    here, rest = _cut(rest, "?#")
+    path, tail = _cut(location, "?#")
+    if not path:
+        query = _cut(rest, "#")[0] if tail.startswith("#") else ""
+        return f"{scheme}://{host}{here}{query}{tail}"
+    steps = (path if path.startswith("/") else f"{here.rpartition('/')[0]}/{path}").split("/")[1:]
+    kept: list[str] = []
+    for step in steps:
+        if step == "..":
+            del kept[-1:]
+        elif step != ".":
+            kept.append(step)
+    if steps[-1] in (".", ".."):
+        kept.append("")
+    return f"{scheme}://{host}/{'/'.join(kept)}{tail}"
+
+
+def _cut(text: str, marks: str) -> tuple[str, str]:
+    """Return a text up to the first of some marks, and what follows."""
+    end = min((at for mark in marks if (at := text.find(mark)) >= 0), default=len(text))
+    return text[:end], text[end:]
 
 
 def _as_meant(location: str) -> str:

@@ -145,6 +145,14 @@ async def test_a_loop_is_named(server: Warehouse) -> None:
         await read(server.base_url + "/a")
 
 
+async def test_a_chain_is_told_without_what_a_terminal_obeys(server: Warehouse) -> None:
+    server.script("/a", Reply(302, headers={"Location": "/\u009b2J\u202e?token=canary"}))
+    server.script("/%C2%9B2J%E2%80%AE", Reply(302, headers={"Location": "/a"}))
+    with pytest.raises(RedirectError, match=r"a loop: .*/a -> .*/%C2%9B2J%E2%80%AE\?token=\*\*\* -> .*/a") as failure:
+        await read(server.base_url + "/a")
+    assert str(failure.value).isprintable()
+
+
 async def test_a_redirect_in_raw_utf_8_leads_to_the_name_it_means(server: Warehouse) -> None:
     server.script("/go", Reply(302, headers={"Location": "http://bücher.example/ü"}))
     server.script("/%C3%BC", Serve(content=b"x"))

@@ -22,7 +22,7 @@ from framefetch.sources.expiry import EXCERPT_BYTES, MAY_BE_EXPIRED, expiry_of, 
 from framefetch.sources.names import Trail
 from framefetch.sources.ranges import ANSWERS, accept_range, entity_of, range_fields, refuse_part
 from framefetch.sources.watchdog import Watch
-from framefetch.urls import origin_of, redact
+from framefetch.urls import origin_of, redact, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,7 +151,7 @@ class Exchange:
             self._release()
             if seen.count(url) > 1 or len(seen) > MAX_REDIRECTS:
                 what = "a loop" if seen.count(url) > 1 else f"more than {MAX_REDIRECTS} redirects"
-                raise RedirectError(f"{what}: {' -> '.join(redact(step) for step in (*seen, url))[:1000]}")
+                raise RedirectError(f"{what}: {' -> '.join(redact(wire_url(step)) for step in (*seen, url))[:1000]}")
             seen.append(url)
             origin = origin_of(url)
 

@@ -228,6 +228,25 @@ async def test_connections_are_used_again(server: Warehouse) -> None:
     assert server.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "connections"),
+    [
+        (b"1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 1),
+        (b"1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", 1),
+        (b"1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 2),
+    ],
+    ids=["1.1", "1.0", "1.0 in chunks"],
+)
+async def test_who_speaks_http_1_0_in_chunks_is_not_asked_again(
+    server: Warehouse, said: bytes, connections: int
+) -> None:
+    server.script_all(Raw(b"HTTP/" + said, end="keep"))
+    source = HttpSource(Timeouts(), {}, {}, Environment())
+    assert [await _read(source, server.url("/f")) for _ in range(2)] == [b"x", b"x"]
+    await source.close()
+    assert server.connections == connections
+
+
 async def test_a_refused_port_and_an_unknown_name() -> None:
     with pytest.raises(ConnectFailed, match=r"no connection to http://127.0.0.1:1: .*Connect call failed"):
         await read("http://127.0.0.1:1/x")

@@ -80,7 +80,9 @@ def parse_head(block: bytes) -> Head:
         else:
             values.append(value)
     connection = fields.get("connection")
-    return Head(status, reason, fields, modern if connection is None else _keeps_alive(",".join(connection), modern))
+    keeps = modern if connection is None else _keeps_alive(",".join(connection), modern)
+    # In chunks of HTTP/1.0 nobody knows for sure where the next answer begins (RFC 9112 section 6.1).
+    return Head(status, reason, fields, keeps and (modern or "transfer-encoding" not in fields))
 
 
 def split_head(data: bytes) -> tuple[Head | None, bytes]:

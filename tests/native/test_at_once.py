@@ -29,7 +29,7 @@ from framefetch.errors import ProtocolError
 from framefetch.native import plain
 from framefetch.native.at_once import at_once
 from framefetch.sources.answers import plain_length
-from framefetch.sources.wire import parse_head
+from framefetch.sources.wire import HEAD_BYTES, parse_head, split_head
 from tests.conftest import needed
 
 #: Where the module in C must be: what CI runs on, and what is measured.
@@ -613,6 +613,20 @@ def test_usual_answers_are_plain(module: ModuleType) -> None:
         data = b"\r\n".join([b"HTTP/1.1 200 OK", field, b"Content-Length: 5", b"", b"12345"])
         if b"\t" not in field[:4] and by_the_rules(data) is not None:
             assert module.plain_answer(data) == by_the_rules(data), field
+
+
+@pytest.mark.parametrize("module", MODULES[1:])
+@pytest.mark.parametrize("size", [HEAD_BYTES - 1, HEAD_BYTES, HEAD_BYTES + 1])
+def test_a_head_is_as_long_as_the_other_reader_takes(module: ModuleType, size: int) -> None:
+    field = b"X: " + b"x" * 995 + b"\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n" + field * 65
+    data = head + b"Y: " + b"y" * (size - len(head) - 3) + b"\r\n\r\nz"
+    try:
+        split_head(data)
+    except ProtocolError:
+        assert module.plain_answer(data) is None
+    else:
+        assert module.plain_answer(data) == (b"z", None)
 
 
 # -- many files ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,9 @@ read_length(Words digits, size_t *length)
 static bool
 read_plain(Words *bytes, size_t *length, Words *tag)
 {
+    enum { LONGEST = 65536 }; /* as in Python, without the blank line */
     static const char status[] = "HTTP/1.1 200";
+    const uint8_t *start = bytes->start;
     bool has_length = false;
     Words line, name, value;
 
@@ -111,7 +113,7 @@ read_plain(Words *bytes, size_t *length, Words *tag)
             return false;
         }
         if (line.start == line.end) {
-            return has_length;
+            return has_length && line.start - start - 2 <= LONGEST;
         }
         if (!split_field(line, &name, &value)) {
             return false;

@@ -1,6 +1,7 @@
 """Case 81: proxy variables and .netrc, as the environment has them, and what failures say of them."""
 
 import contextlib
+import socket
 import socketserver
 import threading
 import warnings
@@ -14,6 +15,7 @@ import pytest
 from framefetch import MetadataCache, Options, RetryPolicy, Timeouts
 from framefetch.sources.environment import basic
 from framefetch.warehouse import Raw, Reply, Serve, Stop, WarehouseThread, hdf5_file
+from tests.seals import PEM, tls_warehouse
 
 CONTENT = hdf5_file(3000, seed=1)
 ONE_TRY = Options(retry=RetryPolicy(attempts=1), timeouts=Timeouts(connect=2, stall=0.3))
@@ -147,21 +149,52 @@ def test_a_proxy_that_makes_no_tunnel(
 
 
 @contextlib.contextmanager
-def no_tunnel(answer: str, asked: list[bytes]) -> Iterator[int]:
-    """Run a proxy that answers all requests so; gives its port, and notes their first lines."""
+def tunnels(answer: str, asked: list[bytes]) -> Iterator[int]:
+    """Run a proxy for tunnels to this machine, or one that answers otherwise; gives its port, notes first lines."""
 
-    class Refuse(socketserver.StreamRequestHandler):
+    class Proxy(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             lines = list(iter(self.rfile.readline, b"\r\n"))
             asked.append(lines[0].rstrip())
-            self.wfile.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            self.wfile.write(f"HTTP/1.1 {answer}\r\nConnection: close\r\n\r\n".encode())
+            if answer.startswith("200"):
+                port = int(lines[0].split()[1].rpartition(b":")[2])
+                with socket.create_connection(("127.0.0.1", port)) as there:
+                    thread = threading.Thread(target=self.pour, args=(there, self.connection))
+                    thread.start()
+                    self.pour(self.connection, there)
+                    thread.join()
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuse) as server:
+        @staticmethod
+        def pour(source: socket.socket, to: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65_536):
+                    to.sendall(data)
+            with contextlib.suppress(OSError):
+                to.shutdown(socket.SHUT_WR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Proxy) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_address[1]
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost."])
+def test_a_name_is_the_same_with_a_dot_behind_it(
+    host: str, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No certificate has that dot."""
+    asked: list[bytes] = []
+    monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    with tls_warehouse() as far, tunnels("200 OK", asked) as port:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        far.add("/1.nwb", CONTENT)
+        row = mirror(f"https://{host}:{far.port}/1.nwb", tmp_path)
+        assert row["status"] == "downloaded", row["error"]
+        assert asked == [f"CONNECT {host}:{far.port} HTTP/1.1".encode()]
+    note("81", f"a tunnel to {host}", "downloaded", 1)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +212,7 @@ def test_a_tunnel_that_is_refused_for_good_is_asked_for_once(
     """A wrong password that is sent again and again may lock an account."""
     asked: list[bytes] = []
     three = Options(retry=RetryPolicy(attempts=3, base=0, cap=0))
-    with no_tunnel(f"{status} As It Is", asked) as port:
+    with tunnels(f"{status} As It Is", asked) as port:
         monkeypatch.setenv("https_proxy", f"http://me:canary@127.0.0.1:{port}")
         row = mirror("https://far.example/1.nwb", tmp_path, three)
     assert row["error_type"] == "ConnectFailed"

@@ -168,15 +168,15 @@ class HttpSource:
         route = self._routes.get(origin)
         if route is None:
             target = connection_url(url, self._host_map)
-            parts = urlsplit(wire_url(target))
-            mapped = target is not url
+            own, parts = urlsplit(wire_url(url)), urlsplit(wire_url(target))
+            named = (own.hostname or "").partition("%")[0].rstrip(".")
             route = self._routes[origin] = Route(
                 key=origin,
                 connect=f"{parts.scheme}://{parts.netloc}/",
-                host=_ZONE.sub("", urlsplit(wire_url(url)).netloc),
+                host=_ZONE.sub("", own.netloc),
                 proxy=self._environment.proxy_for(target),
-                mapped=mapped,
-                server_hostname=urlsplit(url).hostname if mapped and parts.scheme == "https" else None,
+                mapped=target is not url,
+                server_hostname=named if parts.scheme == "https" else None,
                 login=self._environment.login_for(url),
             )
         return route

@@ -230,6 +230,12 @@ def test_a_tunnel_that_is_refused_for_good_is_asked_for_once(
         "http://h:99999",
         "http://u:canary@",
         "http://u:canary@é..x:9",
+        "http://u:12/canary@proxy:9",
+        "http://u:12?canary@proxy:9",
+        "http://u:12#canary@proxy:9",
+        "u:12/canary@proxy:9",
+        "http://proxy:9/path",
+        "http://proxy:9/?query",
     ],
 )
 def test_a_variable_that_names_no_usable_proxy(
@@ -240,6 +246,7 @@ def test_a_variable_that_names_no_usable_proxy(
     assert row[["error_type", "attempts"]].tolist() == ["ConnectFailed", 1]
     assert "expected a proxy as http://host:port" in row["error"]
     assert "canary" not in row["error"]
+    assert "u:12" not in row["error"]
     note("81", f"ALL_PROXY={text[:20]}", "ConnectFailed", 0)
 
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from framefetch.errors import ConnectFailed
-from framefetch.urls import credentials_of, redact, redact_text, wire_url
+from framefetch.urls import MASK, credentials_of, redact, redact_text, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from netrc import netrc
 
 __all__ = ["Environment", "Proxy", "basic"]
+
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
 
 def basic(user: str, password: str) -> str:
@@ -45,8 +48,8 @@ class Proxy:
         url = text if "://" in text else f"http://{text}"
         if not _is_proxy(url):
             failure = ConnectFailed(
-                f"expected a proxy as http://host:port, got {redact_text(text)[:200]!r}; "
-                "correct the proxy variables, or name this host in NO_PROXY"
+                f"expected a proxy as http://host:port, got {_shown(text)[:200]!r}; "
+                "correct the proxy variables (a slash in a password is %2F), or name this host in NO_PROXY"
             )
             failure.retryable = False
             raise failure
@@ -63,11 +66,20 @@ class Proxy:
         return f"Proxy({redact(self.url)!r})"
 
 
+def _shown(text: str) -> str:
+    """Return what names no proxy, as messages show it: behind a slash in a password no parser sees a login."""
+    login = _LOGIN.match(text)
+    if login is None:
+        return redact_text(text)
+    return f"{login[1] or ''}{MASK}@{redact_text(text[login.end() :])}"
+
+
 def _is_proxy(url: str) -> bool:
-    """Return whether a proxy speaks a protocol of ours, and has an address; SOCKS proxies do not."""
+    """Return whether a proxy speaks a protocol of ours, and has an address and no path; SOCKS proxies do not."""
     try:
         parts = urlsplit(wire_url(url))  # which has no words for a name that IDNA cannot encode
-        return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        bare = parts.path in ("", "/") and not parts.query and "#" not in url
+        return bare and parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 

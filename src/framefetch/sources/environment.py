@@ -124,7 +124,7 @@ class Environment:
 
     def _exempt(self, parts: SplitResult) -> bool:
         """Return whether ``no_proxy`` names the host: by name, domain, address or network, with or without port."""
-        host = (parts.hostname or "").lower()
+        host = _spelled(parts.hostname or "")
         port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
         for rule in (part.strip().lower() for part in self.proxies.get("no", "").split(",")):
             if rule and (rule == "*" or _matches(rule, host, port)):
@@ -134,14 +134,33 @@ class Environment:
 
 def _matches(rule: str, host: str, port: int) -> bool:
     name, colon, stated = rule.rpartition(":")
-    if colon and stated.isdigit() and (":" not in name or name.endswith("]")):
+    if colon and stated.isdecimal() and (":" not in name or name.endswith("]")):
         if int(stated) != port:
             return False
         rule = name
+    address = _address(host)
     if "/" in rule:
         try:
-            return ipaddress.ip_address(host) in ipaddress.ip_network(rule, strict=False)
+            return address is not None and address in ipaddress.ip_network(rule, strict=False)
         except ValueError:
             return False
-    rule = rule.strip("[]").removeprefix("*").lstrip(".")
-    return host == rule or host.endswith("." + rule)
+    rule = _spelled(rule.removeprefix("*").lstrip("."))
+    return host == rule or (address is None and host.endswith("." + rule))
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _spelled(host: str) -> str:
+    """Return a host in the one of its spellings by which it is compared."""
+    host = host.strip("[]").rstrip(".").lower()
+    if (address := _address(host)) is not None:
+        return str(address)
+    try:
+        return host if host.isascii() else urlsplit(wire_url(f"http://{host}/")).netloc
+    except ValueError:
+        return host

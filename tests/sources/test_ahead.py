@@ -26,7 +26,7 @@ from framefetch.sources.loan import ask_all
 from framefetch.sources.pool import Pool
 from framefetch.warehouse import WarehouseThread
 
-ROUTE = Route("http://a:80", "http://a/", "a", None, mapped=False, server_hostname=None, login=None)
+ROUTE = Route("http://a:80", "http://a/", None, mapped=False, server_hostname=None, login=None)
 
 
 @dataclass(eq=False)

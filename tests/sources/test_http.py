@@ -264,6 +264,25 @@ async def test_a_proxy_is_used_and_named_without_its_password(server: Warehouse)
     assert "canary" not in repr(failure.value)
 
 
+async def test_each_url_has_its_own_host(server: Warehouse) -> None:
+    """How a host is spelled may be signed; a connection serves all its spellings."""
+    mapped = {"signed.example": f"127.0.0.1:{server.port}"}
+    source = HttpSource(Timeouts(), {}, mapped, Environment())
+    urls = ["signed.example/f", "Signed.example:80/f", "me:canary@SIGNED.example?x=/@", "signed.example:/f"]
+    server.script_all(Serve(content=b"x"))
+    for url in urls:
+        assert await _read(source, f"http://{url}") == b"x"
+    await source.close()
+    assert [record.header("Host") for record in server.log] == [
+        "signed.example",
+        "Signed.example:80",
+        "SIGNED.example",
+        "signed.example:",
+    ]
+    assert [record.target for record in server.log] == ["/f", "/f", "/?x=/@", "/f"]
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize("target", ["/x?sig=a%2Fb", "?sig=a%2Fb"])
 async def test_a_proxy_is_sent_to_where_host_map_leads(server: Warehouse, target: str) -> None:
     environment = Environment({"http": f"http://127.0.0.1:{server.port}"})

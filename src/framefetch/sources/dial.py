@@ -58,7 +58,6 @@ class Route:
 
     key: str
     connect: str
-    host: str
     proxy: Proxy | None
     mapped: bool
     server_hostname: str | None

@@ -147,13 +147,14 @@ class HttpSource:
     def words(self, url: str, route: Route, login: str | None, *, own: bool, wanted: str = "") -> bytes:
         """Return a request as bytes: what its origin may hear, the target byte for byte as given."""
         wire = wire_url(url)
-        target = _target(wire)
-        jar = self._cookies.get(route.key)
-        cookies = cookies_for(jar, target, time()) if jar else ""
-        if route.absolute:
+        host, target = _host_and_target(wire)
+        if "%" in host:
+            host = _ZONE.sub("", host)
+        cookies = cookies_for(self._cookies.get(route.key, ()), target, time()) if self._cookies else ""
+        if route.proxy is not None and route.absolute:
             target = route.connect.removesuffix("/") + target if route.mapped else wire
         fields = self.fields(route, login, own=own, cookies=cookies)
-        return f"GET {target} HTTP/1.1\r\n{wanted}{fields}".encode("latin-1", "replace")
+        return f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{wanted}{fields}".encode("latin-1", "replace")
 
     def login(self, url: str, route: Route) -> str | None:
         """Return the Authorization header for a table's own origin: from the URL, else from .netrc."""
@@ -173,7 +174,6 @@ class HttpSource:
             route = self._routes[origin] = Route(
                 key=origin,
                 connect=f"{parts.scheme}://{parts.netloc}/",
-                host=_ZONE.sub("", own.netloc),
                 proxy=self._environment.proxy_for(target),
                 mapped=target is not url,
                 server_hostname=named if parts.scheme == "https" else None,
@@ -193,7 +193,7 @@ class HttpSource:
         key, known = (route.key, login, own, cookies), self._fields
         made = known.get(key)
         if made is None:
-            lines = [f"Host: {route.host}", _COMMON]
+            lines = [_COMMON]
             if own:
                 lines += [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "cookie"]
             if login is not None:
@@ -207,8 +207,8 @@ class HttpSource:
 
     def keep_cookies(self, url: str, lines: list[str]) -> None:
         """Keep cookies in memory, for their own origin only."""
-        origin = origin_of(url)
-        self._cookies[origin] = with_cookies(self._cookies.get(origin, ()), lines, _target(wire_url(url)), time())
+        origin, (_, target) = origin_of(url), _host_and_target(wire_url(url))
+        self._cookies[origin] = with_cookies(self._cookies.get(origin, ()), lines, target, time())
         self._fields = {}
 
     async def close(self) -> None:
@@ -221,10 +221,12 @@ class HttpSource:
         await self._dialer.close()
 
 
-def _target(wire: str) -> str:
-    """Return the request target of a URL: what follows the host, at least a slash."""
-    start = wire.find("/", wire.find("://") + 3)
-    query = wire.find("?", wire.find("://") + 3)
+def _host_and_target(wire: str) -> tuple[str, str]:
+    """Return host and port as a URL has them, and the request target: what follows them, at least a slash."""
+    begin = wire.find("://") + 3
+    start = wire.find("/", begin)
+    query = wire.find("?", begin)
     if start < 0 or (0 <= query < start):
-        return "/" + (wire[query:] if query >= 0 else "")
-    return wire[start:]
+        end = query if query >= 0 else len(wire)
+        return wire[begin:end], "/" + wire[end:]
+    return wire[begin:start], wire[start:]

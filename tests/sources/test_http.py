@@ -177,6 +177,22 @@ async def test_secrets_stay_with_their_origin(server: Warehouse, tmp_path) -> No
         assert "canary" not in str(other.log[0].headers)
 
 
+async def test_a_header_of_the_user_takes_the_place_of_ours(server: Warehouse) -> None:
+    """Two lines of Host are refused by every server (RFC 9112 section 3.2)."""
+    async with Warehouse() as other:
+        other.add("/f", b"data")
+        server.script("/go", Reply(302, headers={"Location": other.url("/f")}))
+        theirs = {"HOST": "inside.example", "user-agent": "lab/1", "ACCEPT": "text/csv", "Accept-Encoding": "gzip"}
+        assert await read(server.base_url + "/go", headers=theirs) == b"data"
+        assert sorted(server.log[0].headers) == sorted(theirs.items())
+        assert sorted(name for name, _ in other.log[0].headers) == ["Accept", "Accept-Encoding", "Host", "User-Agent"]
+        assert other.log[0].header("Host") == f"127.0.0.1:{other.port}"
+    assert await read(server.url("/f"), headers={"Accept": "text/csv"}) == BODY
+    assert server.log[1].header_list("Host") == [f"127.0.0.1:{server.port}"]
+    assert server.log[1].header_list("Accept") == ["text/csv"]
+    assert server.log[1].header_list("User-Agent") == ["framefetch"]
+
+
 async def test_cookies_go_back_to_their_origin(server: Warehouse) -> None:
     server.script("/login", Reply(302, headers={"Location": "/f", "Set-Cookie": "session=1; Path=/; HttpOnly"}))
     assert await read(server.base_url + "/login") == BODY

@@ -36,7 +36,7 @@ __all__ = ["HttpSource"]
 
 #: The interface of an address: it says something on this machine alone (RFC 6874 section 1).
 _ZONE = re.compile(r"%[^]]*(?=])")
-_COMMON: Final = "User-Agent: framefetch\r\nAccept: */*\r\nAccept-Encoding: identity"
+_COMMON: Final = {"User-Agent": "framefetch", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 class HttpSource:
@@ -47,7 +47,7 @@ class HttpSource:
     timeouts : Timeouts
         How long silence may last.
     headers : mapping of str to str
-        Sent to the origin of the URL that is asked for, not to where it redirects.
+        Sent to the origin of the URL that is asked for, not to where it redirects; there in the place of ours.
     host_map : mapping of str to str
         Where to connect instead; the server still hears the URL's own host.
     environment : Environment
@@ -65,9 +65,10 @@ class HttpSource:
         addresses: Addresses | None = None,
     ) -> None:
         self.headers = dict(headers)
+        self._brings = frozenset(map(str.lower, headers))
         #: Whether these bring a login of their own.
-        self.brings_login = any(name.lower() == "authorization" for name in headers)
-        self._own_cookies = [value for name, value in headers.items() if name.lower() == "cookie"]
+        self.brings_login = "authorization" in self._brings
+        self._brings_host = "host" in self._brings
         self._cookies: dict[str, Jar] = {}
         self._fields: dict[tuple[str, str | None, bool, str], str] = {}
         self.stall = timeouts.stall
@@ -153,7 +154,13 @@ class HttpSource:
         cookies = cookies_for(self._cookies.get(route.key, ()), target, time()) if self._cookies else ""
         if route.proxy is not None and route.absolute:
             target = route.connect.removesuffix("/") + target if route.mapped else wire
-        fields = self.fields(route, login, own=own, cookies=cookies)
+        # The same for all requests with the same cookies. Threads ask too: a cookie replaces what is known.
+        key, known = (route.key, login, own, cookies), self._fields
+        fields = known.get(key)
+        if fields is None:
+            fields = known[key] = self._fields_for(route, login, own=own, cookies=cookies)
+        if own and self._brings_host:
+            return f"GET {target} HTTP/1.1\r\n{wanted}{fields}".encode("latin-1", "replace")
         return f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{wanted}{fields}".encode("latin-1", "replace")
 
     def login(self, url: str, route: Route) -> str | None:
@@ -185,25 +192,19 @@ class HttpSource:
         """Return whether a redirect to a route is judged by its address: not where a proxy or the user chose it."""
         return self.addresses.block_private and route.proxy is None and not route.mapped
 
-    def fields(self, route: Route, login: str | None, *, own: bool, cookies: str) -> str:
-        """Return the header fields that an origin may hear; the same for all requests with the same cookies.
-
-        Threads ask too: what is remembered is replaced by a cookie, not changed under them.
-        """
-        key, known = (route.key, login, own, cookies), self._fields
-        made = known.get(key)
-        if made is None:
-            lines = [_COMMON]
-            if own:
-                lines += [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "cookie"]
-            if login is not None:
-                lines.append(f"Authorization: {login}")
-            if route.absolute and route.proxy is not None and route.proxy.authorization:
-                lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
-            if told := [*(self._own_cookies if own else ()), *([cookies] if cookies else ())]:
-                lines.append("Cookie: " + "; ".join(told))  # one line, whoever gave them (RFC 6265 section 5.4)
-            made = known[key] = "\r\n".join(lines) + "\r\n\r\n"
-        return made
+    def _fields_for(self, route: Route, login: str | None, *, own: bool, cookies: str) -> str:
+        """Return the header fields that an origin may hear, but for its name."""
+        brought = self.headers if own else {}
+        lines = [f"{name}: {value}" for name, value in _COMMON.items() if not own or name.lower() not in self._brings]
+        lines += [f"{name}: {value}" for name, value in brought.items() if name.lower() != "cookie"]
+        if login is not None:
+            lines.append(f"Authorization: {login}")
+        if route.absolute and route.proxy is not None and route.proxy.authorization:
+            lines.append(f"Proxy-Authorization: {route.proxy.authorization}")
+        told = [*(value for name, value in brought.items() if name.lower() == "cookie"), *filter(None, [cookies])]
+        if told:
+            lines.append("Cookie: " + "; ".join(told))  # one line, whoever gave them (RFC 6265 section 5.4)
+        return "\r\n".join(lines) + "\r\n\r\n"
 
     def keep_cookies(self, url: str, lines: list[str]) -> None:
         """Keep cookies in memory, for their own origin only."""

@@ -17,6 +17,7 @@ from framefetch.sources.names import Addresses, is_public
 from framefetch.warehouse import Reply, WarehouseThread, hdf5_file
 from tests.conftest import EAGER
 from tests.resolver import HANG, NO_SUCH_NAME, SERVER_FAILED, Resolver
+from tests.seals import PEM, server_context, tls_warehouse
 
 CONTENT = hdf5_file(3000, seed=1)
 #: Stands for an address of the open internet; like all of 127/8 it leads to this machine.
@@ -374,3 +375,39 @@ def test_a_link_local_address_is_reached(
         assert frame["status"].tolist() == ["downloaded"], frame["error"].tolist()
         assert near.log[0].header("Host") == f"{host if named else f'[{address}]'}:{near.port}"
     note("77", f"link-local: {spelled}, {loop}", "downloaded", 1)
+
+
+@pytest.mark.parametrize("what", ["a host", "a proxy"])
+def test_a_certificate_for_a_link_local_address_says_nothing_of_the_interface(
+    what: str, cable: tuple[str, str, int], tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    address, interface, _ = cable
+    with WarehouseThread("::", ssl_context=server_context()) as near:
+        url = f"https://[{address}%{interface}]:{near.port}"
+        if what == "a proxy":
+            monkeypatch.setenv("http_proxy", url)
+        frame = mirror([f"{url if what == 'a host' else 'http://far.example'}/1.nwb"], tmp_path / "cache")
+    assert frame["error_type"].tolist() == ["TlsFailed"]
+    assert f"IP address mismatch, certificate is not valid for '{address}'" in frame["error"][0]
+    note("77", f"link-local, TLS: {what}", "TlsFailed", 0)
+
+
+def test_where_tls_fails_at_a_link_local_address_another_is_tried(
+    cable: tuple[str, str, int], addresses: Use, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    address, _, number = cable
+
+    class Neighbour:
+        async def resolve(self, host: str, port: int) -> list:
+            first = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", (address, port, 0, number))
+            return [first, (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    addresses(Neighbour())
+    with tls_warehouse() as good, WarehouseThread("::", good.port) as plain:
+        good.add("/1.nwb", CONTENT)
+        frame = mirror([f"https://localhost:{good.port}/1.nwb"], tmp_path / "cache")
+        assert plain.connections == 1
+    assert frame[["status", "attempts"]].values.tolist() == [["downloaded", 1]]
+    note("77", "no TLS at a link-local address, but at another", "downloaded", 1)

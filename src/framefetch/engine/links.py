@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from framefetch.errors import StatusError
 from framefetch.models import Link
 from framefetch.sources.threads import aside
-from framefetch.urls import invisible_character, origin_of, redact, wire_url
+from framefetch.urls import invisible_character, origin_of, redact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -176,8 +176,7 @@ def _usable(url: object, origin: str) -> bool:
     if not isinstance(url, str) or invisible_character(url) is not None or not _SCHEME.match(url):
         return False
     try:
-        url.encode()  # the login too, which is no part of what is sent as the URL
-        wire_url(url)
+        url.encode()  # nothing else can be sent, in a login neither
         return origin_of(url) == origin and bool(urlsplit(url).hostname)
     except ValueError:
         return False

@@ -54,7 +54,7 @@ NEXT_ADDRESS: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How an origin is reached; found out once for each. The server's name is as certificates have it."""
+    """How an origin is reached; found out once for each."""
 
     key: str
     connect: str

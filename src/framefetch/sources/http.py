@@ -177,13 +177,12 @@ class HttpSource:
         if route is None:
             target = connection_url(url, self._host_map)
             own, parts = urlsplit(wire_url(url)), urlsplit(wire_url(target))
-            named = (own.hostname or "").partition("%")[0].rstrip(".")
             route = self._routes[origin] = Route(
                 key=origin,
                 connect=f"{parts.scheme}://{parts.netloc}/",
                 proxy=self._environment.proxy_for(target),
                 mapped=target is not url,
-                server_hostname=named if parts.scheme == "https" else None,
+                server_hostname=(own.hostname or "").rstrip(".") if parts.scheme == "https" else None,
                 login=self._environment.login_for(url),
             )
         return route

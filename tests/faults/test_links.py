@@ -200,6 +200,25 @@ def test_an_odd_link_fails_its_own_row(
     note("52", "refresh_url: one link that is none", "StatusError", warehouse.count())
 
 
+def test_a_link_whose_host_cannot_be_encoded_fails_its_own_row(
+    warehouse: WarehouseThread, tmp_path: Path, note: Note
+) -> None:
+    """The same host in capitals, which IDNA makes "ss" of; that is too long."""
+    sign, host = signs_anew([], "new"), "ß" * 40 + ".example"
+
+    def refresh(links: Sequence[Link]) -> dict[str, str]:
+        return {key: url.replace("ß", "ẞ") if "/7.nwb" in url else url for key, url in sign(links).items()}
+
+    table = signed_rows(warehouse, 10, lambda signature: signature == "new")
+    table["url"] = table["url"].str.replace("127.0.0.1", host)
+    mapped = {host: f"127.0.0.1:{warehouse.port}"}
+    with MetadataCache(table, tmp_path / "cache", options=options(refresh), host_map=mapped) as cache:
+        frame = cache.mirror(table).frame
+    assert frame["status"].tolist() == ["downloaded"] * 7 + ["failed"] + ["downloaded"] * 2
+    assert "[refresh_url gave no new link for this file]" in frame["error"][7]
+    note("52", "refresh_url: one link to a host that is none", "StatusError", warehouse.count())
+
+
 def test_no_more_than_a_batch_is_asked_for(
     warehouse: WarehouseThread, tmp_path: Path, note: Note, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from framefetch.errors import StatusError
 from framefetch.models import Link
 from framefetch.sources.threads import aside
-from framefetch.urls import invisible_character, origin_of, redact
+from framefetch.urls import invisible_character, origin_of, redact, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -177,6 +177,7 @@ def _usable(url: object, origin: str) -> bool:
         return False
     try:
         url.encode()  # nothing else can be sent, in a login neither
+        wire_url(url)
         return origin_of(url) == origin and bool(urlsplit(url).hostname)
     except ValueError:
         return False

@@ -313,6 +313,43 @@ def test_plan_sends_nothing_and_says_what_would_happen(stocked, open_cache) -> N
     assert warehouse.count() == 0
 
 
+@pytest.mark.parametrize("digests", [False, True])
+def test_a_plan_tells_the_rows_whose_paths_others_hold(stocked, open_cache, digests) -> None:
+    warehouse, table, contents = stocked
+    template = TableOptions(path_template="{n}.nwb")
+    held = table.head(5).assign(n=range(1, 6))
+    if digests:
+        held["md5"] = [md5(contents[url]) for url in held["wkf"]]
+    cache = open_cache(held, table=template)
+    cache.mirror(held)
+    warehouse.clear_log()
+    twice = table.iloc[[6, 6]].assign(n=[5, 8])  # the second path is a copy of the first, which cannot be
+    swapped = pd.concat([held.assign(n=[2, 1, 3, 4, 6]), table.iloc[5:6].assign(n=7), twice])
+    plan = cache.plan(swapped)
+    assert plan.frame["status"].tolist() == [*["failed"] * 2, *["held"] * 3, "to_fetch", *["failed"] * 2]
+    assert plan.summary() == plan.summary() | {"failed": 4, "held": 3, "to_fetch": 1}
+    assert not (Path(cache.cache_dir) / "v0/6.nwb").exists()
+    result = cache.mirror(swapped)
+    assert result.frame["status"].tolist() == [*["failed"] * 2, *["cached"] * 3, "downloaded", *["failed"] * 2]
+    assert result.frame["error"].dropna().tolist() == plan.frame["error"].dropna().tolist()
+    assert warehouse.count() == 1
+
+
+def test_a_plan_tells_the_rows_of_a_host_that_has_moved(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    open_cache(table).mirror(table)
+    moved = table.assign(wkf=table["wkf"].str.replace("127.0.0.1", "localhost"))
+    cache = open_cache(moved)
+    twice = cache.plan(pd.concat([moved, moved.head(1)]))
+    assert twice.summary() == twice.summary() | {"failed": 9, "held": 0, "to_fetch": 0, "unknown_sizes": 0}
+    result = cache.mirror(moved)
+    assert result.frame["error"].tolist() == cache.plan(moved).frame["error"].tolist()
+    assert result.frame["error"].str.contains("prune --keep").all()
+    cache.prune(moved)
+    assert cache.plan(moved).summary()["to_fetch"] == 8
+    assert cache.mirror(moved).ok.all()
+
+
 async def test_host_map_rewrites_only_the_connection(warehouse, open_cache) -> None:
     warehouse.add("1085755199", hdf5_file(2500))
     url = "http://testwarehouse:9000/api/v2/well_known_file_download/1085755199"

@@ -175,7 +175,11 @@ class MetadataCache:
                 held[found.files] = True
         for finding in check.run(rows.requests, doubtful):
             held[finding.index] = True
-        return Plan(rows, held, folder.free_space())
+        blocked = check.report.blocked
+        for file, first in rows.requests.copy_of.items():
+            if first in blocked and not held[file]:
+                blocked.setdefault(file, blocked[first])
+        return Plan(rows, held, folder.free_space(), blocked)
 
     def _plan_rows(self, df: pd.DataFrame, file_version: str | None) -> PlannedRows:
         return plan_rows(df, self._table, file_version or self.file_version, SCHEMES)

@@ -350,6 +350,8 @@ def test_a_file_held_elsewhere_is_held_there_unless_its_path_is_fixed(folder) ->
     for options in ({}, {"fixed": True, "look_only": True}):
         (finding,), _ = check(folder, wanted, **options)
         assert (finding.path, finding.entry) == ("v0/1.nwb", None)
+    os.utime(place(folder), ns=(1, 1))
+    assert len(check(folder, wanted, fixed=True, look_only=True)[0]) == 1
     assert not place(folder, "v0/x").exists()
     (finding,), _ = check(folder, wanted, fixed=True)
     assert (finding.path, finding.entry.path) == ("v0/x/new.nwb", "v0/x/new.nwb")

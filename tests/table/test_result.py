@@ -65,6 +65,7 @@ def test_the_summary_of_a_plan_counts_rows_and_bytes_of_files() -> None:
         "files": 3,
         "to_fetch": 3,
         "held": 2,
+        "failed": 0,
         "invalid": 1,
         "bytes": 7,
         "unknown_sizes": 1,

@@ -85,10 +85,19 @@ def test_dry_run_sends_nothing(table, tmp_path) -> None:
     done = framefetch("mirror", path, tmp_path / "c", "--dry-run", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout).keys() == {
-        "rows", "files", "to_fetch", "held", "invalid", "bytes", "unknown_sizes", "free_space",
+        "rows", "files", "to_fetch", "held", "failed", "invalid", "bytes", "unknown_sizes", "free_space",
     }  # fmt: skip
     assert "8 rows to fetch" in framefetch("mirror", path, tmp_path / "c", "--dry-run").stdout
     assert warehouse.count() == 0
+
+
+def test_a_dry_run_names_the_rows_that_would_fail(table, tmp_path) -> None:
+    _, path, _ = table
+    (tmp_path / "c" / "v0" / "100.nwb").mkdir(parents=True)
+    done = framefetch("mirror", path, tmp_path / "c", "--dry-run")
+    assert done.returncode == 1
+    assert "7 rows to fetch (0 B and 7 of unknown size), 0 held, 1 would fail, 0 invalid" in done.stdout
+    assert "a folder stands at v0/100.nwb" in done.stderr
 
 
 def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:

@@ -127,7 +127,7 @@ class HeldCheck:
     fixed_paths : bool
         Whether a file must be where the plan says; else it is held wherever it was recorded.
     look_only : bool, default False
-        Whether nothing may be written: a file that has to be copied counts as held where it is.
+        Whether nothing may be written: a file that would be copied to its path counts as held.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class HeldCheck:
         self._files = files
         self._manifest = manifest
         self._level = level
-        self._fixed_paths = fixed_paths and not look_only
+        self._fixed_paths = fixed_paths
+        self._look_only = look_only
         self._folders = FoldersSeen(files.root)
         self.report = HeldReport()
 
@@ -178,14 +179,19 @@ class HeldCheck:
             if state is State.HELD and (here or not self._fixed_paths):
                 yield Finding(request.index, entry.path, entry.receipt)
             elif not here:
-                away.append(_Doubt(request, entry if state in (State.HELD, State.HASH) else None))
+                known_there = entry if state in (State.HELD, State.HASH) else None
+                away.append(_Doubt(request, known_there, plain=state is State.HELD))
             elif not self._is_blocked(request, found):
                 self.report.ours[request.path] = None if found is None else sight_of(found)
                 if state is State.HASH:
                     doubtful.append(_Doubt(request, entry))
                 elif state is State.STALE and not entry.trusted and request.digests:
                     doubtful.append(_Doubt(request))  # what is wrong may be the entry
-        doubtful += self._judge_away(away)
+        for doubt in self._judge_away(away):
+            if self._look_only and doubt.plain and doubt.entry is not None:
+                yield Finding(doubt.request.index, doubt.entry.path, doubt.entry.receipt)
+            else:
+                doubtful.append(doubt)
 
     def _judge_away(self, away: Sequence[_Doubt]) -> Iterator[_Doubt]:
         """Look at the planned paths of files that are not recorded there: what stands there may be somebody's."""
@@ -286,7 +292,7 @@ class HeldCheck:
         level = Verified.NONE if entry is None else entry.receipt.verified
         level = Verified.DIGEST if request.digests else level
         etag = None if entry is None else entry.receipt.etag
-        if self._fixed_paths and path != request.path:
+        if self._fixed_paths and path != request.path and not self._look_only:
             receipt = self._files.copy(path, replace(request, digests=receipt.digests))
             path = request.path
         receipt = replace(receipt, verified=level, etag=etag)
@@ -299,8 +305,12 @@ class HeldCheck:
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A file that a stat cannot settle: its entry, if it has one, and the other key that holds its path."""
+    """A file that a stat cannot settle: its entry, if it has one, and the other key that holds its path.
+
+    It is `plain` where a stat says that it is held, and only its path is another one.
+    """
 
     request: Request
     entry: Entry | None = None
     owner: str | None = None
+    plain: bool = False

@@ -322,7 +322,8 @@ class Places:
 def held_for(path: str, owner: str) -> TargetBlocked:
     """Return why a file cannot stand at a path that another key holds."""
     return TargetBlocked(
-        f"{path} is held for another URL, {owner}; use another version, or a path template that tells them apart"
+        f"{path} is held for another URL, {owner}; use another version, or a path template that gives another path, "
+        "or, where no row names that URL any more, prune (framefetch prune --keep TABLE)"
     )
 
 

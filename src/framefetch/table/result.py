@@ -6,7 +6,7 @@ is asked for; rows that share a file share what became of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from framefetch.table.plan import label_text
 from framefetch.urls import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
+    from framefetch.errors import FramefetchError
     from framefetch.table.planned import PlannedRows
 
 __all__ = ["FetchResult", "Plan", "RunFigures"]
@@ -101,6 +102,7 @@ class Plan:
     rows: PlannedRows
     held: np.ndarray[Any, np.dtype[np.bool_]]
     free_space: int
+    blocked: Mapping[int, FramefetchError] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -114,18 +116,27 @@ class Plan:
         used[self.rows.files[self.rows.files >= 0]] = True
         return used
 
+    @cached_property
+    def to_fetch(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """For each file whether it would be fetched."""
+        to_fetch: np.ndarray[Any, np.dtype[np.bool_]] = self.used & ~self.held
+        to_fetch[list(self.blocked)] = False
+        return to_fetch
+
     @property
     def frame(self) -> pd.DataFrame:
         """One row for each row of the table, on its index: status, url, path, size, error.
 
-        ``status`` is ``to_fetch``, ``held`` or ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes,
-        missing where the table states none.
+        ``status`` is ``to_fetch``, ``held``, ``failed`` (something stands at its path that is not replaced) or
+        ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes, missing where the table states none.
         """
         import pandas as pd
 
         rows = self.rows
         codes = np.where(self.held, CODES[Status.HELD], CODES[Status.TO_FETCH])
+        codes[list(self.blocked)] = CODES[Status.FAILED]
         status = _taken(codes, rows.files, CODES[Status.INVALID])
+        reasons = {file: (type(error).__name__, str(error)) for file, error in self.blocked.items()}
         paths = np.array([rows.requests.path(file) for file in range(len(rows.requests))], dtype=object)
         sizes = _taken(rows.requests.sizes, rows.files, -1)
         return pd.DataFrame(
@@ -134,7 +145,7 @@ class Plan:
                 "url": _urls(rows),
                 "path": _taken(paths, rows.files, None),
                 "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
-                "error": _errors(rows, {})[1],
+                "error": _errors(rows, reasons)[1],
             },
             index=rows.index,
         )
@@ -145,18 +156,18 @@ class Plan:
         Returns
         -------
         dict
-            ``rows``, ``files`` (distinct), ``to_fetch``, ``held``, ``invalid`` (rows each), ``bytes`` (of the files
-            to fetch, as stated), ``unknown_sizes`` (files to fetch of unstated size), ``free_space`` (bytes).
+            ``rows``, ``files`` (distinct), ``to_fetch``, ``held``, ``failed``, ``invalid`` (rows each), ``bytes`` (of
+            the files to fetch, as stated), ``unknown_sizes`` (files to fetch of unstated size), ``free_space`` (bytes).
         """
         rows = self.rows
-        to_fetch = self.used & ~self.held
-        expected, unknown = rows.requests.total_bytes(to_fetch)
-        row_held = _taken(self.held, rows.files, missing=False)
+        expected, unknown = rows.requests.total_bytes(self.to_fetch)
+        to_fetch, held = (int(_taken(each, rows.files, missing=False).sum()) for each in (self.to_fetch, self.held))
         return {
             "rows": len(rows.files),
             "files": int(self.used.sum()),
-            "to_fetch": int(len(rows.files) - row_held.sum() - len(rows.errors)),
-            "held": int(row_held.sum()),
+            "to_fetch": to_fetch,
+            "held": held,
+            "failed": len(rows.files) - to_fetch - held - len(rows.errors),
             "invalid": len(rows.errors),
             "bytes": expected,
             "unknown_sizes": unknown,

@@ -128,14 +128,15 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
     if arguments.json:
         print(json.dumps(summary))
     elif not arguments.quiet:
+        failed = f"{summary['failed']:,} would fail, " if summary["failed"] else ""
         unknown = f" and {summary['unknown_sizes']:,} of unknown size" if summary["unknown_sizes"] else ""
         print(
             f"{summary['rows']:,} rows, {summary['files']:,} files: {summary['to_fetch']:,} rows to fetch "
-            f"({bytes_text(summary['bytes'])}{unknown}), {summary['held']:,} held, {summary['invalid']:,} invalid; "
-            f"{bytes_text(summary['free_space'])} free"
+            f"({bytes_text(summary['bytes'])}{unknown}), {summary['held']:,} held, {failed}"
+            f"{summary['invalid']:,} invalid; {bytes_text(summary['free_space'])} free"
         )
-        invalid = plan.frame["error"].dropna()
-        _name_failures(list(invalid.head(SHOWN_FAILURES)), len(invalid))
+        errors = plan.frame["error"].dropna()
+        _name_failures(list(errors.head(SHOWN_FAILURES)), len(errors))
     for note in plan.notes if not arguments.quiet else ():
         say(note)
     if not _report(plan, reports):
@@ -143,7 +144,7 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
     from framefetch.ui.space import require_room_for
 
     require_room_for(plan, str(cache.cache_dir), options.lock_timeout)  # said last, as the real run says it
-    return EXIT_FAILED if summary["invalid"] else 0
+    return EXIT_FAILED if summary["failed"] or summary["invalid"] else 0
 
 
 class _Signals:

@@ -24,7 +24,7 @@ def require_room_for(plan: Plan, cache_dir: str, lock_timeout: float) -> None:
         Where the real run would end so, before its first request.
     """
     requests = plan.rows.requests
-    missing = [file for file in plan.rows.used() if not plan.held[file] and file not in requests.copy_of]
+    missing = [file for file in plan.rows.used() if plan.to_fetch[file] and file not in requests.copy_of]
     if not missing:
         return
     stated = list(requests.stated_of(missing))

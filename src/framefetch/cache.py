@@ -32,6 +32,7 @@ from framefetch.table.naming import check_version
 from framefetch.table.plan import plan_rows
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
+from framefetch.threads import Threads
 from framefetch.works import SCHEMES, Works, folder_of
 
 if TYPE_CHECKING:
@@ -230,7 +231,6 @@ class MetadataCache:
         """Hold the file of every row and return where each is, by its URL.
 
         That is the URL of the row: completed with `TableOptions.base_url`, and of several mirrors the first.
-
         The batch runs to its end first.
 
         Raises
@@ -267,7 +267,6 @@ class MetadataCache:
         """Start a job for one URL: by its row where the table has it, else by itself."""
         version = file_version or self.file_version
         found = self._finder.find(self.dataframe, url)
-
         if found is not None:
             rows, row, address = found
             plan = partial(rows.only, row, address, version)
@@ -373,7 +372,10 @@ class MetadataCache:
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Close it."""
-        await asyncio.to_thread(self.close)
+        thread = Threads(1, "framefetch-end")
+        closing = asyncio.get_running_loop().run_in_executor(thread, self.close)
+        thread.shutdown(wait=False)  # when it has done this
+        await closing
 
 
 def _checked(given: T | None, kind: type[T], name: str) -> T | None:

@@ -8,9 +8,12 @@ and none is blocked.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from framefetch.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Portal", "kept_awake"]
 
 T = TypeVar("T")
+
+#: Threads for what blocks, other than files that are fetched: planning, looking, committing.
+THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -61,6 +67,8 @@ class Portal:
 
     def __init__(self) -> None:
         self._loop = _new_loop()
+        self._threads = Threads(THREADS, "framefetch-work")
+        self._loop.set_default_executor(self._threads)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="framefetch-loop", daemon=True)
         self._thread.start()
@@ -71,7 +79,7 @@ class Portal:
             self._loop.run_forever()
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._threads.shutdown()
             self._loop.close()
 
     def submit(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:

@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +16,10 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache
-from framefetch.warehouse import Reply, WarehouseThread, hdf5_file
+from framefetch.warehouse import Reply, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
 from tests.faults.disk.bench import Bench, Stock, audit_and_go_on, recorded
+from tests.processes import wait_until
 from tests.store.builders import descriptors
 
 MIB = 1 << 20
@@ -112,3 +115,49 @@ async def test_a_timeout_around_a_failing_batch_is_not_retried(
         assert time.monotonic() - began < 0.3 + 0.5
         assert warehouse.count() == 1
     note("102", "a timeout around a call that is failing", "at once", 1)
+
+
+@pytest.mark.skipif((3, 12) <= sys.version_info < (3, 12, 2), reason="starts no thread any more (gh-113964)")
+@pytest.mark.parametrize("how", ["end", "exit", "async", "daemon"])
+def test_the_main_part_of_a_script_ends_while_a_thread_mirrors(
+    warehouse: WarehouseThread, tmp_path: Path, how: str
+) -> None:
+    """A thread that is waited for has all its files; one that is not leaves what was recorded, and no words."""
+    bodies = [hdf5_file(3 * MIB if at in (31, 59) else 20_000, seed=at) for at in range(60)]
+    urls = [warehouse.add(f"{at}.nwb", body) for at, body in enumerate(bodies)]
+    pd.DataFrame({"url": urls}).to_csv(tmp_path / "table.csv", index=False)
+    for at in (30, 31):
+        warehouse.script(f"{at}.nwb", hold())
+    script = f"""
+import asyncio, sys, threading
+threading._register_atexit(print, "ended", flush=True)  # called last: the pools of concurrent.futures are shut by then
+from framefetch import Limits, MetadataCache, Options
+options = Options(limits=Limits(connections=2))
+cache = MetadataCache({str(tmp_path / "table.csv")!r}, {str(tmp_path / "c")!r}, options=options)
+cache.mirror(cache.dataframe.head(30))
+async def fetch():
+    async with cache:
+        return await cache.fetch_all(cache.dataframe)
+mirror = lambda: {"asyncio.run(fetch())" if how == "async" else "cache.mirror(cache.dataframe)"}
+threading.Thread(target=lambda: print(mirror().ok.sum(), flush=True), daemon={how == "daemon"}).start()
+input()
+{"sys.exit(3)" if how == "exit" else ""}
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], text=True, **pipes) as process:
+        wait_until(lambda: warehouse.count("30.nwb") == warehouse.count("31.nwb") == 1)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        said = process.stdout.readline()
+        if how != "daemon":
+            warehouse.release()
+        try:
+            more, complained = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (complained, process.returncode) == ("", 3 if how == "exit" else 0)
+    assert said == "ended\n"
+    assert more == "60\n" or how == "daemon"
+    held = {path for path, _, _ in recorded(tmp_path / "c")}
+    assert held >= {f"v0/{at}.nwb" for at in range(30 if how == "daemon" else 60)}
+    assert held == {f"v0/{name}" for name in os.listdir(tmp_path / "c" / "v0")}

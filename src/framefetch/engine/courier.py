@@ -14,7 +14,6 @@ import asyncio
 import errno
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from framefetch.errors import ContentMismatch, FramefetchError
 from framefetch.sources.answers import is_overload
 from framefetch.sources.loan import CAN_LEND, Ear, Loan, ask_all
 from framefetch.store.files import SmallBody, to_the_end
+from framefetch.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -203,7 +203,7 @@ class Courier:
 
     async def run(self) -> None:
         """Tell of what comes until the end."""
-        executor = ThreadPoolExecutor(1, thread_name_prefix="framefetch-courier")
+        executor = Threads(1, "framefetch-courier")
         try:
             await self._wanted.wait()
             if self._ear is not None:

@@ -7,7 +7,6 @@ import re
 import stat
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
@@ -15,6 +14,7 @@ from framefetch.errors import StorageError
 from framefetch.store.held import unchanged
 from framefetch.store.kept import is_overtaken, kept_parts
 from framefetch.store.symlinks import FoldersSeen
+from framefetch.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +138,7 @@ class ReadingThreads:
     """Threads that read files; whoever leaves them early, by an interrupt perhaps, does not wait for large ones."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-read")
+        self._pool = Threads(HASH_THREADS, "framefetch-read")
         self._left = threading.Event()
 
     def map(self, function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:

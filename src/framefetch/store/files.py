@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -31,6 +30,7 @@ from framefetch.store.kept import KeptParts
 from framefetch.store.parts import Left, Part, to_the_end
 from framefetch.store.places import Content, Places, remove, translate_oserror
 from framefetch.store.schema import boot_id
+from framefetch.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,9 +87,9 @@ class FileStore:
         self.boot = boot_id()
         self._kept = KeptParts(self._parts, self.boot)
         self._jobs = 0
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="framefetch-disk")
+        self._executor = Threads(THREADS, "framefetch-disk")
         #: Small bodies do not stand in line behind the stints of large ones.
-        self._saving = ThreadPoolExecutor(1, thread_name_prefix="framefetch-save")
+        self._saving = Threads(1, "framefetch-save")
 
     @property
     def notices(self) -> list[str]:

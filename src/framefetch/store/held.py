@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import stat
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from os import lstat, stat_result
@@ -30,6 +29,7 @@ from framefetch.models import Entry, Receipt, Request, Verified
 from framefetch.native.plain import stat_of
 from framefetch.store.places import held_for, inode_of, sight_of
 from framefetch.store.symlinks import FoldersSeen
+from framefetch.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,7 +151,7 @@ class HeldCheck:
         """Yield the files that are held; blocking."""
         if not len(positions) or self._is_new(requests[positions[0]].version):
             return
-        with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="framefetch-hash") as pool:
+        with Threads(HASH_THREADS, "framefetch-hash") as pool:
             for start in range(0, len(positions), LOOKUP_ROWS):
                 block = [requests[position] for position in positions[start : start + LOOKUP_ROWS]]
                 doubtful: list[_Doubt] = []

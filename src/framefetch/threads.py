@@ -1,0 +1,101 @@
+"""Threads for blocking work, also after the end of a script's main part.
+
+The pools of `concurrent.futures` are shut down as soon as the main thread ends, before the threads that are waited for
+then: a mirror in one of those would lose its threads on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Threads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Work: TypeAlias = "tuple[Future[Any], Callable[[], Any]]"
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that its owner ends, and nothing else; a loop takes nothing but a `ThreadPoolExecutor` for its own.
+
+    Its threads are daemons: at the end of a process nobody waits for those that have nothing to do.
+
+    Parameters
+    ----------
+    most : int
+        How many threads there may be; each is started when it is first needed.
+    name : str
+        What their names begin with.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        super().__init__(most, name)
+        self._most, self._name = most, name
+        self._guard = threading.Lock()
+        self._line: SimpleQueue[_Work | None] = SimpleQueue()
+        self._resting = threading.Semaphore(0)
+        self._started: list[threading.Thread] = []
+        self._ended = False
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let a thread call a function.
+
+        Raises
+        ------
+        RuntimeError
+            After `shutdown`, or where there is no thread and none can be started.
+        """
+        future: Future[T] = Future()
+        with self._guard:
+            if self._ended:
+                raise RuntimeError(f"{self._name}: these threads have ended")
+            if not self._resting.acquire(blocking=False) and len(self._started) < self._most:
+                self._start()
+            self._line.put((future, partial(function, *args, **kwargs)))
+        return future
+
+    def _start(self) -> None:
+        name = f"{self._name}_{len(self._started)}"
+        thread = threading.Thread(target=_serve, args=(self._line, self._resting), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._started:  # else the others do it
+                raise
+        else:
+            self._started.append(thread)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is
+        """End the threads when they have done what is in line, or at once what is not in line."""
+        with self._guard:
+            self._ended = True
+            while cancel_futures and not self._line.empty():
+                work = self._line.get()
+                if work is not None:
+                    work[0].cancel()
+            for _ in self._started:
+                self._line.put(None)
+        for thread in self._started if wait else ():
+            thread.join()
+
+
+def _serve(line: SimpleQueue[_Work | None], resting: threading.Semaphore) -> None:
+    while (work := line.get()) is not None:
+        future, call = work
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+        del work, future, call  # what was done is not kept until the next
+        resting.release()

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +37,12 @@ from framefetch import (
 from framefetch import cache as cache_module
 from framefetch.errors import DiskFull, ManifestLost, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
+from framefetch.models import Entry
 from framefetch.run import Run
 from framefetch.store import exchange
 from framefetch.store import writer as writer_module
 from framefetch.store.folder import CacheFolder
+from framefetch.store.manifest import Manifest
 from framefetch.store.writer import CommitWriter, Handed
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
@@ -348,6 +351,31 @@ def test_a_plan_tells_the_rows_of_a_host_that_has_moved(stocked, open_cache) -> 
     cache.prune(moved)
     assert cache.plan(moved).summary()["to_fetch"] == 8
     assert cache.mirror(moved).ok.all()
+
+
+@pytest.mark.parametrize("level", ["stat", "hash", "none"])
+def test_a_digest_that_the_table_states_later_counts_and_is_recorded_once(
+    stocked, open_cache, monkeypatch, level
+) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table, options=replace(EAGER, verify=level))
+    stated = table.assign(md5=cache.mirror(table).frame["md5"])
+    warehouse.clear_log()
+    committed = []
+    real = Manifest.commit
+
+    def commit(manifest: Manifest, entries: Sequence[Entry], *rest: object, **more: object) -> None:
+        committed.append(len(entries))
+        real(manifest, entries, *rest, **more)
+
+    monkeypatch.setattr(Manifest, "commit", commit)
+    for _ in range(2):
+        result = cache.mirror(stated)
+        assert result.frame[["status", "verified"]].drop_duplicates().values.tolist() == [["cached", "digest"]]
+    assert committed == ([8] if level != "hash" else [8, 8])
+    assert cache.status().verified == {"digest": 8}
+    assert cache.mirror(table).frame["verified"].unique().tolist() == ["digest"]
+    assert warehouse.count() == 0
 
 
 async def test_host_map_rewrites_only_the_connection(warehouse, open_cache) -> None:

@@ -1,5 +1,6 @@
 """Do we hold it? Each rule at the top of held.py, on real files."""
 
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -339,6 +340,22 @@ def test_a_folder_in_its_place_is_told_before_anything_is_fetched(folder, known)
     findings, report = check(folder, request())
     assert findings == []
     assert "a folder stands at v0/1.nwb" in str(report.blocked[0])
+
+
+@pytest.mark.parametrize("level", ["stat", "none", "hash"])
+def test_a_digest_that_is_stated_by_now_and_is_the_recorded_one_raises_the_level(folder, level) -> None:
+    entry = hold(folder, request(), BODY)
+    assert entry.receipt.verified is Verified.LENGTH
+    for stated in ((), (Digest("sha256", hashlib.sha256(BODY).hexdigest()),) if level == "none" else ()):
+        (finding,), _ = check(folder, replace(request(), digests=stated), level=level)
+        assert finding.receipt.verified is Verified.LENGTH, "nothing is stated, or nobody has compared it"
+    (finding,), _ = check(folder, replace(request(), digests=(digest(BODY),)), level=level)
+    assert finding.receipt == replace(entry.receipt, verified=Verified.DIGEST)
+    assert finding.entry == replace(entry, receipt=finding.receipt, durable=finding.entry.durable)
+    folder.manifest.commit([finding.entry])
+    folder.manifest.flush()
+    (finding,), _ = check(folder, replace(request(), digests=(digest(BODY),)), level=level)
+    assert (finding.receipt.verified, finding.entry is None) == (Verified.DIGEST, level != "hash")
 
 
 # -- other paths ---------------------------------------------------------------------------------------------------

@@ -106,6 +106,15 @@ def judge(request: Request, entry: Entry, found: stat_result | None, level: Veri
     return State.HELD
 
 
+def _as_recorded(request: Request, entry: Entry) -> Finding:
+    """Return that a file is held as recorded; a digest that is stated by now, and is the recorded one, counts."""
+    receipt = entry.receipt
+    if receipt.verified is Verified.DIGEST or not request.digests or not {*request.digests} <= {*receipt.digests}:
+        return Finding(request.index, entry.path, receipt)
+    receipt = replace(receipt, verified=Verified.DIGEST)
+    return Finding(request.index, entry.path, receipt, replace(entry, receipt=receipt))
+
+
 def _stat(path: str) -> stat_result | None:
     try:
         return lstat(path)
@@ -177,7 +186,7 @@ class HeldCheck:
             state = judge(request, entry, found, self._level)
             here = entry.path == request.path
             if state is State.HELD and (here or not self._fixed_paths):
-                yield Finding(request.index, entry.path, entry.receipt)
+                yield _as_recorded(request, entry)
             elif not here:
                 known_there = entry if state in (State.HELD, State.HASH) else None
                 away.append(_Doubt(request, known_there, plain=state is State.HELD))
@@ -189,7 +198,7 @@ class HeldCheck:
                     doubtful.append(_Doubt(request))  # what is wrong may be the entry
         for doubt in self._judge_away(away):
             if self._look_only and doubt.plain and doubt.entry is not None:
-                yield Finding(doubt.request.index, doubt.entry.path, doubt.entry.receipt)
+                yield _as_recorded(doubt.request, doubt.entry)
             else:
                 doubtful.append(doubt)
 

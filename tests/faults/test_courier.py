@@ -415,3 +415,19 @@ def test_only_the_first_request_on_a_connection_may_not_have_been_noticed(shelf,
     with MetadataCache(table(shelf, NAMES[:4]), tmp_path, options=options) as cache:
         assert (cache.mirror(table(shelf, NAMES[:4])).frame["status"] == "downloaded").all()
     assert begun == [shelf.url("/").startswith("http:"), False, False, False], "in a TLS handshake the server speaks"
+
+
+def test_a_loop_whose_clock_stands_between_its_turns_makes_no_negative_times(
+    shelf: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvloop's does, for whole milliseconds; the thread looks at the system's."""
+
+    class Standing(asyncio.SelectorEventLoop):
+        def time(self) -> float:
+            return super().time() // 0.05 * 0.05
+
+    monkeypatch.setattr("framefetch.portal._new_loop", Standing)
+    with MetadataCache(table(shelf), tmp_path / "c", options=EAGER) as cache:
+        frame = cache.mirror(table(shelf)).frame
+    assert frame["status"].unique().tolist() == ["downloaded"]
+    assert frame["seconds"].min() >= 0

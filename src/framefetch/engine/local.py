@@ -255,7 +255,7 @@ class _Run:
             receipt=end if isinstance(end, Receipt) else None,
             error=None if isinstance(end, Receipt) else end,
             attempts=job.attempts.made,
-            seconds=self._loop.time() - job.began if job.began else 0.0,
+            seconds=max(0.0, self._loop.time() - job.began) if job.began else 0.0,  # uvloop's clock is late
         )
 
 

@@ -378,6 +378,19 @@ def test_a_digest_that_the_table_states_later_counts_and_is_recorded_once(
     assert warehouse.count() == 0
 
 
+def test_a_link_that_somebody_put_in_the_place_of_a_file_is_kept_with_a_warning(stocked, open_cache, tmp_path) -> None:
+    _, table, contents = stocked
+    cache = open_cache(table)
+    place = Path(cache.mirror(table).paths.iloc[0])
+    place.rename(tmp_path / "moved.nwb")
+    place.symlink_to(tmp_path / "moved.nwb")
+    with pytest.warns(UserWarning, match=f"v0/{place.name} was a link; it was kept as v0/{place.name}.kept-1"):
+        assert cache.mirror(table).ok.all()
+    assert not place.is_symlink()
+    assert place.with_name(f"{place.name}.kept-1").readlink() == tmp_path / "moved.nwb"
+    assert (tmp_path / "moved.nwb").read_bytes() == place.read_bytes() == contents[table["wkf"].iloc[0]]
+
+
 async def test_host_map_rewrites_only_the_connection(warehouse, open_cache) -> None:
     warehouse.add("1085755199", hdf5_file(2500))
     url = "http://testwarehouse:9000/api/v2/well_known_file_download/1085755199"

@@ -58,7 +58,7 @@ def by_link(victim: Path) -> None:
         ("replaced by a link", by_link, "blocked"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*checksum changed:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*checksum changed:UserWarning", "ignore:.*was a link:UserWarning")
 def test_case_124_found_by_the_default_check(
     warehouse: WarehouseThread, table: pd.DataFrame, open_cache: Callable[..., MetadataCache], tmp_path: Path,
     note: Callable[..., None], fault: str, harm: Callable[[Path], object], kind: str,

@@ -233,14 +233,20 @@ async def test_a_file_with_the_longest_of_names_is_set_aside_too(folder, publish
     assert all(path.endswith(".kept-1") for path in kept)
 
 
-async def test_a_link_at_the_final_place_is_replaced_and_its_target_untouched(folder, publish, tmp_path) -> None:
-    outside = tmp_path / "outside"
-    outside.write_bytes(b"precious")
+@pytest.mark.parametrize("ours", [False, True])
+async def test_a_link_at_the_final_place_is_set_aside_and_its_target_untouched(folder, publish, tmp_path, ours) -> None:
     (folder.root_path / "v0").mkdir()
-    (folder.root_path / "v0" / "1.nwb").symlink_to(outside)
-    await publish(request(), BODY)
-    assert outside.read_bytes() == b"precious"
-    assert files(folder) == {"v0/1.nwb": BODY}
+    for number, outside in enumerate((tmp_path / "outside", tmp_path / "nowhere"), 1):
+        (tmp_path / "outside").write_bytes(BODY)
+        (folder.root_path / "v0" / "1.nwb").unlink(missing_ok=True)
+        (folder.root_path / "v0" / "1.nwb").symlink_to(outside)
+        if ours:
+            folder.files.own("v0/1.nwb")
+        await publish(request(), BODY)
+        assert (tmp_path / "outside").read_bytes() == BODY
+        assert folder.files.notices.pop() == f"v0/1.nwb was a link; it was kept as v0/1.nwb.kept-{number}"
+        assert (folder.root_path / f"v0/1.nwb.kept-{number}").readlink() == outside
+        assert not (folder.root_path / "v0" / "1.nwb").is_symlink()
 
 
 async def test_a_folder_at_the_final_place_is_left_alone(folder, publish) -> None:

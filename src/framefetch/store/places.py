@@ -245,13 +245,16 @@ class Places:
         return _published(path, content, written, stat_of(os.lstat(target)))
 
     def _make_way(self, path: str, target: str, content: Content) -> None:
-        """Set a file aside that stands at the target and is not ours; a link is replaced, a folder is left alone."""
+        """Set a file aside that stands at the target and is not ours, and any link; a folder is left alone."""
         try:
             found = os.lstat(target)
         except FileNotFoundError:
             return
         if stat.S_ISDIR(found.st_mode):
             raise TargetBlocked(f"a folder stands at {path}; move it away and run again")
+        if stat.S_ISLNK(found.st_mode):  # somebody's, also where the file is ours that it leads to
+            self._set_aside(path, target, "was a link")
+            return
         if self._ours.get(path) == sight_of(found) or not stat.S_ISREG(found.st_mode):
             return
         if _has(target, found.st_size, content):
@@ -259,11 +262,15 @@ class Places:
         owner = self.owner(path, content.key) if self.owner is not None and content.key is not None else None
         if owner is not None:
             raise held_for(path, owner)
+        self._set_aside(path, target, "was there before and is not in the manifest")
+
+    def _set_aside(self, path: str, target: str, why: str) -> None:
+        """Give what stands at the target a second name, and tell of it."""
         folder, slash, name = path.rpartition("/")
         for number in range(1, 1000):
             kept = folder + slash + _kept_name(name, number)
             if _keep(target, self.absolute(kept)):
-                self.notices.append(f"{path} was there before and is not in the manifest; it was kept as {kept}")
+                self.notices.append(f"{path} {why}; it was kept as {kept}")
                 return
         raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
 
@@ -381,7 +388,11 @@ def _kept_name(name: str, number: int) -> str:
 def _keep(target: str, kept: str) -> bool:
     """Give a file a second name; False where that name is taken."""
     try:
-        os.link(target, kept)  # unlike a rename it never overwrites, and the name is never vacant
+        # Unlike a rename these never overwrite, and the name is never vacant.
+        if os.path.islink(target):
+            os.symlink(os.readlink(target), kept)
+        else:
+            os.link(target, kept)
     except FileExistsError:
         return False
     except OSError:

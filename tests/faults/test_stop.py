@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from framefetch import Limits, MetadataCache
-from framefetch.warehouse import Reply, WarehouseThread, hdf5_file, hold
+from framefetch.warehouse import Chunked, Reply, Serve, WarehouseThread, hdf5_file, hold
 from tests.conftest import EAGER
 from tests.faults.disk.bench import Bench, Stock, audit_and_go_on, recorded
 from tests.processes import wait_until
@@ -128,6 +128,7 @@ def test_the_main_part_of_a_script_ends_while_a_thread_mirrors(
     pd.DataFrame({"url": urls}).to_csv(tmp_path / "table.csv", index=False)
     for at in (30, 31):
         warehouse.script(f"{at}.nwb", hold())
+    warehouse.script("50.nwb", Serve(framing=Chunked()))  # is saved by the loop's own thread
     script = f"""
 import asyncio, sys, threading
 threading._register_atexit(print, "ended", flush=True)  # called last: the pools of concurrent.futures are shut by then

@@ -37,7 +37,9 @@ from framefetch import (
 from framefetch import cache as cache_module
 from framefetch.errors import DiskFull, ManifestLost, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
+from framefetch.job import Job
 from framefetch.models import Entry
+from framefetch.portal import Portal
 from framefetch.run import Run
 from framefetch.store import exchange
 from framefetch.store import writer as writer_module
@@ -45,6 +47,7 @@ from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.writer import CommitWriter, Handed
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
+from framefetch.works import Works
 from tests.conftest import EAGER
 from tests.processes import wait_until
 from tests.store.builders import query
@@ -389,6 +392,68 @@ def test_a_link_that_somebody_put_in_the_place_of_a_file_is_kept_with_a_warning(
     assert not place.is_symlink()
     assert place.with_name(f"{place.name}.kept-1").readlink() == tmp_path / "moved.nwb"
     assert (tmp_path / "moved.nwb").read_bytes() == place.read_bytes() == contents[table["wkf"].iloc[0]]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "behind"),
+    [
+        (Works, "begin", False),
+        (Portal, "submit", False),
+        (Portal, "submit", True),
+        (Works, "begin", True),
+        (Job, "_wait", False),
+    ],
+)
+def test_an_interrupt_while_a_blocking_verb_begins_leaves_nothing_running(
+    stocked, open_cache, monkeypatch, owner, name, behind
+) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    runs, interrupts = [], []
+    finish, real = Run.finish, getattr(owner, name)
+
+    async def noted(run: Run, *arguments: object) -> FetchResult:
+        runs.append(run)
+        return await finish(run, *arguments)
+
+    def interrupted(*arguments: object, **named: object) -> object:
+        if behind or interrupts:
+            made = real(*arguments, **named)
+        if not interrupts:
+            interrupts.append(name)
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(Run, "finish", noted)
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.mirror(table)
+    assert not cache._works._jobs, "whoever interrupts has waited for its end"
+    assert cache.mirror(table).ok.all()
+    assert all(run._stop.is_set() for run in runs[:-1])
+    assert warehouse.count() == 8
+    cache.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_loop_whose_thread_does_not_start_is_closed(stocked, open_cache, monkeypatch, error) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    real = threading.Thread.start
+    before = len(os.listdir("/proc/self/fd"))
+
+    def start(thread: threading.Thread) -> None:
+        if error is KeyboardInterrupt:
+            real(thread)
+        raise error
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(error):
+        cache.mirror(table)
+    monkeypatch.undo()
+    wait_until(lambda: "framefetch-loop" not in {thread.name for thread in threading.enumerate()})
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert cache.mirror(table).ok.all()
 
 
 async def test_host_map_rewrites_only_the_connection(warehouse, open_cache) -> None:

@@ -299,6 +299,7 @@ def test_in_a_manifest_that_was_made_anew_meanwhile_every_row_is_looked_for(
     warehouse.script("/59.bin", hold())
     with MetadataCache(rows, tmp_path, options=EAGER) as cache:
         work = cache._start(rows, None)
+        work.begin()
         warehouse.wait_for("/59.bin")
         folder = cache._works.folder
         old = folder.manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.local import LocalEngine
@@ -15,7 +15,6 @@ from framefetch.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from framefetch.engine.base import Engine
     from framefetch.store.folder import CacheFolder
@@ -32,7 +31,7 @@ TURN_SECONDS: Final = 0.2
 
 
 class Job:
-    """One call: planned, then run on the private loop.
+    """One call: planned, then run on the private loop, begun by whoever waits for it.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ class Job:
     Attributes
     ----------
     future : Future of FetchResult
-        Done when the run has ended, also after `stop`.
+        Done when the run has ended, also after `stop`. It can be cancelled until the run begins, which then does not.
     """
 
     def __init__(
@@ -61,7 +60,21 @@ class Job:
         self._run: Run | None = None
         self._stopped = False
         self._portal = works.portal
-        self.future: Future[FetchResult] = works.begin(self, self._go)
+        self.future: Future[FetchResult] = Future()
+        self._begun = False
+
+    def begin(self) -> None:
+        """Start it, if it is not under way."""
+        if not self._begun:
+            self._begun = True
+            self._works.begin(self, self._run_to_the_end)
+
+    async def _run_to_the_end(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(await self._go())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+                self.future.set_exception(error)
 
     async def _go(self) -> FetchResult:
         loop = asyncio.get_running_loop()
@@ -124,8 +137,11 @@ class Job:
             A fatal one, or why there is no plan.
         """
         try:
+            self.begin()
             self._wait()
         except BaseException as interrupt:
+            if self.future.cancel():
+                raise
             self.stop()
             self._wait()
             with contextlib.suppress(AttributeError):  # a class with slots has no room for it
@@ -152,6 +168,7 @@ class Job:
         The loop is kept awake: a notebook's kernel that is interrupted cancels the cell, and does not wake a loop that
         sleeps until something comes.
         """
+        self.begin()
         future = asyncio.wrap_future(self.future)
         try:
             with kept_awake(asyncio.get_running_loop()):

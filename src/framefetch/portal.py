@@ -71,7 +71,14 @@ class Portal:
         self._loop.set_default_executor(self._threads)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="framefetch-loop", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
+        except BaseException:  # an interrupt, while the thread begins
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            raise
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

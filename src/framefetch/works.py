@@ -232,15 +232,15 @@ class Works:
         ledger = Ledger(len(rows.requests))
         return FetchResult(rows, ledger, os.path.realpath(self._cache_dir), RunFigures(interrupted=True))
 
-    def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Start a call on the private loop, and know that it is under way: none begins behind the end."""
+    def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a call on the private loop, and know before that it is under way: none begins behind the end."""
         self._require_same_process()
         call = object()  # a future keeps what it calls: it must not keep the job, which keeps the future and the cache
         with self._guard:
-            future = self.portal.submit(go)
-            self._jobs[call] = job, future
-        future.add_done_callback(lambda _: self._jobs.pop(call, None))
-        return future
+            portal = self.portal
+            self._jobs[call] = job, job.future
+            job.future.add_done_callback(lambda _: self._jobs.pop(call, None))
+            portal.submit(go)
 
     def require_closable(self) -> None:
         """Refuse to close on the loop's own thread, which closing waits for.

@@ -228,6 +228,7 @@ def test_a_manifest_lost_during_a_run(
     gate = Gate(warehouse, [f"/{at}.bin" for at in range(30, 40)])
     with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
         job = cache._start(table, None)
+        job.begin()
         for at in range(30):
             warehouse.wait_for(f"/{at}.bin", 1, "answered")
         cache._works.folder.manifest.flush()
@@ -271,6 +272,7 @@ def test_case_121_a_lock_that_is_given_back_in_time_costs_nothing(
     with MetadataCache(table, tmp_path / "cache", options=replace(EAGER, lock_timeout=15.0)) as cache:
         holder = held_by_another(cache)
         job = cache._start(table, None)
+        job.begin()
         for at in range(60):
             warehouse.wait_for(f"/{at}.bin", 1, "answered")
         wait_until(lambda: len(list((tmp_path / "cache").glob("v0/*.bin"))) == 60)
@@ -293,6 +295,7 @@ def test_case_121_a_lock_that_is_kept_stops_the_run_and_loses_no_file(
     with MetadataCache(table, tmp_path / "cache", options=patient) as cache:
         holder = held_by_another(cache)
         job = cache._start(table, None)
+        job.begin()
         for at in range(30):
             warehouse.wait_for(f"/{at}.bin", 1, "answered")
         wait_until(lambda: cache._works.folder.manifest.failed)

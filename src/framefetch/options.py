@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from framefetch.errors import PlanError
 
@@ -28,6 +29,12 @@ __all__ = [
 VerifyLevel = Literal["stat", "hash", "none"]
 #: Takes links of one host that have expired, returns new ones by key.
 RefreshUrl: TypeAlias = "Callable[[Sequence[Link]], Mapping[str, str] | Awaitable[Mapping[str, str]]]"
+
+#: A token (RFC 9110 section 5.6.2), and what a field's value may hold (section 5.5).
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+#: They say how much is sent, and which part of a file is meant: each request has its own.
+_OUR_HEADERS: Final = frozenset(("content-length", "transfer-encoding", "range", "if-range"))
 
 
 def _make_whole(group: object, name: str, least: int) -> None:
@@ -295,5 +302,15 @@ class Options:
         )
         _require(hasattr(self.headers, "items"), f"headers: expected a mapping, got {type(self.headers).__name__}")
         for name, value in self.headers.items():
-            clean = name and not set(name) & set("\r\n\0: ") and not set(value) & set("\r\n\0")
-            _require(bool(clean), f"header {name!r} has characters that a header cannot hold")
+            _check_header(name, value)
+
+
+def _check_header(name: object, value: object) -> None:
+    """Refuse a header that cannot be sent as it is meant; its value may be a secret, and is not shown."""
+    if not (isinstance(name, str) and isinstance(value, str)):
+        kinds = f"{type(name).__name__} and {type(value).__name__}"
+        raise PlanError(f"header {name!r}: expected a name and a value as text, got {kinds}")
+    wrong = "name" if not _HEADER_NAME.fullmatch(name) else "" if _HEADER_VALUE.fullmatch(value) else "value"
+    _require(not wrong, f"header {name!r} has characters that a header cannot hold in its {wrong}")
+    ours = name.lower() in _OUR_HEADERS
+    _require(not ours, f"header {name!r}: expected one that says nothing of what is sent or asked for; that is ours")

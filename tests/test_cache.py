@@ -590,6 +590,41 @@ def test_one_file_is_held_as_its_row_states_also_where_the_table_names_half_a_ur
             cache.get_file(asked)
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        *(
+            (nothing, "InvalidRow: expected a URL, but the cell is empty")
+            for nothing in ("", None, float("nan"), pd.NA)
+        ),
+        (7, "InvalidRow: expected a URL as text, got int '7'"),
+        (b"http://host/a", "InvalidRow: expected a URL as text, got bytes"),
+        (Path("http://host/a"), "InvalidRow: expected a URL as text, got PosixPath"),
+        (pd.Series(["http://host/a"]), "InvalidRow: expected a URL as text, got Series"),
+        ([], "InvalidRow: expected a URL, got an empty list"),
+        ("ftp://host/a", "ftp://host/a: InvalidRow: expected a URL with one of the schemes http, https"),
+        (
+            "http://host/dir/",
+            "UnsafePath: expected a file name at the end of the URL, but it ends in '/': http://host/dir/",
+        ),
+    ],
+)
+def test_what_is_no_url_is_said_without_a_row_where_the_table_has_none(stocked, open_cache, asked, words) -> None:
+    _, table, _ = stocked
+    table.loc[0, "wkf"] = None
+    with pytest.raises(FetchFailed) as failed:
+        open_cache(table).get_file(asked)
+    message = str(failed.value)
+    assert words in message
+    assert not any(wrong in message for wrong in ("row 0", "column", "template", "None"))
+
+
+async def test_a_url_that_is_none_is_awaited_to_the_same_words(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    with pytest.raises(FetchFailed, match="InvalidRow: expected a URL, but the cell is empty"):
+        await open_cache(table).fetch(None)
+
+
 def test_a_row_that_cannot_be_used_is_not_fetched_as_if_it_stated_nothing(stocked, open_cache) -> None:
     warehouse, table, _ = stocked
     one, two, three = table["wkf"].iloc[:3]

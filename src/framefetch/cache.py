@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import pandas as pd
 
 from framefetch.errors import FetchFailed, PlanError
 from framefetch.job import Job
@@ -29,7 +28,7 @@ from framefetch.store.prune import PruneReport, prune
 from framefetch.store.rebuild import RebuildReport, rebuild
 from framefetch.table.finder import RowFinder
 from framefetch.table.naming import check_version
-from framefetch.table.plan import plan_rows
+from framefetch.table.plan import plan_rows, plan_url
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
 from framefetch.threads import Threads
@@ -38,6 +37,8 @@ from framefetch.works import SCHEMES, Works, folder_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
+
+    import pandas as pd
 
     from framefetch.engine.base import Engine
     from framefetch.store.folder import CacheFolder
@@ -271,8 +272,7 @@ class MetadataCache:
             rows, row, address = found
             plan = partial(rows.only, row, address, version)
         else:
-            table = TableOptions(suffix=self._table.suffix, base_url=self._table.base_url)
-            plan = partial(plan_rows, pd.DataFrame({"url": [url]}), table, version, SCHEMES)
+            plan = partial(plan_url, url, self._table, version, SCHEMES)
         fixed = found is not None and self._table.path_template is not None
         return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
@@ -396,5 +396,6 @@ def _only_path(result: FetchResult) -> Path:
     """Return the path of a result of one row, or raise why there is none."""
     if not result.ok.iloc[0]:
         row = result.frame.iloc[0]
-        raise FetchFailed(f"{row['url']}: {row['error_type']}: {row['error']}", frame=result.frame)
+        asked = f"{row['url']}: " if row["url"] else ""
+        raise FetchFailed(f"{asked}{row['error_type']}: {row['error']}", frame=result.frame)
     return Path(result.paths.iloc[0])

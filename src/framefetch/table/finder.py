@@ -44,11 +44,13 @@ class RowFinder:
         self._known: _Known | None = None
         self._planning, self._pid = threading.Lock(), os.getpid()
 
-    def find(self, table: pd.DataFrame, url: str) -> tuple[PlannedRows, int, str] | None:
+    def find(self, table: pd.DataFrame, url: object) -> tuple[PlannedRows, int, str] | None:
         """Return the plan of a table with the row that names a URL, and that URL whole; None where no row does."""
         try:
             address, *_ = self._reader.read(url)
         except InvalidRow:
+            if not isinstance(url, str):
+                return None
             address = url
         found = self._look_for(table, address)
         if found is not None and not self._is_still(table, *found):

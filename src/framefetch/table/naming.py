@@ -100,7 +100,7 @@ def default_name(basename: str, suffix: str) -> str:
             name = decoded
     if name in ("", ".", ".."):
         shown = "ends in '/'" if not name else f"ends in {name!r}"
-        raise UnsafePath(f"expected a file name at the end of the URL, but it {shown}; give a path template")
+        raise UnsafePath(f"expected a file name at the end of the URL, but it {shown}")
     # As `os.path.splitext` has it, a third as long: dots at the beginning are part of the name.
     has_extension = name[: max(0, name.rfind("."))].strip(".")
     return safe_component(name if has_extension else name + suffix)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framefetch.errors import InvalidRow, UnsafePath
+from framefetch.options import TableOptions
 from framefetch.table.addresses import AddressReader, basename, shown, would_be_completed
 from framefetch.table.columns import Columns, all_digits, choose_columns, read_digests, read_sizes
 from framefetch.table.grouping import find_collisions, find_copies, group_rows
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from framefetch.options import TableOptions
     from framefetch.table.rows import Rows
 
-__all__ = ["label_text", "plan_rows"]
+__all__ = ["label_text", "plan_rows", "plan_url"]
 
 #: Rows made ready at a time: what a step needs only for a while stays small.
 BLOCK = 65_536
@@ -67,6 +67,19 @@ def plan_rows(
     return _Planner(rows, options, version, schemes).plan()
 
 
+def plan_url(
+    url: str, options: TableOptions, version: str, schemes: Collection[str] = ("http", "https")
+) -> PlannedRows:
+    """Plan one URL that no table has: only `base_url` and `suffix` of the options count."""
+    check_version(version)
+    cell = np.empty(1, dtype=object)
+    cell[0] = url
+    alone = TableOptions(suffix=options.suffix, base_url=options.base_url)
+    planner = _Planner(TextRows(["url"], {"url": cell}, 0, 1), alone, version, schemes)
+    planner.in_table = False
+    return planner.plan()
+
+
 class _Planner:
     """One planning, step by step; its attributes are columns over the rows."""
 
@@ -74,6 +87,7 @@ class _Planner:
         self.rows = rows
         self.options = options
         self.version = version
+        self.in_table = True  #: whether rows and columns are known to whoever reads what is wrong with them
         self.columns: Columns = choose_columns(rows, options)
         self.url_template = _template(options.url_template, for_url=True)
         self.path_template = _template(options.path_template, for_url=False)
@@ -123,7 +137,8 @@ class _Planner:
         if self.urls[position]:
             self.texts[position] = redact(self.urls[position])
         kind = type(reason) if isinstance(reason, InvalidRow) else InvalidRow
-        self.errors[position] = kind(f"row {label_text(self.rows.index[position])}, column {column!r}: {reason}")
+        where = f"row {label_text(self.rows.index[position])}, column {column!r}: " if self.in_table else ""
+        self.errors[position] = kind(f"{where}{reason}")
 
     @property
     def _url_column(self) -> str:
@@ -267,7 +282,7 @@ class _Planner:
                 names.append(default_name(basename(self.urls[position]), suffix))
             except UnsafePath as error:
                 names.append("")
-                unnamed[file] = error
+                unnamed[file] = UnsafePath(f"{error}; give a path template") if self.in_table else error
         self._refuse_files(files, unnamed)
         return names
 

@@ -258,3 +258,11 @@ def test_a_host_map_that_maps_to_no_host_is_refused(new: object) -> None:
         ValueError, match="expected hosts such as testwarehouse:9000 and localhost:8080, got 'http://h' and"
     ):
         checked_host_map({"http://h": new})
+
+
+@pytest.mark.parametrize("side", [f"http://me:{CANARY}@h/", f"me:{CANARY}@h", f"http://h/?token={CANARY}"])
+def test_a_host_map_that_is_refused_shows_no_login(side: str) -> None:
+    for host_map in ({side: "localhost:8080"}, {"http://h": side}):
+        with pytest.raises(ValueError, match="expected hosts such as testwarehouse:9000") as refused:
+            checked_host_map(host_map)
+        assert CANARY not in str(refused.value)

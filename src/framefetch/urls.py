@@ -236,9 +236,14 @@ def checked_host_map(host_map: Mapping[str, str]) -> dict[str, str]:
         sides = [_host_and_scheme(side) for side in (old, new)]
         same = sides[1][1] in ("", sides[0][1])
         if None in (host for host, _ in sides) or not same:
-            raise ValueError(f"expected hosts such as testwarehouse:9000 and localhost:8080, got {old!r} and {new!r}")
+            got = " and ".join(map(_shown_side, (old, new)))
+            raise ValueError(f"expected hosts such as testwarehouse:9000 and localhost:8080, got {got}")
         checked[str(sides[0][0])] = str(sides[1][0])
     return checked
+
+
+def _shown_side(side: object) -> str:
+    return repr(redact_text(side) if isinstance(side, str) else side)
 
 
 def _host_and_scheme(side: object) -> tuple[str | None, str]:

@@ -197,6 +197,13 @@ def test_texts_that_are_no_template(template: str, message: str) -> None:
         Template(template, for_url=True)
 
 
+@pytest.mark.parametrize("end", ["/plain", "/{x", "/{}", "/{a!r}", "/{there_is_none}"])
+def test_a_message_shows_no_login_of_a_template(end: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        Template(f"http://me:c4n4ry@host{end}", for_url=True).check(FrameRows(pd.DataFrame({"a": [1]})))
+    assert f"the template 'http://host{end}' " in str(refused.value)
+
+
 def test_a_template_must_name_columns_of_the_table() -> None:
     with pytest.raises(PlanError, match=r"names the column 'x\.y'; the table has: a, b"):
         Template("{a}{x.y}", for_url=True).check(FrameRows(pd.DataFrame({"a": [1], "b": [2]})))

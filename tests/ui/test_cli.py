@@ -119,6 +119,7 @@ def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:
         (["--report", "r.doc"], "expected a file ending in .csv"),
         (["--verify", "maybe"], "expected stat, hash or none"),
         (["--version", "../x"], "expected a version that can name a folder"),
+        (["--host-map", "http://me:c4n4ry@host"], "--host-map http://host: expected OLD=NEW"),
         (["--header", "no colon"], "expected 'Name: value'"),
         (["--header", "A: b\r\nc: d"], "characters that a header cannot hold"),
         (["--max-connections", "0"], "--max-connections"),

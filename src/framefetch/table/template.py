@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from framefetch.errors import InvalidRow, PlanError
-from framefetch.urls import invisible_character
+from framefetch.urls import invisible_character, redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -197,12 +197,12 @@ class Template:
     """
 
     def __init__(self, text: str, *, for_url: bool) -> None:
-        self.text = text
+        self._shown = f"the template {redact_text(text)!r}"
         kind = "URL template" if for_url else "path template"
         self.empty = InvalidRow(f"expected a value for the {kind}, but the cell is empty")
         self._pattern, self._fields = _parse(text, for_url=for_url)
         if not self._fields:
-            raise PlanError(f"the template {text!r} names no column; expected one such as '{{file_id}}'")
+            raise PlanError(f"{self._shown} names no column; expected one such as '{{file_id}}'")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -215,9 +215,7 @@ class Template:
         for field in self._fields:
             if none.values(field.column) is None:
                 columns = ", ".join(map(str, rows.names))
-                raise PlanError(
-                    f"the template {self.text!r} names the column {field.column!r}; the table has: {columns}"
-                )
+                raise PlanError(f"{self._shown} names the column {field.column!r}; the table has: {columns}")
 
     def apply(self, rows: Rows) -> tuple[list[str | None], dict[int, tuple[str, InvalidRow]]]:
         """Return the text for each row, None where there is none, and for those rows a column and the reason."""
@@ -240,18 +238,17 @@ class Template:
 
 def _parse(text: str, *, for_url: bool) -> tuple[str, list[_Field]]:
     pattern, fields = "", []
+    shown = f"the template {redact_text(text)!r}"
     try:
         pieces = list(Formatter().parse(text))
     except ValueError as error:
-        raise PlanError(f"the template {text!r} cannot be read: {error}; write {{{{ for a brace") from error
+        raise PlanError(f"{shown} cannot be read: {error}; write {{{{ for a brace") from None
     for literal, column, spec, conversion in pieces:
         pattern += literal.replace("{", "{{").replace("}", "}}")
         if column is None:
             continue
         if not column or conversion not in (None, "q"):
-            raise PlanError(
-                f"the template {text!r} has a field without a column's name, or with !{conversion}; only !q is known"
-            )
+            raise PlanError(f"{shown} has a field without a column's name, or with !{conversion}; only !q is known")
         fields.append(_Field(column, spec or "", _quoting(pattern, for_url=for_url, whole=conversion == "q")))
         pattern += "{}"
     return pattern, fields

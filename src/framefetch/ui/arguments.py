@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from framefetch.errors import PlanError
 from framefetch.options import Limits, Options, RetryPolicy, TableOptions, Timeouts, TransferOptions, VerifyLevel
 from framefetch.ui.parser import Argument, Option
-from framefetch.urls import checked_host_map
+from framefetch.urls import checked_host_map, redact_text
 
 __all__ = [
     "DemoArguments",
@@ -56,7 +56,9 @@ def parse_host_map(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not equals:
-            raise PlanError(f"--host-map {pair}: expected OLD=NEW such as testwarehouse:9000=localhost:8080")
+            raise PlanError(
+                f"--host-map {redact_text(pair)}: expected OLD=NEW such as testwarehouse:9000=localhost:8080"
+            )
         parsed[old.strip()] = new.strip()
     try:
         return checked_host_map(parsed)

@@ -170,11 +170,11 @@ def _names_in(login: re.Match[str]) -> str:
 
 
 def credentials_of(url: str) -> tuple[str, str] | None:
-    """Return user and password that stand in the URL itself, percent-decoded."""
+    """Return user and password that stand in the URL itself, percent-decoded; bytes that are no UTF-8 as surrogates."""
     parts = urlsplit(url)
     if parts.username is None:
         return None
-    return unquote(parts.username), unquote(parts.password or "")
+    return unquote(parts.username, errors="surrogateescape"), unquote(parts.password or "", errors="surrogateescape")
 
 
 def wire_url(url: str) -> str:

@@ -1,11 +1,13 @@
 """Proxy variables and .netrc, as values."""
 
+from base64 import b64decode
 from netrc import netrc
 from pathlib import Path
 
 import pytest
 
 from framefetch.sources.environment import Environment, basic
+from framefetch.urls import credentials_of
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,10 @@ def test_logins_by_host(tmp_path: Path) -> None:
     environment = Environment(logins=netrc(str(file)))
     assert environment.login_for("https://data.org/x") == basic("me", "secret")
     assert environment.login_for("https://other.org/x") is None
+
+
+def test_a_login_is_sent_byte_for_byte_as_the_url_has_it() -> None:
+    """Percent-encoded bytes need not be UTF-8: RFC 7617 leaves the coding to the server."""
+    login = credentials_of("http://u%FC:p%E9%C3%A9é@host/a")
+    assert login is not None
+    assert b64decode(basic(*login).removeprefix("Basic ")) == b"u\xfc:p\xe9\xc3\xa9\xc3\xa9"

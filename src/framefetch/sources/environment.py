@@ -26,7 +26,7 @@ _LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
 def basic(user: str, password: str) -> str:
     """Return the value of an Authorization header (RFC 7617)."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

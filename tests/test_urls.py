@@ -22,9 +22,26 @@ from framefetch.urls import (
 CANARY = "c4n4ry5ecret"
 SECRET_NAMES = (
     *("X-Amz-Signature", "x-amz-credential", "X-Amz-Security-Token", "X-Goog-Signature", "Signature", "sig", "token"),
-    *("access_token", "id_token", "api_key", "apikey", "secret", "password", "auth", "Credential", "TOKEN", "%74oken"),
+    *("x-oss-signature", "X-Oss-Security-Token", "x-oss-credential", "security-token", "q-signature"),
+    *(
+        "x-cos-security-token",
+        "access_token",
+        "id_token",
+        "api_key",
+        "apikey",
+        "secret",
+        "password",
+        "auth",
+        "Credential",
+        "TOKEN",
+        "%74oken",
+    ),
 )
-COMPANIONS = ("Expires", "se", "sp", "st", "sv", "Policy", "Key-Pair-Id", "AWSAccessKeyId", "GoogleAccessId")
+COMPANIONS = (
+    *("Expires", "se", "sp", "st", "sv", "Policy", "Key-Pair-Id", "AWSAccessKeyId", "GoogleAccessId"),
+    *("skt", "ske", "skoid", "sktid", "sks", "skv", "spr", "sip", "OSSAccessKeyId", "x-oss-date", "x-oss-expires"),
+    *("q-ak", "q-sign-time", "q-key-time"),
+)
 #: What RFC 3986 lets stand in a path and a query as it is.
 LEGAL = string.ascii_letters + string.digits + "-._~!$&'()*+,;=:@/"
 
@@ -62,7 +79,9 @@ def test_redact_masks_a_credential_and_keeps_what_names_the_file(name: str) -> N
 @pytest.mark.parametrize("name", COMPANIONS)
 def test_companions_are_masked_only_beside_a_signature(name: str) -> None:
     assert redact(f"https://host/a?{name}=2020") == f"https://host/a?{name}=2020"
-    assert redact(f"https://host/a?{name}=2020&Signature=x") == f"https://host/a?{name}=***&Signature=***"
+    for signature in ("Signature", "sig", "x-oss-signature", "q-signature"):
+        signed = f"https://host/a?{name}=2020&{signature}=x"
+        assert redact(signed) == redact_text(signed) == f"https://host/a?{name}=***&{signature}=***"
 
 
 def test_md5_and_expires_together_are_a_signature() -> None:
@@ -79,6 +98,25 @@ def test_a_link_signed_anew_has_the_same_redacted_url() -> None:
     new = "https://b.s3.amazonaws.com/k?X-Amz-Date=20250505T1&X-Amz-Expires=90&X-Amz-Signature=bb&versionId=3"
     assert redact(old) == redact(new)
     assert redact(old).endswith("&versionId=3")
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        (f"a=1;token={CANARY}", "a=1;token=***"),
+        (f"a=1;token={CANARY};id=7", "a=1;token=***;id=7"),
+        (f"a;token={CANARY};{CANARY};id=7;b", "a;token=***;id=7;b"),
+        (f"se=1;id=7;sig={CANARY}", "se=***;id=7;sig=***"),
+        (f"a=1;token={CANARY};id=7&b=2", "a=1;token=***;id=7&b=2"),
+        (f"token={CANARY};id={CANARY}&b=2;c", "token=***&b=2;c"),
+        (f"sig={CANARY}&se=1;id=7", "sig=***&se=***"),
+        ("a=1;b=2&c;d", "a=1;b=2&c;d"),
+    ],
+)
+def test_a_semicolon_may_stand_between_parameters(query: str, shown: str) -> None:
+    """As W3C once recommended; between ampersands it may as well belong to a value."""
+    assert redact(f"https://host/a?{query}") == f"https://host/a?{shown}"
+    assert CANARY not in redact_text(f"see https://host/a?{query}")
 
 
 def test_an_at_sign_in_the_path_is_no_login() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = [
     "MASK",
@@ -42,16 +42,33 @@ _SECRETS: Final = frozenset(
         "password",
         "auth",
         "credential",
+        "security-token",
+        "q-signature",
+        "x-cos-security-token",
+        "x-oss-credential",
+        "x-oss-security-token",
+        "x-oss-signature",
     )
 )
 _SECRET_PREFIXES: Final = ("x-amz-", "x-goog-")
-_SIGNATURES: Final = frozenset(("signature", "sig", "x-amz-signature", "x-goog-signature"))
+_SIGNATURES: Final = frozenset(
+    ("signature", "sig", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature")
+)
 # They say nothing alone, but change with every signature: a link signed anew must still be the same file.
 _COMPANIONS: Final = frozenset(
-    ("expires", "se", "sp", "st", "sv", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid")
+    (
+        *("expires", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid"),  # S3, CloudFront, Google
+        *("se", "sp", "st", "sv", "skt", "ske", "skoid", "sktid", "sks", "skv", "spr", "sip"),  # Azure
+        *("ossaccesskeyid", "x-oss-date", "x-oss-expires", "x-oss-signature-version"),  # Alibaba
+        *("q-ak", "q-sign-algorithm", "q-sign-time", "q-key-time", "q-header-list", "q-url-param-list"),  # Tencent
+    )
 )
 # How nginx's documentation names the two arguments of secure_link; an "md5" alone says which file is meant.
 _SECURE_LINK: Final = frozenset(("md5", "expires"))
+
+#: Where a semicolon stands between two parameters: a name follows.
+_SEMICOLON = re.compile(r";(?=[^;&=]*=)")
+_BETWEEN = re.compile(rf"&|{_SEMICOLON.pattern}")
 
 # In text that may be no URL at all: a login wherever one could stand, also one with "/" in its password (which no
 # parser takes for a login), and everything up to the next parameter after the name of a credential.
@@ -118,16 +135,36 @@ def redact(url: str) -> str:
     head, mark, query = url.partition("?")
     if not mark:
         return url
+    if ";" in query:
+        return head + mark + _masked_at_semicolons(query)
     pairs = [pair.partition("=") for pair in query.split("&")]
     names = [unquote(name).lower() for name, _, _ in pairs]
-    also = frozenset() if _SIGNATURES.isdisjoint(names) else _COMPANIONS
-    if _SECURE_LINK.issubset(names):
-        also |= _SECURE_LINK
+    also = _secrets_beside(names)
     shown = (
         f"{pair[0]}={MASK}" if pair[1] and _is_secret(name, also) else "".join(pair)
         for pair, name in zip(pairs, names, strict=True)
     )
     return head + mark + "&".join(shown)
+
+
+def _secrets_beside(names: Collection[str]) -> frozenset[str]:
+    """Return which names are those of secrets where the others are as they are."""
+    also = frozenset() if _SIGNATURES.isdisjoint(names) else _COMPANIONS
+    return also | _SECURE_LINK if _SECURE_LINK.issubset(names) else also
+
+
+def _masked_at_semicolons(query: str) -> str:
+    """Return a query in which a semicolon may end a parameter; of a secret between ampersands it is a part."""
+    also = _secrets_beside([unquote(pair.partition("=")[0]).lower() for pair in _BETWEEN.split(query)])
+    if "&" not in query:
+        return ";".join(_masked(pair, also) for pair in _SEMICOLON.split(query))
+    pieces = (_masked(piece, also) for piece in query.split("&"))
+    return "&".join(";".join(_masked(pair, also) for pair in _SEMICOLON.split(piece)) for piece in pieces)
+
+
+def _masked(pair: str, also: frozenset[str]) -> str:
+    name, equals, _ = pair.partition("=")
+    return f"{name}={MASK}" if equals and _is_secret(unquote(name).lower(), also) else pair
 
 
 def _is_secret(name: str, also: frozenset[str]) -> bool:

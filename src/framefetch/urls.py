@@ -24,6 +24,7 @@ __all__ = [
     "origin_of",
     "redact",
     "redact_text",
+    "secrets_of",
     "wire_url",
 ]
 
@@ -66,6 +67,8 @@ _COMPANIONS: Final = frozenset(
 # How nginx's documentation names the two arguments of secure_link; an "md5" alone says which file is meant.
 _SECURE_LINK: Final = frozenset(("md5", "expires"))
 
+#: How the names of those end that are masked with a signature, and say nothing of who signed.
+_OPEN_ENDS: Final = ("-algorithm", "-date", "-expires", "-signedheaders")
 #: Where a semicolon stands between two parameters: a name follows.
 _SEMICOLON = re.compile(r";(?=[^;&=]*=)")
 _BETWEEN = re.compile(rf"&|{_SEMICOLON.pattern}")
@@ -75,7 +78,9 @@ _BETWEEN = re.compile(rf"&|{_SEMICOLON.pattern}")
 _LOGIN = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#@\[]*:(?![0-9]*(?:[/?#\s]|$))[^@]*)@|^[^\s/:@?&=]+:[^\s/@]*@")
 _SCHEME_AND_SECRET = re.compile(r"\b(bearer|basic|digest|token) +[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 _NAMES = "|".join((*sorted(_SECRETS), *(f"{prefix}[a-z0-9-]*" for prefix in _SECRET_PREFIXES)))
-_CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])({_NAMES})=[^&#]*", re.IGNORECASE)
+# Before a colon, as in JSON and in headers; a host of such a name and a port are none.
+_COLON = r"""(?<!//)(?:{names})\\*["']?\s*:\s*\\*["']?"""
+_CREDENTIAL = re.compile(rf"(?<![a-z0-9_-])((?:{_NAMES})=|{_COLON.format(names=_NAMES)})[^&#]*", re.IGNORECASE)
 _COMPANION = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_COMPANIONS))})=[^&#]*", re.IGNORECASE)
 _SIGNATURE = re.compile(rf"(?<![a-z0-9_-])(?:{'|'.join(sorted(_SIGNATURES))})=", re.IGNORECASE)
 _SECURE = re.compile(rf"(?<![a-z0-9_-])({'|'.join(sorted(_SECURE_LINK))})=[^&#]*", re.IGNORECASE)
@@ -185,7 +190,7 @@ def redact_text(text: str) -> str:
         text = _COMPANION.sub(rf"\1={MASK}", text)
     if len({found[1].lower() for found in _SECURE.finditer(text)}) == len(_SECURE_LINK):
         text = _SECURE.sub(rf"\1={MASK}", text)
-    return _CREDENTIAL.sub(rf"\1={MASK}", text)
+    return _CREDENTIAL.sub(rf"\1{MASK}", text)
 
 
 def excerpt(said: bytes | str, length: int = 100) -> str:
@@ -203,7 +208,7 @@ def excerpt(said: bytes | str, length: int = 100) -> str:
 
 def _names_in(login: re.Match[str]) -> str:
     """Return the names of credentials in what looks like a login: their values may go on after it."""
-    return "".join(f"{found[1]}=" for found in _CREDENTIAL.finditer(login.group()))
+    return "".join(found[1] for found in _CREDENTIAL.finditer(login.group()) if found[1].endswith("="))
 
 
 def credentials_of(url: str) -> tuple[str, str] | None:
@@ -212,6 +217,28 @@ def credentials_of(url: str) -> tuple[str, str] | None:
     if parts.username is None:
         return None
     return unquote(parts.username, errors="surrogateescape"), unquote(parts.password or "", errors="surrogateescape")
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return what is secret in a URL, percent-decoded: its login, and the values of credentials in its query.
+
+    Examples
+    --------
+    >>> secrets_of("https://me:p%40ss@host/a.nwb?id=7&token=abc")
+    ['me', 'p@ss', 'abc']
+    """
+    found = [*(credentials_of(url) or ())] if "@" in url else []
+    query = url.partition("#")[0].partition("?")[2]
+    # All that it may be: a semicolon ends a parameter, or is a part of it.
+    pairs = [pair.partition("=") for piece in query.split("&") for pair in (piece, *_SEMICOLON.split(piece))]
+    names = [unquote(name).lower() for name, _, _ in pairs]
+    also = _SECURE_LINK - {"expires"} if _SECURE_LINK.issubset(names) else frozenset()
+    found += [
+        unquote(value, errors="surrogateescape")
+        for (_, _, value), name in zip(pairs, names, strict=True)
+        if _is_secret(name, also) and not name.endswith(_OPEN_ENDS)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def wire_url(url: str) -> str:

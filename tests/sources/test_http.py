@@ -318,3 +318,37 @@ async def test_more_than_announced(server: Warehouse) -> None:
     except (BodyTooLong, ProtocolError):
         return  # the surplus came with the rest
     assert body == BODY[:10]
+
+
+async def test_what_is_secret_of_a_request_is_known(server: Warehouse, tmp_path) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login mario password n3trc\n")
+    server.script("/f", Serve(headers={"Set-Cookie": "session=c00kie; Path=/"}))
+    environment = Environment(logins=netrc(str(tmp_path / "netrc")))
+    source = HttpSource(Timeouts(), {"X-Api-Key": "h3ader"}, {}, environment)
+    url = server.url("/f?token=t0ken")
+    try:
+        assert source.secrets(url) == {"h3ader", "t0ken"}, "nobody was told anything else"
+        await _read(source, url)
+        login = basic("mario", "n3trc")
+        cookie = {"session=c00kie", "c00kie"}
+        assert source.secrets(url) == {
+            "h3ader",
+            "t0ken",
+            "mario",
+            "n3trc",
+            login,
+            login.removeprefix("Basic "),
+            *cookie,
+        }
+    finally:
+        await source.close()
+
+
+async def test_the_login_of_a_proxy_is_secret(server: Warehouse) -> None:
+    proxy = server.base_url.replace("://", "://me:pr0xy@")
+    source = HttpSource(Timeouts(), {}, {}, Environment(proxies={"http": proxy}))
+    try:
+        await _read(source, "http://elsewhere.example/f")
+        assert "pr0xy" in source.secrets("http://elsewhere.example/f")
+    finally:
+        await source.close()

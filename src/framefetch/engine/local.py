@@ -14,7 +14,7 @@ from framefetch.engine.queue import Job
 from framefetch.engine.retry import RetryRule, explained
 from framefetch.engine.saver import Saver
 from framefetch.engine.schedule import Schedule
-from framefetch.engine.transfer import Way, fetch, with_start
+from framefetch.engine.transfer import Way, fetch, told_of
 from framefetch.errors import DigestMismatch, FramefetchError, Stalled, TooManyOpenFiles, first_of
 from framefetch.models import Outcome, Receipt, Status
 from framefetch.sources.decode import keeps_coded_bytes
@@ -195,7 +195,7 @@ class _Run:
             try:
                 self._failed(
                     job,
-                    with_start(result, small.body[:512]) if isinstance(result, DigestMismatch) else result,
+                    told_of(result, small, job.url, self._tools),
                     excused=isinstance(result, TooManyOpenFiles),
                 )
             except FramefetchError as error:

@@ -16,6 +16,7 @@ from framefetch.engine.intake import BLOCK, Intake
 from framefetch.engine.parallel import Parallel, can_be_split
 from framefetch.engine.resume import leaves_part, resumption
 from framefetch.errors import BodyTooLong, DigestMismatch, FramefetchError, ResourceChanged
+from framefetch.sources.secrets import forget
 from framefetch.store.files import SmallBody
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from framefetch.sources.loan import Loan
     from framefetch.store.files import Part
 
-__all__ = ["Way", "fetch", "with_start"]
+__all__ = ["Way", "fetch", "told_of"]
 
 
 @dataclass(slots=True)
@@ -104,6 +105,8 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
     except BaseException as error:
         if part is not None:
             await asyncio.shield(_let_go(part, error))
+        if isinstance(error, FramefetchError):
+            forget(error, source.secrets(way.url))
         raise
 
 
@@ -142,7 +145,7 @@ async def _published(part: Part, intake: Intake, body: Body) -> Receipt:
     except DigestMismatch as error:
         if body.offset:
             raise
-        raise with_start(error, intake.check.head) from error
+        raise _with_start(error, intake.check.head) from error
 
 
 async def _let_go(part: Part, error: BaseException) -> None:
@@ -177,6 +180,13 @@ async def _half_the_room(tools: Tools) -> tuple[int, str] | None:
     return (usage.free // 2, "half of the free space; max_bytes allows more") if usage.total else None
 
 
-def with_start(error: DigestMismatch, head: bytes) -> DigestMismatch:
+def told_of(error: FramefetchError, small: SmallBody, url: str, tools: Tools) -> FramefetchError:
+    """Return why a body that came from a URL is not the file, with how it began, and without what its host was told."""
+    error = _with_start(error, small.body[:512]) if isinstance(error, DigestMismatch) else error
+    forget(error, tools.sources[url.partition(":")[0].lower()].secrets(url))
+    return error
+
+
+def _with_start(error: DigestMismatch, head: bytes) -> DigestMismatch:
     """Return the error with how the body began: a login page explains a wrong digest better than the digest."""
     return DigestMismatch(f"{error}; the body begins with {describe_start(head)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractAsyncContextManager
 
     from framefetch.models import Entity
@@ -171,6 +172,10 @@ class Source(Protocol):
 
     def request(self, url: str) -> bytes:
         """Return what a thread has to send on such a connection to ask for a URL; any thread may call it."""
+        ...
+
+    def secrets(self, url: str) -> Collection[str]:
+        """Return what the host of a URL is told with it that no message may show."""
         ...
 
     def take_back(self, loan: Loan) -> None:

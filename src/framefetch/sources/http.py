@@ -19,6 +19,7 @@ from framefetch.sources.environment import Environment, basic
 from framefetch.sources.exchange import Exchange
 from framefetch.sources.names import Addresses
 from framefetch.sources.pool import Pool
+from framefetch.sources.secrets import told
 from framefetch.sources.watchdog import Watchdog
 from framefetch.urls import connection_url, credentials_of, origin_of, wire_url
 
@@ -170,6 +171,16 @@ class HttpSource:
         if "@" in url and (credentials := credentials_of(url)):
             return basic(*credentials)
         return route.login
+
+    def secrets(self, url: str) -> frozenset[str]:
+        """Return what is secret of the requests for a URL: its own, headers, logins, and cookies of every host."""
+        fields = [*self.headers.items()]
+        fields += [("Cookie", f"{name}={value}") for jar in self._cookies.values() for name, value in jar.items()]
+        route = self._routes.get(origin_of(url))
+        if route is not None:
+            logins = (self.login(url, route), route.proxy.authorization if route.proxy is not None else None)
+            fields += [("Authorization", login) for login in logins if login is not None]
+        return told(url, fields)
 
     def route(self, origin: str, url: str) -> Route:
         """Return how an origin is reached."""

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -647,6 +648,21 @@ def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache
     assert cache.get_file(first).read_bytes() == contents[first]
     assert cache.get_file(second) == cache.get_file(first)
     assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
+
+
+@pytest.mark.parametrize("version", [1, 0, 2.0, b"v1", "", ("v1",)])
+def test_a_version_that_is_no_text_is_refused(stocked, open_cache, version) -> None:
+    warehouse, table, _ = stocked
+    cache = open_cache(table)
+    told = re.escape(f"expected a version that can name a folder, such as 'v0', got {version!r}")
+    for call in (cache.mirror, cache.plan, cache.prune):
+        with pytest.raises(PlanError, match=told):
+            call(table, version)
+    with pytest.raises(PlanError, match=told):
+        cache.get_file(table["wkf"].iloc[0], version)
+    with pytest.raises(PlanError, match=told):
+        MetadataCache(table, cache.cache_dir, file_version=version)
+    assert warehouse.count() == 0
 
 
 @pytest.mark.parametrize("how", ["set", "in place", "a row more", "another name"])

@@ -184,7 +184,10 @@ class MetadataCache:
         return Plan(rows, held, folder.free_space(), blocked)
 
     def _plan_rows(self, df: pd.DataFrame, file_version: str | None) -> PlannedRows:
-        return plan_rows(df, self._table, file_version or self.file_version, SCHEMES)
+        return plan_rows(df, self._table, self._version(file_version), SCHEMES)
+
+    def _version(self, named: str | None) -> str:
+        return self.file_version if named is None else named
 
     async def fetch_all(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
         """Hold the file of every row.
@@ -217,7 +220,7 @@ class MetadataCache:
 
     def _start(self, df: pd.DataFrame, file_version: str | None) -> Job:
         fixed = self._table.path_template is not None
-        plan = partial(plan_rows, df, self._table, file_version or self.file_version, SCHEMES)
+        plan = partial(plan_rows, df, self._table, self._version(file_version), SCHEMES)
         return Job(self._works, self._engine, plan, fixed_paths=fixed)
 
     def mirror(self, df: pd.DataFrame, file_version: str | None = None) -> FetchResult:
@@ -266,7 +269,7 @@ class MetadataCache:
 
     def _start_one(self, url: str, file_version: str | None) -> Job:
         """Start a job for one URL: by its row where the table has it, else by itself."""
-        version = file_version or self.file_version
+        version = self._version(file_version)
         found = self._finder.find(self.dataframe, url)
         if found is not None:
             rows, row, address = found

@@ -143,7 +143,7 @@ def fold(path: str) -> str:
     )
 
 
-def check_version(version: str) -> str:
+def check_version(version: object) -> str:
     """Return the version label if it can be a folder of its own.
 
     Raises
@@ -152,7 +152,8 @@ def check_version(version: str) -> str:
         Where it cannot.
     """
     if (
-        not version
+        not isinstance(version, str)
+        or not version
         or safe_component(version) != version
         or version.startswith(".")
         or version[:8].lower() == "manifest"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import gc
 import hashlib
 import json
@@ -648,6 +649,16 @@ def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache
     assert cache.get_file(first).read_bytes() == contents[first]
     assert cache.get_file(second) == cache.get_file(first)
     assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
+
+
+def test_a_cache_says_that_it_cannot_be_pickled(stocked, open_cache) -> None:
+    _, table, _ = stocked
+    cache = open_cache(table)
+    for _ in range(2):
+        for way in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="a cache cannot be pickled or copied; make one in each process"):
+                way(cache)
+        cache.mirror(table)
 
 
 @pytest.mark.parametrize("version", [1, 0, 2.0, b"v1", "", ("v1",)])

@@ -13,13 +13,13 @@ import weakref
 from array import array
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from framefetch.errors import FetchFailed, PlanError
 from framefetch.job import Job
-from framefetch.options import Options, TableOptions
+from framefetch.options import Options, TableOptions, checked_kind
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
 from framefetch.store.glance import glance
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from framefetch.table.planned import PlannedRows
 
 __all__ = ["MetadataCache"]
-
-T = TypeVar("T")
 
 
 class MetadataCache:
@@ -97,8 +95,8 @@ class MetadataCache:
         self._dataframe: pd.DataFrame = read_table(metadata_file)
         self.cache_dir = Path(folder_of(cache_dir))
         self.file_version = check_version(file_version)
-        self._table = _checked(table, TableOptions, "table") or TableOptions()
-        self._options = _checked(options, Options, "options") or Options()
+        self._table = checked_kind(table, TableOptions, "table") or TableOptions()
+        self._options = checked_kind(options, Options, "options") or Options()
         self._engine = engine
         self._works = Works(self.cache_dir, self._options, host_map or {})
         # Nothing that the cache has may know the cache: it is closed when it is dropped, and not when it is collected.
@@ -123,6 +121,10 @@ class MetadataCache:
     def __repr__(self) -> str:
         """Return how many rows it has, and where their files are."""
         return f"MetadataCache({len(self.dataframe):,} rows, {str(self.cache_dir)!r}, version {self.file_version!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: what it has open is of this process."""
+        raise TypeError("a cache cannot be pickled or copied; make one in each process")
 
     # -- the table ----------------------------------------------------------------------------------------------
 
@@ -379,12 +381,6 @@ class MetadataCache:
         closing = asyncio.get_running_loop().run_in_executor(thread, self.close)
         thread.shutdown(wait=False)  # when it has done this
         await closing
-
-
-def _checked(given: T | None, kind: type[T], name: str) -> T | None:
-    if given is not None and not isinstance(given, kind):
-        raise PlanError(f"{name}: expected {kind.__name__}(...), got {type(given).__name__}")
-    return given
 
 
 def _close(works: Works) -> None:

@@ -154,8 +154,10 @@ class StatusError(TransferError):
     # RFC 9110 section 15, RFC 6585 section 4 (429). 408 and 425 ask for a repeat; 52x are a proxy's "server is away".
     TRANSIENT: ClassVar[frozenset[int]] = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 531)})
 
-    def __init__(self, message: str, *, status: int, retry_after: float | None = None, expired: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, status: int = 0, retry_after: float | None = None, expired: bool = False
+    ) -> None:
+        super().__init__(message)  # the rest has defaults, as pickle makes an error of its message alone
         self.status = status
         self.expired = expired
         self.retry_after = retry_after
@@ -303,7 +305,7 @@ class BytesLost(StorageError):
 
     fatal = True
 
-    def __init__(self, message: str, *, paths: Collection[str]) -> None:
+    def __init__(self, message: str, *, paths: Collection[str] = ()) -> None:
         super().__init__(message)
         self.paths = frozenset(paths)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 from framefetch.errors import PlanError
 
@@ -23,7 +23,10 @@ __all__ = [
     "Timeouts",
     "TransferOptions",
     "VerifyLevel",
+    "checked_kind",
 ]
+
+T = TypeVar("T")
 
 #: How an entry is checked before it is called held.
 VerifyLevel = Literal["stat", "hash", "none"]
@@ -55,6 +58,19 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if number == number else None  # noqa: PLR0124 - which NaN is not
+
+
+def checked_kind(given: T | None, kind: type[T], name: str) -> T | None:
+    """Return what was given for a group of options, which may be nothing.
+
+    Raises
+    ------
+    PlanError
+        Where it is something else.
+    """
+    if given is not None and not isinstance(given, kind):
+        raise PlanError(f"{name}: expected {kind.__name__}(...), got {type(given).__name__}")
+    return given
 
 
 def _require_kinds(group: object, kinds: Mapping[str, type]) -> None:

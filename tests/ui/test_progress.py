@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import pickle
 import pty
 import subprocess
 import sys
@@ -150,3 +151,12 @@ with _Signals():
 def test_the_cursor_comes_back_when_a_process_ends_in_the_middle(end: str) -> None:
     text = shown(f"Progress()(RunStarted(3, 3, 0, 3, None))\n{end}")
     assert text.count(HIDE) == text.count(SHOW) == 1
+
+
+def test_options_that_show_progress_can_be_pickled() -> None:
+    """A copy begins anew; where no stream was given, on the error output of its own process."""
+    options = Options(observers=(Progress(), Progress(io.StringIO("so far"))))
+    plain, given = pickle.loads(pickle.dumps(options)).observers
+    assert plain._stream is sys.stderr
+    assert given._stream.getvalue() == "so far"
+    given(RunStarted(2, 2, 0, 2, None))

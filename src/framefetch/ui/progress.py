@@ -58,11 +58,16 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        self._given = stream
         self._stream = sys.stderr if stream is None else stream
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._calls = threading.Lock()  # each cache has a thread of its own to call from
         self._begin()
+
+    def __reduce__(self) -> tuple[type[Progress], tuple[TextIO | None]]:
+        """Return how another process makes one like this."""
+        return type(self), (self._given,)
 
     def _begin(self) -> None:
         #: By run, of all that are shown together: how it began, and what it has received.

@@ -37,7 +37,7 @@ from framefetch import (
     TransferOptions,
 )
 from framefetch import cache as cache_module
-from framefetch.errors import DiskFull, ManifestLost, StorageError
+from framefetch.errors import DiskFull, ManifestError, ManifestLost, StorageError
 from framefetch.events import FileFinished, RunFinished, RunStarted
 from framefetch.job import Job
 from framefetch.models import Entry
@@ -1108,6 +1108,42 @@ def test_to_look_makes_nothing(stocked, tmp_path) -> None:
     assert os.listdir(tmp_path) == []
     assert repr(plan).startswith("Plan(rows=8, files=8, to_fetch=8, unknown_sizes=8, free_space=")
     assert repr(cache) == f"MetadataCache(8 rows, {str(tmp_path / 'far' / 'cache')!r}, version 'v0')"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "a folder that is none"])
+def test_what_looks_at_a_cache_makes_none(stocked, tmp_path, there) -> None:
+    """A mistyped folder is no cache in which all is as recorded."""
+    warehouse, table, _ = stocked
+    place = tmp_path / "mistyped"
+    if there:
+        place.mkdir()
+        (place / "thesis.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with MetadataCache(table, place) as cache:
+        for call in (cache.verify, lambda: cache.verify("hash"), cache.rebuild, cache.update_manifest):
+            with pytest.raises(StorageError, match=r"mistyped: no such cache; expected one into which .* were fetched"):
+                call()
+        with pytest.raises(StorageError, match="mistyped: no such cache"):
+            cache.prune(table, dry_run=True)
+        assert cache.status().files == 0
+        for source in (tmp_path / "nowhere.json", __file__):
+            with pytest.raises(ManifestError):
+                cache.import_manifest(source)
+        assert sorted(tmp_path.rglob("*")) == before
+        cache.mirror(table)
+        assert cache.verify() == []
+    with pytest.raises(RuntimeError, match="this cache is closed"):
+        cache.verify()
+    assert warehouse.count() == 8
+
+
+def test_files_without_a_manifest_can_be_rebuilt(stocked, tmp_path) -> None:
+    _, table, contents = stocked
+    table["md5"] = [md5(content) for content in contents.values()]
+    (tmp_path / "cache" / "v0").mkdir(parents=True)
+    (tmp_path / "cache" / "v0" / "100.nwb").write_bytes(contents[table["wkf"].iloc[0]])
+    with MetadataCache(table, tmp_path / "cache") as cache:
+        assert cache.rebuild().held == 1
 
 
 def test_a_folder_is_the_one_that_is_meant(stocked, tmp_path, monkeypatch) -> None:

@@ -166,7 +166,7 @@ class MetadataCache:
         rows = self._plan_rows(df, file_version)
         if self._works.is_new(rows.requests.version):
             return Plan(rows, np.zeros(len(rows.requests), dtype=bool), self._works.free_space())
-        return self._works.look(lambda folder: self._look_up(rows, folder))
+        return self._works.look(lambda folder: self._look_up(rows, folder), rows.requests.version)
 
     def _look_up(self, rows: PlannedRows, folder: CacheFolder) -> Plan:
         fixed = self._table.path_template is not None
@@ -332,7 +332,7 @@ class MetadataCache:
             requests = self._plan_rows(self.dataframe, None).requests
         except PlanError:  # a table without URLs explains nothing
             requests = None
-        return self._works.look(lambda folder: rebuild(folder, requests, self._works.host_map))
+        return self._works.look(lambda folder: rebuild(folder, requests, self._works.host_map), self.file_version)
 
     def update_manifest(self) -> Path:
         """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path."""

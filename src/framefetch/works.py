@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from framefetch.claims import Claims
 from framefetch.engine.descriptors import raise_limit
-from framefetch.errors import ManifestError, ManifestLost, NotAManifest, PlanError
+from framefetch.errors import ManifestError, ManifestLost, NotAManifest, PlanError, StorageError
 from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.sources.environment import Environment
@@ -171,8 +171,23 @@ class Works:
         """Return the bytes that are free where the folder is, or will be."""
         return shutil.disk_usage(existing(os.path.realpath(self._cache_dir))).free
 
-    def look(self, action: Callable[[CacheFolder], T]) -> T:
-        """Return what an action gives; where it finds that the manifest is lost, it is made anew first."""
+    def look(self, action: Callable[[CacheFolder], T], version: str | None = None) -> T:
+        """Return what an action gives; where it finds that the manifest is lost, it is made anew first.
+
+        Parameters
+        ----------
+        action : callable
+            What is to be done with the folder.
+        version : str, optional
+            A version whose files alone make a folder a cache, too.
+
+        Raises
+        ------
+        StorageError
+            Where there is no cache yet: to look makes none, of which all would be as recorded.
+        """
+        if self.is_new(version):
+            raise StorageError(f"{self._cache_dir}: no such cache; expected one into which files were fetched")
         folder = self.folder
         while folder.files.notices:
             warnings.warn(folder.files.notices.pop(0), stacklevel=4)
@@ -187,8 +202,10 @@ class Works:
 
     def import_manifest(self, source: str | os.PathLike[str]) -> ImportReport:
         """Take over the files of a prototype's manifest."""
-        from framefetch.store.exchange import import_manifest
+        from framefetch.store.exchange import import_manifest, read_layout
 
+        if self.is_new():
+            read_layout(os.fspath(source))  # before a cache is made for it
         folder = self.folder
         folder.prepare()
         return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_names)

@@ -1156,6 +1156,40 @@ def test_a_folder_is_the_one_that_is_meant(stocked, tmp_path, monkeypatch) -> No
         MetadataCache(table, "")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_home_is_meant_once_and_by_all(stocked, tmp_path, monkeypatch, suffix) -> None:
+    """``~`` is the home; ``./~`` is a folder of that name, whatever is made of its path on the way."""
+    _, table, contents = stocked
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "~").mkdir()
+
+    def write(rows: pd.DataFrame, path: Path) -> None:
+        if suffix == ".csv":
+            rows.to_csv(path, index=False)
+        elif suffix == ".jsonl":
+            rows.to_json(path, orient="records", lines=True)
+        else:
+            rows.to_parquet(path)
+
+    write(table.head(2), tmp_path / "home" / f"t{suffix}")
+    write(table, tmp_path / "~" / f"t{suffix}")
+    for place, rows in (("~", 2), ("./~", 8)):
+        for wrap in (str, Path) if place == "~" else (str,):
+            with MetadataCache(wrap(f"{place}/t{suffix}"), wrap(f"{place}/cache")) as cache:
+                assert len(cache.dataframe) == rows
+                found = cache.get_file(table["wkf"].iloc[0])
+                assert found.is_relative_to(tmp_path / place[-1] if rows == 8 else tmp_path / "home")
+    with MetadataCache(table, "./~") as cache:
+        assert cache.get_file(table["wkf"].iloc[1]) == tmp_path / "~" / "v0" / "101.nwb"
+    stated = {"v0": {table["wkf"].iloc[2]: {"file_path": "102", "md5_checksum": md5(contents[table["wkf"].iloc[2]])}}}
+    (tmp_path / "home" / "m.json").write_text(json.dumps(stated))
+    (tmp_path / "home" / "102").write_bytes(contents[table["wkf"].iloc[2]])
+    with MetadataCache(table, "cache") as cache:
+        assert cache.import_manifest("~/m.json").imported == 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

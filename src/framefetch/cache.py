@@ -32,7 +32,7 @@ from framefetch.table.plan import plan_rows, plan_url
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
 from framefetch.threads import Threads
-from framefetch.works import SCHEMES, Works, folder_of
+from framefetch.works import SCHEMES, Works
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,12 +93,12 @@ class MetadataCache:
         engine: Engine | None = None,
     ) -> None:
         self._dataframe: pd.DataFrame = read_table(metadata_file)
-        self.cache_dir = Path(folder_of(cache_dir))
         self.file_version = check_version(file_version)
         self._table = checked_kind(table, TableOptions, "table") or TableOptions()
         self._options = checked_kind(options, Options, "options") or Options()
         self._engine = engine
-        self._works = Works(self.cache_dir, self._options, host_map or {})
+        self._works = Works(cache_dir, self._options, host_map or {})
+        self.cache_dir = Path(self._works.cache_dir)
         # Nothing that the cache has may know the cache: it is closed when it is dropped, and not when it is collected.
         plan = partial(plan_rows, options=self._table, version=self.file_version, schemes=SCHEMES)
         self._finder = RowFinder(plan, self._table.base_url, SCHEMES)

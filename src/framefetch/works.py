@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from framefetch.table.planned import PlannedRows
     from framefetch.table.result import FetchResult
 
-__all__ = ["SCHEMES", "Works", "folder_of", "raise_limit"]
+__all__ = ["SCHEMES", "Works", "raise_limit"]
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 SCHEMES: Final = ("http", "https")
 
 
-def folder_of(cache_dir: str | os.PathLike[str]) -> str:
+def _folder_of(cache_dir: str | os.PathLike[str]) -> str:
     """Return a cache folder as it is meant: ``~`` is the user's home, and nothing is no folder.
 
     Raises
@@ -105,7 +105,7 @@ class Works:
             raise PlanError(f"host_map: {error}") from None
         self.claims = Claims()
         self.sources: dict[str, Source] = {}
-        self._cache_dir = folder_of(cache_dir)
+        self.cache_dir = _folder_of(cache_dir)
         self._folder: CacheFolder | None = None
         self._portal: Portal | None = None
         self._guard = threading.RLock()
@@ -140,7 +140,7 @@ class Works:
             self._check_open()
             if self._folder is None:
                 self._pid = os.getpid()  # before, as whoever forks meanwhile has its child's locks held for ever
-                self._folder = CacheFolder(self._cache_dir, lock_timeout=self.options.lock_timeout)
+                self._folder = CacheFolder(self.cache_dir, lock_timeout=self.options.lock_timeout)
             folder = self._folder
         with self._taking_over:
             if folder.older is not None:
@@ -165,11 +165,11 @@ class Works:
     def is_new(self, version: str | None = None) -> bool:
         """Return whether there is nothing yet where the folder will be: then to look makes nothing."""
         signs = (PRIVATE, Manifest.NAME, OLDER, *([] if version is None else [version]))
-        return self._folder is None and not any(os.path.lexists(os.path.join(self._cache_dir, sign)) for sign in signs)
+        return self._folder is None and not any(os.path.lexists(os.path.join(self.cache_dir, sign)) for sign in signs)
 
     def free_space(self) -> int:
         """Return the bytes that are free where the folder is, or will be."""
-        return shutil.disk_usage(existing(os.path.realpath(self._cache_dir))).free
+        return shutil.disk_usage(existing(os.path.realpath(self.cache_dir))).free
 
     def look(self, action: Callable[[CacheFolder], T], version: str | None = None) -> T:
         """Return what an action gives; where it finds that the manifest is lost, it is made anew first.
@@ -187,7 +187,7 @@ class Works:
             Where there is no cache yet: to look makes none, of which all would be as recorded.
         """
         if self.is_new(version):
-            raise StorageError(f"{self._cache_dir}: no such cache; expected one into which files were fetched")
+            raise StorageError(f"{self.cache_dir}: no such cache; expected one into which files were fetched")
         folder = self.folder
         while folder.files.notices:
             warnings.warn(folder.files.notices.pop(0), stacklevel=4)
@@ -204,11 +204,12 @@ class Works:
         """Take over the files of a prototype's manifest."""
         from framefetch.store.exchange import import_manifest, read_layout
 
+        source = os.path.expanduser(os.fspath(source))
         if self.is_new():
-            read_layout(os.fspath(source))  # before a cache is made for it
+            read_layout(source)  # before a cache is made for it
         folder = self.folder
         folder.prepare()
-        return import_manifest(folder.files, folder.manifest, os.fspath(source), self.host_map, _imported_names)
+        return import_manifest(folder.files, folder.manifest, source, self.host_map, _imported_names)
 
     def _require_same_process(self) -> None:
         if self._pid not in (None, os.getpid()):
@@ -247,7 +248,7 @@ class Works:
         from framefetch.table.result import FetchResult, RunFigures
 
         ledger = Ledger(len(rows.requests))
-        return FetchResult(rows, ledger, os.path.realpath(self._cache_dir), RunFigures(interrupted=True))
+        return FetchResult(rows, ledger, os.path.realpath(self.cache_dir), RunFigures(interrupted=True))
 
     def begin(self, job: Job, go: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a call on the private loop, and know before that it is under way: none begins behind the end."""

@@ -197,3 +197,15 @@ def test_many_rows_are_read_as_few_are(end: str, quoted_at: int | None, limit: i
 def test_rows_of_other_lengths_do_not_make_up_for_one_another(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("url,size\n" + "\n".join(rows) + "\n")
     assert read_text_rows(tmp_path / "table.csv", TableOptions()) is None
+
+
+def test_a_home_is_one_for_text_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for place, rows in (("home", 1), ("~", 2)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "t.csv").write_text("url\n" + "http://h/1\n" * rows)
+    for place, rows in (("~/t.csv", 1), ("./~/t.csv", 2)):
+        read = read_text_rows(place, TableOptions())
+        assert read is not None
+        assert len(read) == rows

@@ -461,3 +461,15 @@ def test_an_export_loses_no_manifest_that_is_not_taken_over(cache, tmp_path, lin
         assert "is not taken over to its end yet" in done.stderr
     assert "the next mirror goes on with it" in framefetch("status", cache).stderr
     assert framefetch("export", cache, tmp_path / "other.json").returncode == 0
+
+
+def test_a_home_is_meant_by_every_command(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    home = {**os.environ, "HOME": str(tmp_path)}
+    with MetadataCache(table, tmp_path / "cache") as cache:
+        cache.mirror(table)
+    for words in (["status"], ["verify"], ["rebuild"], ["export", "-"]):
+        command = [sys.executable, "-m", "framefetch", words[0], "~/cache", *words[1:]]
+        done = subprocess.run(command, env=home, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "~").exists()

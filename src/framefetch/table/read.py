@@ -7,6 +7,7 @@ import gzip
 import json
 import warnings
 import zlib
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -124,7 +125,9 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
     """
     if isinstance(source, pd.DataFrame):
         return source
-    path = Path(source)
+    path = Path(expanduser(source))
+    if str(path).startswith("~"):
+        path = path.absolute()  # a name like any other by now, which pandas would take for a home
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".gz"] and suffixes[-2:-1] not in ([".parquet"], [".pqt"]):  # which is compressed by itself
         suffixes.pop()

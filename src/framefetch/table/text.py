@@ -110,6 +110,7 @@ def read_text_rows(path: str | PathLike[str], options: TableOptions, limit: int 
     TextRows or None
         None where only pandas can say what the file means, or why it cannot be read.
     """
+    path = os.path.expanduser(path)
     name = os.path.basename(path).lower()
     delimiter = _DELIMITERS.get(os.path.splitext(name.removesuffix(".gz"))[1])
     if delimiter is None:

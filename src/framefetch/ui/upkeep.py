@@ -37,7 +37,7 @@ def status(arguments: StatusArguments) -> int:
     from framefetch.store.folder import CacheFolder
     from framefetch.ui.progress import bytes_text
 
-    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+    with errors_as_lines(), CacheFolder(os.path.expanduser(arguments.cache_dir), create=False, mend=False) as folder:
         _mention_older(folder)
         holdings = count_holdings(folder.manifest)
         free = folder.free_space()
@@ -75,7 +75,7 @@ def verify(arguments: VerifyArguments) -> int:
     from framefetch.store.folder import CacheFolder
     from framefetch.ui.progress import Reading, bytes_text
 
-    with errors_as_lines(), CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+    with errors_as_lines(), CacheFolder(os.path.expanduser(arguments.cache_dir), create=False, mend=False) as folder:
         _mention_others(folder)
         holdings = count_holdings(folder.manifest)
         with Reading(holdings) as watch:
@@ -104,7 +104,7 @@ def prune(arguments: PruneArguments) -> int:
     with errors_as_lines():
         table = arguments.table_options()
         wanted = plan_rows(read_rows(arguments.keep, table, arguments.where), table, arguments.version).named()
-        with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+        with CacheFolder(os.path.expanduser(arguments.cache_dir), create=False, mend=False) as folder:
             ask = not arguments.dry_run and not arguments.yes and sys.stdin.isatty()
             if ask:
                 would = prune_folder(folder, arguments.version, wanted, dry_run=True)
@@ -143,7 +143,7 @@ def rebuild(arguments: RebuildArguments) -> int:
     with errors_as_lines():
         requests = _requests(arguments)
         _require_a_cache(arguments)
-        with CacheFolder(arguments.cache_dir, create=False) as folder:
+        with CacheFolder(os.path.expanduser(arguments.cache_dir), create=False) as folder:
             with Reading(None) as watch:
                 report = rebuild_folder(folder, requests, parse_host_map(arguments.host_map or []), watch=watch.advance)
             for notice in folder.files.notices:
@@ -174,7 +174,7 @@ def _requests(arguments: RebuildArguments) -> Any:
 
 def _require_a_cache(arguments: RebuildArguments) -> None:
     """Refuse to make a manifest in just any folder."""
-    folder = arguments.cache_dir
+    folder = os.path.expanduser(arguments.cache_dir)
     signs = ("manifest.sqlite", ".framefetch", "manifest.json", arguments.version)
     if os.path.isdir(folder) and not any(os.path.lexists(os.path.join(folder, sign)) for sign in signs):
         raise ManifestError(f"{folder}: expected a cache that 'framefetch mirror' made; it has none of {signs}")
@@ -189,8 +189,8 @@ def export_json(arguments: ExportArguments) -> int:
     printed = arguments.target == "-" or _is_stdout(arguments.target)
     with errors_as_lines():
         if not printed:
-            require_not_the_caches_own(arguments.target, arguments.cache_dir, but=OLDER)
-        with CacheFolder(arguments.cache_dir, create=False, mend=False) as folder:
+            require_not_the_caches_own(arguments.target, os.path.expanduser(arguments.cache_dir), but=OLDER)
+        with CacheFolder(os.path.expanduser(arguments.cache_dir), create=False, mend=False) as folder:
             if not printed:
                 folder.require_taken_over(arguments.target)
             if printed:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from framefetch.errors import FetchFailed, PlanError
 from framefetch.job import Job
@@ -37,8 +38,6 @@ from framefetch.works import SCHEMES, Works
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
-
-    import pandas as pd
 
     from framefetch.engine.base import Engine
     from framefetch.store.folder import CacheFolder
@@ -96,8 +95,10 @@ class MetadataCache:
         self.file_version = check_version(file_version)
         self._table = checked_kind(table, TableOptions, "table") or TableOptions()
         self._options = checked_kind(options, Options, "options") or Options()
+        if engine is not None and not hasattr(engine, "run"):
+            raise PlanError(f"engine: expected an Engine, got {type(engine).__name__}")
         self._engine = engine
-        self._works = Works(cache_dir, self._options, host_map or {})
+        self._works = Works(cache_dir, self._options, {} if host_map is None else host_map)
         self.cache_dir = Path(self._works.cache_dir)
         # Nothing that the cache has may know the cache: it is closed when it is dropped, and not when it is collected.
         plan = partial(plan_rows, options=self._table, version=self.file_version, schemes=SCHEMES)
@@ -115,6 +116,8 @@ class MetadataCache:
 
     @dataframe.setter
     def dataframe(self, table: pd.DataFrame) -> None:
+        if not isinstance(table, pd.DataFrame):
+            raise PlanError(f"dataframe: expected a DataFrame, got {type(table).__name__}")
         self._dataframe = table
         self._finder.forget()
 
@@ -291,6 +294,8 @@ class MetadataCache:
         level : {"stat", "hash"}, default "stat"
             Whether sizes and times are compared, or every byte is read.
         """
+        if level not in ("stat", "hash"):
+            raise PlanError(f"level: expected 'stat' or 'hash', got {level!r}")
         return self._works.look(lambda folder: list(audit(folder.files, folder.manifest, level=level)))
 
     def status(self) -> Holdings:

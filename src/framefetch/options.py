@@ -76,8 +76,28 @@ def checked_kind(given: T | None, kind: type[T], name: str) -> T | None:
 def _require_kinds(group: object, kinds: Mapping[str, type]) -> None:
     """Refuse what is of another type now, and not deep inside a run."""
     for name, kind in kinds.items():
+        value, expected = getattr(group, name), "text" if kind is str else kind.__name__
+        _require(isinstance(value, kind), f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def _require_texts(group: object, *names: str) -> None:
+    for name in names:
         value = getattr(group, name)
-        _require(isinstance(value, kind), f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+        _require(value is None or isinstance(value, str), f"{name}: expected text, got {type(value).__name__}")
+
+
+def _require_columns(group: object, *names: str) -> None:
+    """Refuse what is no name of a column; that may be a number where a file has no header."""
+    for name in names:
+        value = getattr(group, name)
+        good = value is None or (isinstance(value, str | int) and not isinstance(value, bool))
+        _require(good, f"{name}: expected the name of a column, got {type(value).__name__}")
+
+
+def _require_switches(group: object, *names: str) -> None:
+    for name in names:
+        kind = type(getattr(group, name)).__name__
+        _require(kind in ("bool", "bool_"), f"{name}: expected True or False, got {kind}")  # the other is numpy's
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
@@ -197,6 +217,7 @@ class TransferOptions:
     block_private: bool = True
 
     def __post_init__(self) -> None:
+        _require_switches(self, "check_content", "block_private")
         _make_whole(self, "segments", 1)
         if self.max_bytes is not None:
             _make_whole(self, "max_bytes", 0)
@@ -240,10 +261,15 @@ class TableOptions:
     size_column: str | None = None
 
     def __post_init__(self) -> None:
+        _require_texts(self, "url_template", "base_url", "path_template")
+        _require_columns(
+            self, "url_column", "key_column", "md5_column", "sha256_column", "digest_column", "size_column"
+        )
+        _require_kinds(self, {"suffix": str})
         both = self.url_column is not None and self.url_template is not None
         _require(not both, "url_column and url_template exclude each other; give one")
         _require(
-            not str(self.suffix or "").isalnum(),
+            not self.suffix.isalnum(),
             f"suffix: expected one such as '.nwb', or '' for none, got {self.suffix!r}",
         )
 
@@ -268,7 +294,7 @@ class Options:
         Sent to the origins that the table names, and to no other.
     trust_env : bool, default True
         Whether proxy variables and ``.netrc`` are honoured.
-    observers : tuple of callable
+    observers : sequence of callable
         Called with every event, see `framefetch.events`.
     share_content : bool, default False
         Whether files of the same content, in several versions or under several paths, share their bytes on the disk: by
@@ -296,7 +322,7 @@ class Options:
     verify: VerifyLevel = "stat"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust_env: bool = True
-    observers: tuple[Observer, ...] = ()
+    observers: Sequence[Observer] = ()
     share_content: bool = False
     lock_timeout: float = 10.0
     refresh_url: RefreshUrl | None = None
@@ -304,9 +330,19 @@ class Options:
     def __post_init__(self) -> None:
         kinds = {"limits": Limits, "retry": RetryPolicy, "timeouts": Timeouts, "transfer": TransferOptions}
         _require_kinds(self, kinds)
+        _require_switches(self, "trust_env", "share_content")
+        refresh = self.refresh_url
+        _require(
+            refresh is None or callable(refresh), f"refresh_url: expected a function, got {type(refresh).__name__}"
+        )
         observers: object = self.observers
         listed = isinstance(observers, tuple | list) and all(map(callable, observers))
         _require(listed, f"observers: expected callables in a tuple, got {observers!r}")
+        for kind in self.observers:
+            name = getattr(kind, "__name__", "")
+            _require(
+                not isinstance(kind, type), f"observers: expected an observer, got the class {name}; {name}() makes one"
+            )
         object.__setattr__(self, "observers", tuple(self.observers))
         _require(
             self.verify in ("stat", "hash", "none"),

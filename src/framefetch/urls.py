@@ -295,6 +295,8 @@ def checked_host_map(host_map: Mapping[str, str]) -> dict[str, str]:
     >>> checked_host_map({"http://testwarehouse:9000/": "http://localhost:8080"})
     {'testwarehouse:9000': 'localhost:8080'}
     """
+    if not hasattr(host_map, "items"):
+        raise ValueError(f"expected a mapping, got {type(host_map).__name__}")
     checked = {}
     for old, new in host_map.items():
         sides = [_host_and_scheme(side) for side in (old, new)]

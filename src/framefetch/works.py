@@ -46,6 +46,14 @@ T = TypeVar("T")
 SCHEMES: Final = ("http", "https")
 
 
+def _path_of(given: object, name: str) -> str:
+    """Return a path as it is meant: ``~`` is the user's home."""
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise PlanError(f"{name}: expected a path, got {type(given).__name__}")
+    return os.path.expanduser(path)
+
+
 def _folder_of(cache_dir: str | os.PathLike[str]) -> str:
     """Return a cache folder as it is meant: ``~`` is the user's home, and nothing is no folder.
 
@@ -54,7 +62,7 @@ def _folder_of(cache_dir: str | os.PathLike[str]) -> str:
     PlanError
         Where it is empty, as of a variable of the shell that was never set.
     """
-    place = os.path.expanduser(os.fspath(cache_dir))
+    place = _path_of(cache_dir, "cache_dir")
     if not place:
         raise PlanError("expected a folder for the cache, got an empty name; '.' is the current one")
     return place
@@ -204,7 +212,7 @@ class Works:
         """Take over the files of a prototype's manifest."""
         from framefetch.store.exchange import import_manifest, read_layout
 
-        source = os.path.expanduser(os.fspath(source))
+        source = _path_of(source, "source")
         if self.is_new():
             read_layout(source)  # before a cache is made for it
         folder = self.folder

@@ -47,7 +47,7 @@ async def notebook(table: pd.DataFrame) -> None:
         observers=(observer, Progress()),
         refresh_url=sign,
     )
-    options = Options(refresh_url=sign_later)
+    options = Options(refresh_url=sign_later, observers=[Progress(), observer])
     with MetadataCache("table.csv") as cache:
         cache.close()
     async with MetadataCache(

@@ -7,6 +7,7 @@ import gzip
 import json
 import warnings
 import zlib
+from os import PathLike
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -18,7 +19,6 @@ from framefetch.table.columns import MD5_NAMES, SHA256_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from os import PathLike
 
 __all__ = ["query_table", "read_table"]
 
@@ -125,6 +125,8 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
     """
     if isinstance(source, pd.DataFrame):
         return source
+    if not isinstance(source, str | PathLike):
+        raise PlanError(f"metadata_file: expected a path or a DataFrame, got {type(source).__name__}")
     path = Path(expanduser(source))
     if str(path).startswith("~"):
         path = path.absolute()  # a name like any other by now, which pandas would take for a home

@@ -188,8 +188,9 @@ def test_index_levels_can_be_named() -> None:
         ("{{x}}", "names no column"),
         ("{x", "cannot be read: .*write {{ for a brace"),
         ("x}", "cannot be read"),
-        ("{}", "a field without a column's name"),
-        ("{x!r}", "only !q is known"),
+        ("{}", "the template '{}' has a field without a column's name; expected one such as '{file_id}'"),
+        ("{:03}", "has a field without a column's name; expected"),
+        ("{x!r}", "has a field with !r; only !q is known"),
     ],
 )
 def test_texts_that_are_no_template(template: str, message: str) -> None:

@@ -247,8 +247,10 @@ def _parse(text: str, *, for_url: bool) -> tuple[str, list[_Field]]:
         pattern += literal.replace("{", "{{").replace("}", "}}")
         if column is None:
             continue
-        if not column or conversion not in (None, "q"):
-            raise PlanError(f"{shown} has a field without a column's name, or with !{conversion}; only !q is known")
+        if not column:
+            raise PlanError(f"{shown} has a field without a column's name; expected one such as '{{file_id}}'")
+        if conversion not in (None, "q"):
+            raise PlanError(f"{shown} has a field with !{conversion}; only !q is known")
         fields.append(_Field(column, spec or "", _quoting(pattern, for_url=for_url, whole=conversion == "q")))
         pattern += "{}"
     return pattern, fields

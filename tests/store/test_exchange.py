@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from framefetch.errors import DiskFull, ManifestError, StorageError
+from framefetch.errors import DiskFull, ManifestError, NotAManifest, StorageError
 from framefetch.models import Verified
 from framefetch.store import exchange
-from framefetch.store.exchange import export_manifest, import_manifest, print_manifest
+from framefetch.store.exchange import export_manifest, import_manifest, print_manifest, read_layout
 from framefetch.table.naming import check_version
 from tests.store.builders import RECEIPT, digest, hold, parts, request, row, tree
 
@@ -478,3 +478,24 @@ def test_hundreds_of_files_are_imported(folder, take, tmp_path) -> None:
         layout["v0"] |= stated(f"v0/{number}", md5(b"%d" % number), f"http://h/{number}")["v0"]
     assert take(layout).imported == 600
     assert len(held(folder)) == 600
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("[]", "got list"),
+        ("7", "got int"),
+        ("{", "got no JSON: Expecting property name"),
+        ('{"v0": ["a"]}', "got list as 'v0'"),
+        ('{"v0": {"http://h/1?token=c4n4ry": "path"}}', "got str for http://h/1?token=***"),
+        ('{"v0": {"http://h/1": {"file_path": "a"}}}', "got no md5_checksum for http://h/1"),
+        ('{"v0": {"http://h/1": {"md5_checksum": "a"}}}', "got no file_path for http://h/1"),
+    ],
+)
+def test_what_is_no_manifest_is_told_by_what_came(tmp_path: Path, text: str, got: str) -> None:
+    source = tmp_path / "m.json"
+    source.write_text(text)
+    with pytest.raises(NotAManifest) as refused:
+        read_layout(str(source))
+    assert str(refused.value).startswith(f"{source} is no manifest of the prototype: expected ")
+    assert f"; {got}" in str(refused.value)

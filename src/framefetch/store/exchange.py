@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from framefetch.errors import FramefetchError, ManifestError, NotAManifest, TargetBlocked
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
@@ -22,7 +22,7 @@ from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
     from framefetch.store.files import FileStore
@@ -202,18 +202,36 @@ def read_layout(source: str) -> list[Stated]:
     expected = 'expected {"v0": {"http://host/id": {"file_path": "…", "md5_checksum": "…"}}}'
     try:
         with open(source, encoding="utf-8") as file:
-            layout: Any = json.load(file)
-        return [
-            Stated(str(version), str(url), str(entry["file_path"]), str(entry["md5_checksum"]))
-            for version, entries in layout.items()
-            for url, entry in entries.items()
-        ]
+            return list(_stated_in(json.load(file)))
     except OSError as error:
         raise ManifestError(f"{source}: {error.strerror or error}") from error
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise NotAManifest(
-            f"{source} is no manifest of the prototype: {expected}; got {type(error).__name__}: {error}"
-        ) from error
+    except NotAManifest as error:
+        raise NotAManifest(f"{source} is no manifest of the prototype: {expected}; got {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise NotAManifest(f"{source} is no manifest of the prototype: {expected}; got no JSON: {error}") from error
+
+
+def _stated_in(layout: object) -> Iterator[Stated]:
+    """Yield what a layout states.
+
+    Raises
+    ------
+    NotAManifest
+        Where it is none: what it is instead.
+    """
+    for version, entries in _items(layout, ""):
+        for url, entry in _items(entries, f" as {version!r}"):
+            told = dict(_items(entry, f" for {redact(url)}"))
+            for name in ("file_path", "md5_checksum"):
+                if name not in told:
+                    raise NotAManifest(f"no {name} for {redact(url)}")
+            yield Stated(version, url, str(told["file_path"]), str(told["md5_checksum"]))
+
+
+def _items(found: object, where: str) -> Iterable[tuple[str, object]]:
+    if not isinstance(found, dict):
+        raise NotAManifest(f"{type(found).__name__}{where}")
+    return found.items()
 
 
 class _Shelf:

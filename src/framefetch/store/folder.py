@@ -285,7 +285,7 @@ class CacheFolder:
 
     def free_space(self) -> int:
         """Return the bytes that are free on the folder's file system."""
-        return shutil.disk_usage(self.root).free
+        return shutil.disk_usage(existing(self.root)).free
 
     def close(self, *, interrupted: bool = False) -> None:
         """Commit, sync and close everything; closing twice is fine.

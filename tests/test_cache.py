@@ -10,6 +10,7 @@ import os
 import pickle
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -1108,6 +1109,24 @@ def test_to_look_makes_nothing(stocked, tmp_path) -> None:
     assert os.listdir(tmp_path) == []
     assert repr(plan).startswith("Plan(rows=8, files=8, to_fetch=8, unknown_sizes=8, free_space=")
     assert repr(cache) == f"MetadataCache(8 rows, {str(tmp_path / 'far' / 'cache')!r}, version 'v0')"
+
+
+def test_values_that_cannot_be_told_apart_are_named(open_cache) -> None:
+    cache = open_cache(pd.DataFrame([["u", ["a"], 1, 2]], columns=["url", "tags", "x", "x"]))
+    with pytest.raises(PlanError, match="column 'tags': expected values that a set can hold, got list"):
+        cache.get_all("tags")
+    with pytest.raises(PlanError, match="the table has 2 columns named 'x'; expected one"):
+        cache.get_all("x")
+    assert cache.get_all("url") == {"u"}
+    assert cache.get_all("y") is None
+
+
+def test_a_plan_of_an_open_cache_whose_folder_went_away(stocked, tmp_path) -> None:
+    _, table, _ = stocked
+    with MetadataCache(table, tmp_path / "cache") as cache:
+        cache.mirror(table.head(2))
+        shutil.rmtree(tmp_path / "cache")
+        assert cache.plan(table).free_space > 0
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["no folder", "a folder that is none"])

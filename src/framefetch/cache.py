@@ -32,6 +32,7 @@ from framefetch.table.naming import check_version
 from framefetch.table.plan import plan_rows, plan_url
 from framefetch.table.read import read_table
 from framefetch.table.result import FetchResult, Plan
+from framefetch.table.rows import distinct
 from framefetch.threads import Threads
 from framefetch.works import SCHEMES, Works
 
@@ -133,9 +134,7 @@ class MetadataCache:
 
     def get_all(self, column: str) -> set[Any] | None:
         """Return the values of a column, None where there is no such column."""
-        if column not in self.dataframe.columns:
-            return None
-        return set(self.dataframe[column].dropna().unique())
+        return distinct(self.dataframe, column)
 
     def get_all_reporter_lines(self) -> set[Any] | None:
         """Return the values of the column ``reporter_line``."""

@@ -171,3 +171,10 @@ def test_nobody_guesses_which_of_two_tables_is_meant(tmp_path: Path) -> None:
     table.write_bytes(gzip.compress(b"id,note\n1,11,\n2,12,\n"))
     with pytest.raises(PlanError, match="names of rows, or a delimiter too many"):
         read_table(table)
+
+
+def test_a_table_elsewhere_is_no_file() -> None:
+    with pytest.raises(PlanError) as refused:
+        read_table("https://me:c4n4ry@host/x.csv")
+    told = "expected a file of this machine; download it, or read it with pandas and pass the DataFrame"
+    assert str(refused.value) == f"https://host/x.csv: {told}"

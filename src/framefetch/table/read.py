@@ -16,6 +16,7 @@ import pandas as pd
 
 from framefetch.errors import PlanError
 from framefetch.table.columns import MD5_NAMES, SHA256_NAMES
+from framefetch.urls import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +128,11 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         return source
     if not isinstance(source, str | PathLike):
         raise PlanError(f"metadata_file: expected a path or a DataFrame, got {type(source).__name__}")
+    if "://" in str(source):
+        raise PlanError(
+            f"{redact(str(source))}: expected a file of this machine; download it, or read it with pandas and pass the "
+            "DataFrame"
+        )
     path = Path(expanduser(source))
     if str(path).startswith("~"):
         path = path.absolute()  # a name like any other by now, which pandas would take for a home

@@ -6,6 +6,7 @@ thousand small files, and a mirror of a whole CSV needs nothing of it.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["FrameRows", "Rows", "column_values"]
+__all__ = ["FrameRows", "Rows", "column_values", "distinct"]
 
 
 class Rows(Protocol):
@@ -96,6 +97,25 @@ class FrameRows:
     def block(self, start: int, stop: int) -> FrameRows:
         """Return some consecutive rows."""
         return FrameRows(self._table.iloc[start:stop])
+
+
+def distinct(table: pd.DataFrame, column: str) -> set[Any] | None:
+    """Return the values of a column that are there; None where there is no such column.
+
+    Raises
+    ------
+    PlanError
+        Where several columns have that name, or its values cannot be told apart.
+    """
+    if column not in table.columns:
+        return None
+    column_values(table.iloc[:0], column)  # refuses several
+    found = table[column].dropna()
+    try:
+        return set(found.unique())
+    except TypeError:
+        kind = next((type(value) for value in found if not isinstance(value, Hashable)), type(found.iloc[0])).__name__
+        raise PlanError(f"column {column!r}: expected values that a set can hold, got {kind}") from None
 
 
 def column_values(table: pd.DataFrame, column: str) -> np.ndarray[Any, Any] | None:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import threading
 import weakref
-from array import array
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -20,11 +19,10 @@ import pandas as pd
 
 from framefetch.errors import FetchFailed, PlanError
 from framefetch.job import Job
+from framefetch.lookup import look_only
 from framefetch.options import Options, TableOptions, checked_kind
 from framefetch.store.audit import AuditFinding, Holdings, audit, count_holdings
 from framefetch.store.exchange import ImportReport, export_manifest
-from framefetch.store.glance import glance
-from framefetch.store.held import HeldCheck
 from framefetch.store.prune import PruneReport, prune
 from framefetch.store.rebuild import RebuildReport, rebuild
 from framefetch.table.finder import RowFinder
@@ -168,24 +166,9 @@ class MetadataCache:
         rows = self._plan_rows(df, file_version)
         if self._works.is_new(rows.requests.version):
             return Plan(rows, np.zeros(len(rows.requests), dtype=bool), self._works.free_space())
-        return self._works.look(lambda folder: self._look_up(rows, folder), rows.requests.version)
-
-    def _look_up(self, rows: PlannedRows, folder: CacheFolder) -> Plan:
         fixed = self._table.path_template is not None
-        check = HeldCheck(folder.files, folder.manifest, self._options.verify, fixed_paths=fixed, look_only=True)
-        held = np.zeros(len(rows.requests), dtype=bool)
-        doubtful = rows.used()
-        if self._options.verify == "stat":
-            doubtful, used = array("q"), doubtful
-            for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful, array("q")):
-                held[found.files] = True
-        for finding in check.run(rows.requests, doubtful):
-            held[finding.index] = True
-        blocked = check.report.blocked
-        for file, first in rows.requests.copy_of.items():
-            if first in blocked and not held[file]:
-                blocked.setdefault(file, blocked[first])
-        return Plan(rows, held, folder.free_space(), blocked)
+        look = partial(look_only, rows, options=self._options, fixed_paths=fixed)
+        return self._works.look(look, rows.requests.version)
 
     def _plan_rows(self, df: pd.DataFrame, file_version: str | None) -> PlannedRows:
         return plan_rows(df, self._table, self._version(file_version), SCHEMES)

@@ -15,6 +15,7 @@ import numpy as np
 from framefetch.models import Outcome, Status
 from framefetch.store.glance import glance, missing_places
 from framefetch.store.held import HeldCheck
+from framefetch.table.result import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from framefetch.table.ledger import Ledger
     from framefetch.table.planned import PlannedRows
 
-__all__ = ["LookUp"]
+__all__ = ["LookUp", "look_only"]
 
 #: Files that are looked at within some hundredths of a second: dividing them would win nothing.
 FEW: Final = 4096
@@ -146,3 +147,27 @@ class LookUp:
                 break
         self._unknown[unknown] = True
         return doubtful
+
+
+def look_only(rows: PlannedRows, folder: CacheFolder, *, options: Options, fixed_paths: bool) -> Plan:
+    """Return what a run would find, and change nothing; blocking.
+
+    Parameters
+    ----------
+    rows, folder, options, fixed_paths
+        As for `LookUp`.
+    """
+    check = HeldCheck(folder.files, folder.manifest, options.verify, fixed_paths=fixed_paths, look_only=True)
+    held = np.zeros(len(rows.requests), dtype=bool)
+    doubtful = rows.used()
+    if options.verify == "stat":
+        doubtful, used = array("q"), doubtful
+        for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful, array("q")):
+            held[found.files] = True
+    for finding in check.run(rows.requests, doubtful):
+        held[finding.index] = True
+    blocked = check.report.blocked
+    for file, first in rows.requests.copy_of.items():
+        if first in blocked and not held[file]:
+            blocked.setdefault(file, blocked[first])
+    return Plan(rows, held, folder.free_space(), blocked)

@@ -175,7 +175,7 @@ class HttpSource:
     def secrets(self, url: str) -> frozenset[str]:
         """Return what is secret of the requests for a URL: its own, headers, logins, and cookies of every host."""
         fields = [*self.headers.items()]
-        fields += [("Cookie", f"{name}={value}") for jar in self._cookies.values() for name, value in jar.items()]
+        fields += [("Cookie", f"{cookie.name}={cookie.value}") for jar in self._cookies.values() for cookie in jar]
         route = self._routes.get(origin_of(url))
         if route is not None:
             logins = (self.login(url, route), route.proxy.authorization if route.proxy is not None else None)

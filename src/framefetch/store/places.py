@@ -315,12 +315,11 @@ class Places:
             found = os.lstat(path)
         except FileNotFoundError:
             os.makedirs(self.root, exist_ok=True)
+            found = None
             try:
                 os.mkdir(path)
             except FileExistsError:
                 found = os.lstat(path)
-            else:
-                found = None
         if found is not None and not stat.S_ISDIR(found.st_mode):
             raise no_folder(folder, "a link" if stat.S_ISLNK(found.st_mode) else "a file")
         looked.add(folder)
@@ -379,8 +378,7 @@ def _has(target: str, size: int, content: Content) -> bool:
 
 
 def _kept_name(name: str, number: int) -> str:
-    tail = f".kept-{number}"
-    room = NAME_BYTES - len(tail)
+    room = NAME_BYTES - len(tail := f".kept-{number}")
     head = name if len(name.encode()) <= room else name.encode()[:room].decode("utf-8", "ignore")
     return head + tail
 

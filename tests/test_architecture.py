@@ -33,7 +33,7 @@ LAW: dict[str, set[str]] = {
     "run": VALUES | {"table", "sources", "store", "engine", "claims", "lookup"},
     "works": VALUES | {"table", "sources", "store", "engine", "portal", "claims", "job"},
     "job": VALUES | {"table", "store", "engine", "portal", "run", "works"},
-    "cache": VALUES | {"table", "store", "engine", "threads", "works", "job"},
+    "cache": VALUES | {"table", "store", "engine", "threads", "works", "job", "lookup"},
     "warehouse": set(),
     "ui": VALUES | {"table", "store", "works", "job", "cache", "warehouse"},
     "__init__": VALUES | {"table", "cache", "ui"},

@@ -55,3 +55,23 @@ def test_where_no_more_can_be_started_the_others_do_it(monkeypatch: pytest.Monke
             Threads(2, "other").submit(divmod, 7, 2)
         go_on.set()
         assert (first.result(), second.result()) == (True, (3, 1))
+
+
+def test_an_interrupt_while_a_thread_is_started_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs by then, and nobody was told."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.endswith("_1"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    threads, go = Threads(4, "test"), threading.Event()
+    first = threads.submit(go.wait, 20)
+    with pytest.raises(KeyboardInterrupt):
+        threads.submit(int)
+    go.set()
+    threads.shutdown(cancel_futures=True)
+    assert first.result() is True
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("test_")]

@@ -6,10 +6,11 @@ then: a mirror in one of those would lose its threads on the way.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -64,26 +65,25 @@ class Threads(ThreadPoolExecutor):
     def _start(self) -> None:
         name = f"{self._name}_{len(self._started)}"
         thread = threading.Thread(target=_serve, args=(self._line, self._resting), name=name, daemon=True)
+        self._started.append(thread)  # before it is: an interrupt may come as soon as it runs
         try:
             thread.start()
         except RuntimeError:
+            self._started.remove(thread)
             if not self._started:  # else the others do it
                 raise
-        else:
-            self._started.append(thread)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is
         """End the threads when they have done what is in line, or at once what is not in line."""
         with self._guard:
             self._ended = True
-            while cancel_futures and not self._line.empty():
-                work = self._line.get()
-                if work is not None:
+            with contextlib.suppress(Empty):
+                while cancel_futures and (work := self._line.get_nowait()) is not None:
                     work[0].cancel()
-            for _ in self._started:
-                self._line.put(None)
+            self._line.put(None)
         for thread in self._started if wait else ():
-            thread.join()
+            if thread.is_alive():  # one whose start was interrupted may never have been
+                thread.join()
 
 
 def _serve(line: SimpleQueue[_Work | None], resting: threading.Semaphore) -> None:
@@ -99,3 +99,4 @@ def _serve(line: SimpleQueue[_Work | None], resting: threading.Semaphore) -> Non
                 del result
         del work, future, call  # what was done is not kept until the next
         resting.release()
+    line.put(None)  # for the next of them

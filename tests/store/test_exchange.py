@@ -223,12 +223,12 @@ def test_a_file_outside_is_copied_and_the_original_left_alone(folder, take, tmp_
     assert parts(folder) == []
 
 
-def test_a_link_below_the_cache_becomes_a_file(folder, take, tmp_path) -> None:
+def test_a_link_below_the_cache_becomes_a_file_and_is_kept_beside_it(folder, take, tmp_path) -> None:
     (tmp_path / "outside").write_bytes(BODY)
     (tmp_path / "cache" / "v0").mkdir()
     (tmp_path / "cache" / "v0" / "1.nwb").symlink_to(tmp_path / "outside")
     assert take(stated("v0/1.nwb")).imported == 1
-    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY}
+    assert tree(tmp_path / "cache" / "v0") == {"1.nwb": BODY, "1.nwb.kept-1": str(tmp_path / "outside")}
     assert not (tmp_path / "cache" / "v0" / "1.nwb").is_symlink()
     assert (tmp_path / "outside").read_bytes() == BODY
 

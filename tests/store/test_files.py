@@ -241,7 +241,7 @@ async def test_a_link_at_the_final_place_is_set_aside_and_its_target_untouched(f
         (folder.root_path / "v0" / "1.nwb").unlink(missing_ok=True)
         (folder.root_path / "v0" / "1.nwb").symlink_to(outside)
         if ours:
-            folder.files.own("v0/1.nwb")
+            folder.files.own("v0/1.nwb", sight_of(os.lstat(folder.root_path / "v0" / "1.nwb")))
         await publish(request(), BODY)
         assert (tmp_path / "outside").read_bytes() == BODY
         assert folder.files.notices.pop() == f"v0/1.nwb was a link; it was kept as v0/1.nwb.kept-{number}"

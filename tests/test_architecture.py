@@ -24,7 +24,7 @@ LAW: dict[str, set[str]] = {
     "table": VALUES,
     "native": set(),
     "threads": set(),
-    "sources": VALUES | {"native.at_once"},
+    "sources": VALUES | {"native.at_once", "threads"},
     "store": VALUES | {"native.at_once", "native.plain", "threads"},
     "engine": VALUES | {"sources", "store.files", "threads"},
     "portal": {"threads"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from framefetch import MetadataCache, Options, TableOptions
+from framefetch import Limits, MetadataCache, Options, TableOptions
 from framefetch import run as run_module
 from framefetch.claims import Claims
 from framefetch.events import FileFinished
@@ -17,6 +17,7 @@ from framefetch.portal import Portal
 from framefetch.run import Run
 from framefetch.store.files import FileStore
 from framefetch.store.folder import CacheFolder
+from framefetch.store.neighbours import Neighbours
 from framefetch.store.places import Places
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hold
 
@@ -172,9 +173,9 @@ async def test_what_a_look_has_copied_is_recorded_though_the_call_is_stopped(
         assert sorted(entry.path for entry in folder.manifest.entries()) == there
 
 
-@pytest.mark.parametrize("files", [1, 300])
+@pytest.mark.parametrize(("files", "most"), [(1, 256), (300, 256), (2000, 4)])
 def test_what_a_slow_disk_ends_after_the_call_is_recorded_before_the_cache_is_closed(
-    files: int, warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    files: int, most: int, warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     monkeypatch.setattr(run_module, "STOP_SECONDS", 0.05)
     table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", BODY + b"%d" % at) for at in range(files)]})
@@ -198,10 +199,25 @@ def test_what_a_slow_disk_ends_after_the_call_is_recorded_before_the_cache_is_cl
         ending.set()
         real_close(portal)
 
+    ended, taken = [], []
+    real_end, real_take = Neighbours.end, Neighbours.take
+
+    def end(neighbours: Neighbours) -> None:
+        ended.append(neighbours)
+        real_end(neighbours)
+
+    def take(neighbours: Neighbours, file: int) -> bool | None:
+        if neighbours in ended:
+            taken.append(file)
+        return real_take(neighbours, file)
+
+    monkeypatch.setattr(Neighbours, "end", end)
+    monkeypatch.setattr(Neighbours, "take", take)
     monkeypatch.setattr(Places, "move_all_in", move_all_in)
     monkeypatch.setattr(Claims, "settle", settle)
     monkeypatch.setattr(Portal, "close", close)
-    cache, results = MetadataCache(table, tmp_path / "cache"), []
+    options = Options(limits=Limits(connections=most))
+    cache, results = MetadataCache(table, tmp_path / "cache", options=options), []
     caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
     caller.start()
     assert moving.wait(30)
@@ -209,10 +225,13 @@ def test_what_a_slow_disk_ends_after_the_call_is_recorded_before_the_cache_is_cl
     closer.start()
     caller.join(30)
     assert ending.wait(30)
+    (journal,) = (tmp_path / "cache" / ".framefetch" / "parts").glob("*.journal")
+    assert "/0.bin" in journal.read_text(), "what is about to be published is explained, should this process die"
     goes.set()
     closer.join(30)
     assert not closer.is_alive()
     assert goes_at_end == [True], "the loop does not end before what it is told of"
+    assert taken == [], "no file is begun that nobody locks any more"
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("framefetch")]
     there = len(list((tmp_path / "cache").glob("v0/*")))
     assert there >= results[0].ok.sum()

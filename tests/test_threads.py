@@ -1,10 +1,11 @@
-"""A pool of threads that its owner ends, and nothing else."""
+"""A pool of threads that its owner ends, and nothing else; and calls that nobody waits for."""
 
+import asyncio
 import threading
 
 import pytest
 
-from framefetch.threads import Threads
+from framefetch.threads import Threads, aside
 
 
 def test_no_more_threads_than_are_needed() -> None:
@@ -75,3 +76,27 @@ def test_an_interrupt_while_a_thread_is_started_keeps_nobody_waiting(monkeypatch
     threads.shutdown(cancel_futures=True)
     assert first.result() is True
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("test_")]
+
+
+async def test_what_a_call_aside_raises_is_raised_here() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    assert await aside(divmod, 7, 3) == (2, 1)
+    with pytest.raises(ZeroDivisionError):
+        await aside(divmod, 7, 0)
+    with pytest.raises(RuntimeError, match="ended by SystemExit"):
+        await aside(leave)
+    with pytest.raises(RuntimeError, match="ended early"):
+        await aside(next, iter(()))
+
+
+async def test_a_call_aside_may_outlive_who_asked() -> None:
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(aside(lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()

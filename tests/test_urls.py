@@ -23,19 +23,8 @@ CANARY = "c4n4ry5ecret"
 SECRET_NAMES = (
     *("X-Amz-Signature", "x-amz-credential", "X-Amz-Security-Token", "X-Goog-Signature", "Signature", "sig", "token"),
     *("x-oss-signature", "X-Oss-Security-Token", "x-oss-credential", "security-token", "q-signature"),
-    *(
-        "x-cos-security-token",
-        "access_token",
-        "id_token",
-        "api_key",
-        "apikey",
-        "secret",
-        "password",
-        "auth",
-        "Credential",
-        "TOKEN",
-        "%74oken",
-    ),
+    *("x-cos-security-token", "access_token", "id_token", "api_key", "apikey", "secret", "password", "auth"),
+    *("Credential", "TOKEN", "%74oken"),
 )
 COMPANIONS = (
     *("Expires", "se", "sp", "st", "sv", "Policy", "Key-Pair-Id", "AWSAccessKeyId", "GoogleAccessId"),

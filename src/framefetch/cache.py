@@ -222,6 +222,7 @@ class MetadataCache:
         """Hold the file of every row and return where each is, by its URL.
 
         That is the URL of the row: completed with `TableOptions.base_url`, and of several mirrors the first.
+
         The batch runs to its end first.
 
         Raises

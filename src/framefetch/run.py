@@ -99,7 +99,7 @@ class Run:
         began = time.monotonic()
         self._claims = claims
         try:
-            await self._fetch(open_sources, engine, claims)
+            await self._fetch(open_sources, engine)
         except FramefetchError as error:
             self._seconds = time.monotonic() - began
             error.result = self.without(error) if isinstance(error, BytesLost) else self._result()
@@ -125,7 +125,7 @@ class Run:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    async def _fetch(self, open_sources: OpenSources, engine: Engine, claims: Claims) -> None:
+    async def _fetch(self, open_sources: OpenSources, engine: Engine) -> None:
         used = self.rows.used()
         self._looked_in = self.folder.manifest
         self._looked_at = await self._in_thread(self._neighbours.mark)
@@ -149,7 +149,7 @@ class Run:
             try:
                 await asyncio.wait([looking, *([self._inheriting] if self._inheriting else [])])
                 looking.exception()  # where that is not why we are here, nobody is told
-                await self._settle(claims)
+                await self._settle()
             finally:
                 self._neighbours.end()
 
@@ -184,12 +184,12 @@ class Run:
             while len(to_fetch) and not self._stop.is_set():
                 to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
 
-    async def _settle(self, claims: Claims) -> None:
+    async def _settle(self) -> None:
         """Wait until everything is recorded."""
         if self.folder.writable:
             await asyncio.shield(self._in_thread(self.folder.manifest.flush))
             # Nothing is under way, and everything is recorded where no power cut reaches it.
-            if claims.are_settled and self.folder.manifest.durable:
+            if self._claims.are_settled and self.folder.manifest.durable:
                 self.folder.journal.settle()
 
     def _announce(self, files: int, to_fetch: Files) -> None:

@@ -1,4 +1,4 @@
-"""Threads for blocking work, also after the end of a script's main part.
+"""Threads for blocking work: a pool that goes on after the end of a script's main part, and calls nobody waits for.
 
 The pools of `concurrent.futures` are shut down as soon as the main thread ends, before the threads that are waited for
 then: a mirror in one of those would lose its threads on the way.
@@ -6,6 +6,7 @@ then: a mirror in one of those would lose its threads on the way.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "aside"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,3 +101,29 @@ def _serve(line: SimpleQueue[_Work | None], resting: threading.Semaphore) -> Non
         del work, future, call  # what was done is not kept until the next
         resting.release()
     line.put(None)  # for the next of them
+
+
+async def aside(function: Callable[..., T], *args: object) -> T:
+    """Call a blocking function, which may never return, in a thread of its own; return what it returns.
+
+    A pool has few threads, which others wait for, and is waited for when it ends: a call that hangs would hold up both.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: object) -> None:
+        if not future.done():
+            set_it(value)
+
+    def work() -> None:
+        try:
+            end: tuple[Callable[[Any], None], object] = future.set_result, function(*args)
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+            end = future.set_exception, RuntimeError("ended early") if isinstance(error, StopIteration) else error
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a thread ends nothing; here it would end the loop
+            end = future.set_exception, RuntimeError(f"ended by {type(error).__name__}")
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, *end)
+
+    threading.Thread(target=work, name="framefetch-aside", daemon=True).start()
+    return await future

@@ -7,7 +7,6 @@ import pytest
 
 from framefetch.errors import PolicyRefused
 from framefetch.sources.names import Addresses, Names, SystemResolver, Trail, is_public
-from framefetch.sources.threads import aside
 from tests.resolver import NO_SUCH_NAME, SERVER_FAILED, Resolver
 
 
@@ -132,27 +131,3 @@ async def test_who_is_an_address_is_not_looked_up(host: str, family: int, addres
 async def test_a_number_that_only_some_read_as_an_address_is_refused(host: str) -> None:
     with pytest.raises(PolicyRefused, match="four numbers from 0 to 255, got"):
         await Names(Addresses(resolver=Resolver()), 1.0).find(host, 80)
-
-
-async def test_what_a_call_aside_raises_is_raised_here() -> None:
-    def leave() -> None:
-        raise SystemExit(3)
-
-    assert await aside(divmod, 7, 3) == (2, 1)
-    with pytest.raises(ZeroDivisionError):
-        await aside(divmod, 7, 0)
-    with pytest.raises(RuntimeError, match="ended by SystemExit"):
-        await aside(leave)
-    with pytest.raises(RuntimeError, match="ended early"):
-        await aside(next, iter(()))
-
-
-async def test_a_call_aside_may_outlive_who_asked() -> None:
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(aside(lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result()))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    release.set()

@@ -66,6 +66,8 @@ def test_what_is_secret_of_a_request() -> None:
         ("X-No", "123"),
         ("User-Agent", "Mozilla/5.0"),
         ("Host", "host.example"),
+        ("Referer", "https://host/"),
+        ("Origin", "https://host"),
         ("Cookie", "a=1; session=s3ss10n; id=abcde="),
         ("authorization", "ApiKey k3yk3y"),
         ("Proxy-Authorization", basic("mario", "it's:me")),

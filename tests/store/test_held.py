@@ -371,11 +371,12 @@ def test_a_file_held_elsewhere_is_held_there_unless_its_path_is_fixed(folder) ->
     assert len(check(folder, wanted, fixed=True, look_only=True)[0]) == 1
     assert not place(folder, "v0/x").exists()
     (finding,), _ = check(folder, wanted, fixed=True)
-    assert (finding.path, finding.entry.path) == ("v0/x/new.nwb", "v0/x/new.nwb")
+    assert (finding.path, finding.entry) == ("v0/x/new.nwb", None)
     assert finding.receipt.inode == inode_of(place(folder, "v0/x/new.nwb").stat())
     assert tree(place(folder, "v0")) == {"1.nwb": BODY, "x/new.nwb": BODY}
-    folder.manifest.commit([finding.entry])
     folder.manifest.flush()
+    recorded = {entry.path: entry.receipt for entry in folder.manifest.entries()}
+    assert recorded["v0/x/new.nwb"] == finding.receipt, "as soon as it was made"
     assert check(folder, wanted, fixed=True)[0][0].entry is None
 
 

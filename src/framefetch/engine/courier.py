@@ -153,7 +153,7 @@ class Courier:
         self._patience = min(PATIENCE, SHARE * options.timeouts.stall)
         self._loop = asyncio.get_running_loop()
         self._wanted, self._news = asyncio.Event(), asyncio.Event()
-        self._ending = False
+        self.ending = False
         self._outbox: deque[tuple[list[Parcel], list[Trip]]] = deque()
         self._inbox: deque[Trip] = deque()
         self._called: deque[Host] = deque()
@@ -170,13 +170,13 @@ class Courier:
 
     def is_ready(self) -> bool:
         """Return whether anything can be sent; not where the process has no more descriptors."""
-        if self._ear is None and CAN_LEND and not self._ending:
+        if self._ear is None and CAN_LEND and not self.ending:
             try:
                 self._ear = Ear()
             except OSError:
                 return False
             self._wanted.set()
-        return self._ear is not None and not self._ending
+        return self._ear is not None and not self.ending
 
     def send(self, trip: Trip) -> None:
         """Send a connection out, on the errand that it has."""
@@ -187,15 +187,15 @@ class Courier:
 
     def call(self, host: Host) -> None:
         """Have those who rest look again: their host has errands, is over, or may have fewer connections."""
-        if host.resting and self._ear is not None and not self._ending:
+        if host.resting and self._ear is not None and not self.ending:
             self._called.append(host)
             self._ear.ring()
 
     def end(self) -> None:
         """Let `run` return: nothing more will be sent."""
-        if self._ending:
+        if self.ending:
             return
-        self._ending = True
+        self.ending = True
         self._wanted.set()
         self._news.set()
         if self._ear is not None:
@@ -248,7 +248,7 @@ class Courier:
 
     def _serve(self, ear: Ear) -> None:
         try:
-            while not self._ending:
+            while not self.ending:
                 self._look_round(ear)
         finally:
             for loan, _ in self._heard:

@@ -56,7 +56,6 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._courier = Courier(tools.files, tools.options, self._delivered, self._came_home)
         self._hosts: dict[str, Host] = {}
-        self._ended = False
         # A bandwidth limit is the loop's to keep, and so is who makes links anew.
         self._works = tools.options.limits.bandwidth is None and tools.options.refresh_url is None
         cap = tools.options.transfer.max_bytes
@@ -64,14 +63,10 @@ class Dispatch:
 
     async def run(self) -> None:
         """Take in what the courier brings until the end."""
-        try:
-            await self._courier.run()
-        finally:
-            self._ended = True
+        await self._courier.run()
 
     def end(self) -> None:
         """Let `run` return: nothing is under way."""
-        self._ended = True
         self._courier.end()
 
     async def send(self, job: Job) -> Trip | None:
@@ -131,7 +126,7 @@ class Dispatch:
         """Let there be enough errands for those who are out; and let no more go on than may."""
         now, schedule, errands = self._loop.time(), self._schedule, host.errands
         host.most = schedule.room(host.origin, host.out, now)
-        over = host.refuses or self._ended
+        over = host.refuses or self._courier.ending
         while not over and len(errands) < AHEAD * host.out + host.beside:
             job = schedule.follow(host.origin, now, self._suits)
             over = job is None

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from framefetch.errors import StatusError
 from framefetch.models import Link
-from framefetch.sources.threads import aside
+from framefetch.threads import aside
 from framefetch.urls import invisible_character, origin_of, redact, wire_url
 
 if TYPE_CHECKING:

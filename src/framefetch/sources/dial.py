@@ -32,7 +32,7 @@ from framefetch.errors import (
 from framefetch.sources.connection import HttpConnection
 from framefetch.sources.names import Names, no_such_name, zoned
 from framefetch.sources.seal import Seal, Sealed
-from framefetch.sources.threads import aside
+from framefetch.threads import aside
 from framefetch.urls import origin_of
 
 if TYPE_CHECKING:

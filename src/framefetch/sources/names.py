@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from framefetch.errors import PolicyRefused
-from framefetch.sources.threads import aside
+from framefetch.threads import aside
 
 if TYPE_CHECKING:
     from aiohappyeyeballs import AddrInfoType

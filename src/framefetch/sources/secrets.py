@@ -22,7 +22,10 @@ __all__ = ["forget", "hidden", "told"]
 LEAST: Final = 4
 #: Headers that say nothing of who asks.
 _OPEN: Final = frozenset(
-    ("accept", "accept-encoding", "accept-language", "cache-control", "connection", "host", "pragma", "user-agent")
+    (
+        *("accept", "accept-encoding", "accept-language", "cache-control", "connection", "host", "origin", "pragma"),
+        *("referer", "user-agent"),
+    )
 )
 #: What stands behind a quotation that was cut.
 _ENDS: Final = ("", "'", '"', "…")

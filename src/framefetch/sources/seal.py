@@ -14,12 +14,46 @@ from typing import TYPE_CHECKING, Any, Final, cast
 if TYPE_CHECKING:
     from asyncio import Future
 
-__all__ = ["Seal", "Sealed"]
+__all__ = ["Past", "Seal", "Sealed"]
 
 #: Bytes that a record holds at most (RFC 8446 section 5.1); no read brings more.
 RECORD: Final = 1 << 14
 #: Bytes before those of a record: a type, a version, and its length.
 HEADER: Final = 5
+
+
+class Past:
+    """The session that the next connection to a host may go on with, in a shorter handshake (RFC 8446 section 2.2).
+
+    It is for one host and one `SSLContext`: who goes on with a session shows no certificate again. Several connections
+    go on with the same one. That tells who watches that they belong together (appendix C.4), as their times do.
+
+    Attributes
+    ----------
+    session : SSLSession or None
+        None where none is known.
+    """
+
+    def __init__(self) -> None:
+        self.session: ssl.SSLSession | None = None
+        self._given_up = False
+
+    def learn(self, tls: ssl.SSLObject) -> None:
+        """Keep what a server has said of going on, if it did; called by who may read from it."""
+        if self.session is not None or self._given_up:
+            return
+        session = tls.session
+        if session is not None and (session.has_ticket or session.id):
+            self.session = session
+
+    def forget(self, session: ssl.SSLSession) -> None:
+        """Do not go on with a session again; the next one may be learned."""
+        if self.session is session:
+            self.session = None
+
+    def give_up(self) -> None:
+        """Go on with none any longer: there are servers, and things before servers, that break where one does."""
+        self.session, self._given_up = None, True
 
 
 class Seal:
@@ -31,11 +65,14 @@ class Seal:
         Whom to believe.
     name : str
         Who must be at the other end.
+    past : Past or None, default None
+        Has what to go on with, and learns it.
     """
 
-    def __init__(self, trust: ssl.SSLContext, name: str) -> None:
+    def __init__(self, trust: ssl.SSLContext, name: str, past: Past | None = None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = trust.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._past, self._before = past, None if past is None else past.session
+        self._tls = trust.wrap_bio(self._incoming, self._outgoing, server_hostname=name, session=self._before)
         self._record_left, self._header = 0, b""
         #: Whether the other end has said that nothing more will come.
         self.ended = False
@@ -54,6 +91,8 @@ class Seal:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        if self._past is not None and self._before is not None and not self._tls.session_reused:
+            self._past.forget(self._before)
         return True
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -98,6 +137,8 @@ class Seal:
         except ssl.SSLWantReadError:
             return None
         self.ended = self.ended or not count
+        if self._past is not None:
+            self._learn()
         return count
 
     def fill(self, room: memoryview) -> int:
@@ -138,7 +179,15 @@ class Seal:
                 self.ended = True
                 break
             pieces.append(piece)
+        if self._past is not None and pieces:
+            self._learn()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _learn(self) -> None:
+        """Learn how to go on, once: by the time of an answer, the server has said it."""
+        assert self._past is not None
+        self._past.learn(self._tls)
+        self._past = None
 
     def close(self, data: bytes) -> bytes:
         """Seal bytes, and return what is to be sent."""

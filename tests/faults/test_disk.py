@@ -34,6 +34,8 @@ FAULTS = {
     "short writes": ("93", Fault(Kind.WRITE, Mode.SHORT, times=3)),
     "too many files open": ("98", Fault(Kind.OPENING, Mode.FAIL, errno.EMFILE, times=2)),
 }
+#: Those that are also tried where the disk is far away, and parts have folders of their own.
+FAR = ("no space, once", "an I/O error, once", "I/O errors from then on", "one denial")
 
 
 @pytest.fixture
@@ -50,16 +52,26 @@ def begun(bench: Bench, stock: Stock, tmp_path: Path) -> Path:
     return root
 
 
-def calls(bench: Bench, stock: Stock, root: Path, kinds: Kind) -> int:
+def words(stock: Stock, root: Path, *, far: bool) -> list[object]:
+    """Return what to run: one file after the other where only the first ones can show how far away the disk is."""
+    return ["mirror", stock.table, root, "--attempts", 3, *(("--per-host", 1) if far else ())]
+
+
+def calls(bench: Bench, stock: Stock, root: Path, kinds: Kind, *, far: bool) -> int:
     """Return how many calls of some kinds a run takes that nothing disturbs."""
-    return bench.run("mirror", stock.table, root, arm=Fault(kinds).armed(root, 1)).calls
+    return bench.run(*words(stock, root, far=far), far=far, arm=Fault(kinds).armed(root, 1)).calls
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("case", "fault"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(
+    ("case", "fault", "far"),
+    [(*fault, False) for fault in FAULTS.values()] + [(*FAULTS[name], True) for name in FAR],
+    ids=[*FAULTS, *(f"{name}, parts in several folders" for name in FAR)],
+)
 def test_the_nth_call_fails(
     case: str,
     fault: Fault,
+    far: bool,
     bench: Bench,
     stock: Stock,
     warehouse: WarehouseThread,
@@ -71,10 +83,11 @@ def test_the_nth_call_fails(
     struck = 0
     for start in (None, begun) if full else (None,):
         root = tmp_path / "cache"
-        steps = calls(bench, stock, fresh(root, start), fault.kinds)
+        steps = calls(bench, stock, fresh(root, start), fault.kinds, far=far)
         for at in spread(steps, steps if full else FEW):
-            struck += strike(bench, stock, warehouse, fresh(root, start), fault.armed(root, at), fault)
-    note(case, f"{fault}, at {struck} calls in turn", "held", warehouse.count())
+            struck += strike(bench, stock, warehouse, fresh(root, start), fault.armed(root, at), fault, far=far)
+    where = ", parts in several folders" if far else ""
+    note(case, f"{fault}, at {struck} calls in turn{where}", "held", warehouse.count())
 
 
 def fresh(root: Path, start: Path | None) -> Path:
@@ -87,19 +100,19 @@ def fresh(root: Path, start: Path | None) -> Path:
 
 
 def strike(
-    bench: Bench, stock: Stock, warehouse: WarehouseThread, root: Path, armed: list[object], fault: Fault
+    bench: Bench, stock: Stock, warehouse: WarehouseThread, root: Path, armed: list[object], fault: Fault, *, far: bool
 ) -> bool:
     """Run with a fault, look at what is left, run again; return whether it came to the fault."""
     warehouse.clear_log()
-    ended = bench.run("mirror", stock.table, root, "--attempts", "3", arm=armed)
-    words = f"{fault} at call {armed[2]}, {ended.call} {ended.path}"
-    assert ended.code in (0, 1, 3), f"{words}: {ended.code} {ended.said}"
-    assert ended.code or stock.whole(root) == CONTENTS.keys(), words
-    assert all(warehouse.count(stock.target(path)) <= 3 for path in CONTENTS), words
+    ended = bench.run(*words(stock, root, far=far), far=far, arm=armed)
+    when = f"{fault} at call {armed[2]}, {ended.call} {ended.path}"
+    assert ended.code in (0, 1, 3), f"{when}: {ended.code} {ended.said}"
+    assert ended.code or stock.whole(root) == CONTENTS.keys(), when
+    assert all(warehouse.count(stock.target(path)) <= 3 for path in CONTENTS), when
     # What is lost is told row by row; else small files fail as one, and the large one by itself.
     rows = len(CONTENTS) if "could not keep" in ended.said else 2
-    assert fault.error != errno.ENOSPC or ended.said.count("\n") <= 2 + rows, f"{words}: {ended.said}"
-    audit_and_go_on(bench, stock, warehouse, root, ended, words)
+    assert fault.error != errno.ENOSPC or ended.said.count("\n") <= 2 + rows, f"{when}: {ended.said}"
+    audit_and_go_on(bench, stock, warehouse, root, ended, when)
     return ended.struck > 0
 
 

@@ -49,24 +49,27 @@ def test_the_next_process_goes_on(
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("far", [False, True], ids=["parts in one folder", "parts in several"])
 def test_a_process_killed_at_its_nth_call(
-    bench: Bench, warehouse: WarehouseThread, full: bool, tmp_path: Path, note: Callable[..., None]
+    far: bool, bench: Bench, warehouse: WarehouseThread, full: bool, tmp_path: Path, note: Callable[..., None]
 ) -> None:
     """Whichever change of the disk is its last one: part, intent, rename, commit, sync, and all of SQLite's between."""
     contents = {f"v0/s{at}.nwb": hdf5_file(3000 + at, seed=at) for at in range(3)} | {"v0/l.nwb": hdf5_file(1_300_000)}
     stock = Stock.of(warehouse, tmp_path / "table.csv", contents)
     root = tmp_path / "cache"
-    steps = bench.run("mirror", stock.table, root, arm=Fault(Kind.CHANGING).armed(root, 1)).calls
+    words = ["mirror", stock.table, root, *(("--per-host", 1) if far else ())]
+    steps = bench.run(*words, far=far, arm=Fault(Kind.CHANGING).armed(root, 1)).calls
     chosen = spread(steps, steps if full else 12)
     for at in chosen:
         shutil.rmtree(root)
-        ended = bench.run("mirror", stock.table, root, arm=Fault(Kind.CHANGING, Mode.KILL).armed(root, at))
-        words = f"killed before call {at}, {ended.call} {ended.path}"
-        assert ended.code in ((-signal.SIGKILL, 0) if at == steps else (-signal.SIGKILL,)), f"{words}: {ended}"
-        assert {path for path, _, _ in recorded(root)} <= stock.whole(root), f"{words}: a row precedes its file"
-        audit_and_go_on(bench, stock, warehouse, root, ended, words)
-    note("105", f"SIGKILL before each of {len(chosen)} calls that change the disk", "adopted", 0)
-    note("106", f"SIGKILL before each of {len(chosen)} calls that change the disk", "row after file", 0)
+        ended = bench.run(*words, far=far, arm=Fault(Kind.CHANGING, Mode.KILL).armed(root, at))
+        when = f"killed before call {at}, {ended.call} {ended.path}"
+        assert ended.code in ((-signal.SIGKILL, 0) if at == steps else (-signal.SIGKILL,)), f"{when}: {ended}"
+        assert {path for path, _, _ in recorded(root)} <= stock.whole(root), f"{when}: a row precedes its file"
+        audit_and_go_on(bench, stock, warehouse, root, ended, when)
+    what = f"SIGKILL before each of {len(chosen)} changes of the disk{', parts apart' if far else ''}"
+    note("105", what, "adopted", 0)
+    note("106", what, "row after file", 0)
 
 
 CONNECTIONS = 2

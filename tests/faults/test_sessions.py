@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import pytest
@@ -38,7 +39,7 @@ class Door(socketserver.ThreadingTCPServer):
         self.behind, self.refuses = behind, refuses
         self.let_in = self.refused = 0
 
-    def __enter__(self) -> "Door":
+    def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.01,)).start()
         return self
 

@@ -13,7 +13,6 @@ close would cost more than the files.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import time
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from framefetch.native.at_once import at_once
 from framefetch.store.digesting import OPEN_NEW, DigestingFile
 from framefetch.store.digests import algorithms_for, digests_of_all, hash_file, verdict
 from framefetch.store.kept import KeptParts
+from framefetch.store.partpaths import PartPaths
 from framefetch.store.parts import Left, Part, to_the_end
 from framefetch.store.places import Content, Places, remove, translate_oserror
 from framefetch.store.schema import boot_id
@@ -83,7 +83,7 @@ class FileStore:
         self._places = Places(root)
         self._journal = journal
         self._parts = os.path.join(root, PRIVATE, "parts")
-        self._numbers = itertools.count(1)
+        self._paths = PartPaths(self._parts, journal.token)
         self.boot = boot_id()
         self._kept = KeptParts(self._parts, self.boot)
         self._jobs = 0
@@ -298,8 +298,10 @@ class FileStore:
     ) -> dict[int, tuple[str, Content, Stat]]:
         """Write those bodies into parts; put into the results why one could not be written."""
         ready: dict[int, tuple[str, Content, Stat]] = {}
-        paths = [self.new_path() for _ in contents]
+        paths = self._paths.several(len(contents))
+        began = time.monotonic()
         written = at_once.write_new(paths, [bodies[at].body for at in contents])
+        self._paths.took(len(paths), time.monotonic() - began)
         for (at, content), path, found in zip(contents.items(), paths, written, strict=True):
             if isinstance(found, int):
                 error = OSError(found, os.strerror(found), path)
@@ -367,12 +369,13 @@ class FileStore:
 
     def new_path(self) -> str:
         """Return a path for a new part of this process."""
-        return f"{self._parts}/{self._journal.token}-{next(self._numbers):x}"
+        return self._paths.new()
 
     def close(self) -> None:
         """End the threads."""
         self._saving.shutdown(wait=True)
         self._executor.shutdown(wait=True)
+        self._paths.close()
 
 
 def _ours(error: OSError | FramefetchError, doing: str) -> FramefetchError:

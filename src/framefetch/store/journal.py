@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.locks import NOTE, notes, refuses_locks
+from framefetch.store.partpaths import folder_owner, remove_folder
 from framefetch.store.places import remove
 
 if TYPE_CHECKING:
@@ -182,9 +183,13 @@ def leftovers(private: str) -> Iterator[list[str]]:
     except OSError:
         return
     owned: dict[str, list[str]] = {}
+    folders: dict[str, list[str]] = {}
     for name in names:
         if _NAME.match(name):
             owned.setdefault(name[:8], []).append(f"{parts}/{name}")
+        elif token := folder_owner(name):
+            owned.setdefault(token, [])
+            folders.setdefault(token, []).append(f"{parts}/{name}")
     for token in notes(private):
         owned.setdefault(token, [])
     for token, paths in owned.items():
@@ -197,6 +202,8 @@ def leftovers(private: str) -> Iterator[list[str]]:
             yield paths
             for path in paths:
                 remove(path)
+            for folder in folders.get(token, ()):
+                remove_folder(folder)
         finally:
             lock.release()
             remove(lock.lock_file)

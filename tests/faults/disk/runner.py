@@ -15,7 +15,7 @@ import framefetch.engine.local
 import framefetch.sources.http
 import framefetch.table.text
 import framefetch.works  # noqa: F401 - forks find it imported
-from framefetch.store import writer
+from framefetch.store import partpaths, writer
 from framefetch.ui import cli
 
 #: Seconds after which a run that should have ended has hung.
@@ -44,6 +44,8 @@ def child(shim: ctypes.CDLL, order: dict) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, tuple(order["files"]))
         if "sync" in order:
             writer.SYNC_SECONDS = writer.WINDOW_SECONDS = order["sync"]
+        if order.get("far"):
+            partpaths.PATIENCE, partpaths.ENOUGH = 0.0, 0  # any disk is, after the first small file
         sys.argv = ["framefetch", *order["words"]]
         if order.get("arm"):
             root, kinds, first, last, mode, number, log = order["arm"]

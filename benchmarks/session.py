@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.adaptive import run_adaptive
 from benchmarks.defaults import run_defaults
+from benchmarks.disk import missing_for_far_disk
 from benchmarks.machine import choose_scratch, describe_machine
 from benchmarks.memory import kept_memory
 from benchmarks.publish import RESULTS, publish
@@ -99,7 +100,7 @@ class Session:
         return result
 
     def _transfer(self, work: Workload, folder: str) -> dict[str, Any]:
-        if lacking := missing_for(work.serving, tls=work.tls):
+        if lacking := missing_for(work.serving, tls=work.tls) or (missing_for_far_disk() if work.far_disk else None):
             raise ServerFailed(f"missing: {lacking}")
         self._sweep(work, folder)
         best = self._kept["best"].get(work.tuned, {})

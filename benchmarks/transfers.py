@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.disk import far_disk
 from benchmarks.files import find_fault, link_all, make_files, names_and_sizes, write_inputs
 from benchmarks.peers import BASE, PEERS, Order, md5sum_command
 from benchmarks.server import ServerFailed, serve
@@ -79,10 +80,11 @@ class Part:
 
 @dataclass(slots=True)
 class Stage:
-    """The files and servers of one workload, and for each peer its part."""
+    """The files and servers of one workload, the disk to fetch onto, and for each peer its part."""
 
     work: Workload
     folder: str
+    disk: str
     served: str
     files: FileSet
     server: Server
@@ -115,7 +117,8 @@ def staged(work: Workload, scratch: str, timeout: float = TIMEOUT_SECONDS) -> It
         files = make_files(served, names_and_sizes(work.count, work.size))
         server = stack.enter_context(serve(served, own, work.serving, tls=work.tls))
         honest = stack.enter_context(serve(served, second)) if work.alone else None
-        yield Stage(work, folder, served, files, server, honest, timeout)
+        disk = stack.enter_context(far_disk(folder)) if work.far_disk else folder
+        yield Stage(work, folder, disk, served, files, server, honest, timeout)
 
 
 def run_transfer(
@@ -225,7 +228,7 @@ def _hold(stage: Stage, peer: Peer, part: Part) -> Part:
 def run_once(stage: Stage, peer: Peer, number: int, part: Part) -> Run:
     """Let a peer fetch into a fresh folder, or into the one it holds; check what is there, outside the time."""
     empty = Run(peer.name, number, len(part.files.names), part.files.total)
-    target = part.held or os.path.join(stage.folder, "fetched")
+    target = part.held or os.path.join(stage.disk, "fetched")
     if part.held is None:
         os.mkdir(target)
     order = Order(part.inputs, target, part.setting, part.held is not None, part.server.authority)

@@ -33,6 +33,8 @@ class Workload:
         The workload whose best settings are used; its own where empty.
     alone : bool
         Whether only framefetch runs, compared with its own run of another workload.
+    far_disk : bool
+        Whether files are fetched onto a disk that is far away.
     """
 
     letter: str
@@ -45,6 +47,7 @@ class Workload:
     warm: bool = False
     tuned_as: str = ""
     alone: bool = False
+    far_disk: bool = False
 
     @property
     def tuned(self) -> str:
@@ -62,7 +65,12 @@ class Workload:
             FAULTY: ", 2 % of answers 503, 1 % cut short, 1 % stalled",
             DISTANT: ", 80 ms there and back",
         }[self.serving]
-        return what + how + (", over TLS" if self.tls else "") + (", all held already" if self.warm else "")
+        more = {
+            ", over TLS": self.tls,
+            ", all held already": self.warm,
+            ", onto a disk that is far away": self.far_disk,
+        }
+        return what + how + "".join(text for text, is_so in more.items() if is_so)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ WORKLOADS = (
     Workload("jb", "tls-large", 200, 8 * MIB, (1.0, 1.3, 4.0), tls=True, tuned_as="large"),
     Workload("jd", "tls-late", 20_000, 8 * KIB, (1.0, 1.3, 4.0), LATE, tls=True, tuned_as="late"),
     Workload("k", "distant", 5_000, 8 * KIB, None, DISTANT, tls=True, tuned_as="late"),
+    Workload("l", "far-disk", 2_000, 8 * KIB, far_disk=True),
 )
 PROBES = (
     Probe("i", "plan", 1_000_000, "rows planned in one process: memory above the table, seconds"),
@@ -127,6 +136,7 @@ _QUICK = {
     "tls-large": (8, 8 * MIB),
     "tls-late": (300, 8 * KIB),
     "distant": (300, 8 * KIB),
+    "far-disk": (100, 8 * KIB),
 }
 #: Enough to tell one setting from another.
 _SWEEP = {
@@ -136,6 +146,7 @@ _SWEEP = {
     "late": (4_000, 8 * KIB),
     "paced": (2, 64 * MIB),
     "mix": (400, 0),
+    "far-disk": (400, 8 * KIB),
 }
 _QUICK_PROBES = {
     "plan": 50_000,

@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.defaults import run_defaults
+from benchmarks.disk import CALL_US, CLOSE_US, far_disk, missing_for_far_disk
 from benchmarks.files import FileSet, make_files, names_and_sizes
 from benchmarks.growth import growth_of, run_commit
 from benchmarks.judge import judged, net_cpu, ratio
@@ -58,7 +59,7 @@ def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Ser
 
 @pytest.mark.parametrize("work", HONEST, ids=lambda work: work.name)
 def test_every_workload_is_fetched_and_checked(work: Workload, tmp_path: Path) -> None:
-    lacking = missing_for(work.serving, tls=work.tls)
+    lacking = missing_for(work.serving, tls=work.tls) or (missing_for_far_disk() if work.far_disk else None)
     needed(lacking is None, str(lacking))
     needed(shutil.which("curl") is not None, "curl")
     work = tiny(work)
@@ -316,6 +317,22 @@ def test_every_peer_says_what_it_needs_and_has_settings_for_every_workload() -> 
         assert peer.programs or peer.packages
         for work in WORKLOADS:
             assert not peer.runs(work) or peer.settings(work), (peer.name, work.name)
+
+
+def test_a_far_disk_keeps_what_it_is_given_takes_its_time_and_goes(tmp_path: Path) -> None:
+    lacking = missing_for_far_disk()
+    needed(lacking is None, str(lacking))
+    with far_disk(str(tmp_path)) as disk:
+        began = time.monotonic()
+        with open(f"{disk}/one", "wb") as file:
+            file.write(b"some bytes")
+        took = time.monotonic() - began
+        os.rename(f"{disk}/one", f"{disk}/other")
+        assert os.listdir(disk) == ["other"]
+        assert Path(disk, "other").read_bytes() == b"some bytes"
+    assert took >= (4 * CALL_US + CLOSE_US) / 1e6, "looked for, made, written, and closed"
+    assert os.listdir(disk) == []
+    assert (tmp_path / "behind" / "other").read_bytes() == b"some bytes"
 
 
 def test_the_server_is_gone_when_its_block_ends(tmp_path: Path) -> None:

@@ -751,3 +751,43 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(module: ModuleT
     with pytest.raises(ValueError, match="room"):
         module.Md5().pour(0, 1, bytearray(1), 1, 0.0)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("module", MODULES[1:])
+def test_a_list_that_becomes_shorter_while_it_is_read_is_an_error(module: ModuleType, tmp_path: Path) -> None:
+    class Treacherous:
+        def __fspath__(self) -> str:
+            names.clear()
+            return str(tmp_path / "one")
+
+    names: list[Any] = [Treacherous(), str(tmp_path / "two")]
+    with pytest.raises(IndexError):
+        module.write_new(names, [b"", b""])
+    assert os.listdir(tmp_path) == []
+
+
+def test_ears_that_are_closed_are_an_error_and_not_silence(module: ModuleType) -> None:
+    class Closed:
+        def fileno(self) -> int:
+            return number
+
+        def poll(self, *_: object) -> None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    poll = select.epoll()
+    number = poll.fileno()
+    poll.close()
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        module.hear_any(Closed(), 1.0, bytearray(100))
+
+
+@pytest.mark.parametrize("module", MODULES[1:])
+@pytest.mark.parametrize("seconds", [3e6, 1e300, float("inf")])
+def test_who_waits_for_very_long_waits_until_something_comes(module: ModuleType, seconds: float) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, select.epoll() as poll:
+        poll.register(ours, select.EPOLLIN)
+        speaking = threading.Timer(0.05, theirs.sendall, (b"late",))
+        speaking.start()
+        assert module.hear_any(poll, seconds, bytearray(100)) == [(ours.fileno(), b"late")]
+        speaking.join()

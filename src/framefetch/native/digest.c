@@ -83,7 +83,11 @@ md5_update(PyObject *object, PyObject *data)
     Md5 *self = (Md5 *)object;
     Py_buffer view;
 
-    if (is_busy(self) || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    if (is_busy(self)) {
+        PyBuffer_Release(&view);
         return NULL;
     }
     if (view.len >= WORTH_UNLOCKING) {
@@ -125,7 +129,11 @@ md5_write(PyObject *object, PyObject *arguments)
     Py_buffer data;
     int target, error;
 
-    if (is_busy(self) || !PyArg_ParseTuple(arguments, "iy*", &target, &data)) {
+    if (!PyArg_ParseTuple(arguments, "iy*", &target, &data)) {
+        return NULL;
+    }
+    if (is_busy(self)) { /* now: what makes numbers of arguments is somebody's, and may have taken its time */
+        PyBuffer_Release(&data);
         return NULL;
     }
     self->is_busy = true;
@@ -250,7 +258,7 @@ md5_pour(PyObject *object, PyObject *arguments)
     int target;
     Poured poured;
 
-    if (is_busy(self) || !PyArg_ParseTuple(arguments, "Oiw*nd", &from, &target, &room, &most, &seconds)) {
+    if (!PyArg_ParseTuple(arguments, "Oiw*nd", &from, &target, &room, &most, &seconds)) {
         return NULL;
     }
     if (room.len < LEAST_ROOM || most < 0) {
@@ -261,7 +269,8 @@ md5_pour(PyObject *object, PyObject *arguments)
     } else {
         source.descriptor = PyObject_AsFileDescriptor(from);
     }
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() || is_busy(self)) {
+        Py_XDECREF(source.view);
         PyBuffer_Release(&room);
         return NULL;
     }
@@ -319,7 +328,11 @@ md5_read(PyObject *object, PyObject *arguments)
     size_t taken = 0;
     int source, error;
 
-    if (is_busy(self) || !PyArg_ParseTuple(arguments, "iLw*n", &source, &offset, &room, &most)) {
+    if (!PyArg_ParseTuple(arguments, "iLw*n", &source, &offset, &room, &most)) {
+        return NULL;
+    }
+    if (is_busy(self)) {
+        PyBuffer_Release(&room);
         return NULL;
     }
     if (room.len < LEAST_ROOM || most < 0 || offset < 0) {

@@ -85,10 +85,11 @@ write_one(const char *path, const Py_buffer *body)
         return outcome;
     }
     outcome.error = write_all(target, body->buf, (size_t)body->len);
-    if (!outcome.error && fstat(target, &outcome.found) < 0) {
+    if (close(target) < 0 && !outcome.error) { /* a full disk or quota may show itself only here */
         outcome.error = errno;
     }
-    if (close(target) < 0 && !outcome.error && errno != EINTR) { /* a full disk or quota may show itself only here */
+    /* Looked at when it is closed: only by then a disk that is far away has it, with the time that it keeps. */
+    if (!outcome.error && lstat(path, &outcome.found) < 0) {
         outcome.error = errno;
     }
     if (outcome.error) {
@@ -97,7 +98,31 @@ write_one(const char *path, const Py_buffer *body)
     return outcome;
 }
 
-/* Never over anything: not even over what comes there in this moment, where the file system can promise that. */
+/* Give a part its name, never over anything: not even over what comes there in this moment, where the file system can
+   promise that. Return the number of an error. */
+static int
+rename_new(Lot *lot, const char *part, const char *target)
+{
+    struct stat found;
+
+    if (!lot->cannot_promise) {
+        if (renameat2(AT_FDCWD, part, AT_FDCWD, target, RENAME_NOREPLACE) == 0) {
+            return 0;
+        }
+        if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) {
+            return errno;
+        }
+    }
+    if (lstat(target, &found) == 0) {
+        return EEXIST;
+    }
+    if (errno != ENOENT || rename(part, target) < 0) {
+        return errno; /* the same again, where it was about this name and says nothing of the others */
+    }
+    lot->cannot_promise = true; /* nor for the others, which are on the same disk: each try is a call of it */
+    return 0;
+}
+
 static Outcome
 move_one(Lot *lot, const char *part, const char *target)
 {
@@ -105,18 +130,7 @@ move_one(Lot *lot, const char *part, const char *target)
 
     /* A network file system may remember a folder that is another one by now; it looks again. */
     for (int times = 0; times < 2 && outcome.error == ESTALE; times++) {
-        if (!lot->cannot_promise) {
-            outcome.error = renameat2(AT_FDCWD, part, AT_FDCWD, target, RENAME_NOREPLACE) < 0 ? errno : 0;
-            if (outcome.error == EINVAL || outcome.error == ENOSYS || outcome.error == EOPNOTSUPP) {
-                lot->cannot_promise = true; /* nor for the others, which are on the same disk: each try is a call of it */
-            }
-        }
-        if (lot->cannot_promise) {
-            outcome.error = lstat(target, &outcome.found) == 0 ? EEXIST : errno;
-            if (outcome.error == ENOENT) {
-                outcome.error = rename(part, target) < 0 ? errno : 0;
-            }
-        }
+        outcome.error = rename_new(lot, part, target);
     }
     if (!outcome.error && lstat(target, &outcome.found) < 0) {
         outcome.error = errno;

@@ -27,6 +27,8 @@ __all__ = [
     "plain_answer",
     "rename",
     "stat_of",
+    "taken",
+    "write_all",
     "write_new",
 ]
 
@@ -83,7 +85,7 @@ class Md5:
     def write(self, target: int, data: bytes | bytearray | memoryview, /) -> int:
         """Write the next bytes to a descriptor and take them, or neither; return 0, or the number of the error."""
         try:
-            _write_all(target, memoryview(data))
+            write_all(target, data)
         except OSError as error:
             return error.errno or errno.EIO
         self.update(data)
@@ -364,19 +366,40 @@ def _write_one(path: str, body: bytes) -> os.stat_result:
     handle = os.open(path, OPEN_NEW, 0o666)
     try:
         try:
-            _write_all(handle, memoryview(body))
-            return os.fstat(handle)
+            write_all(handle, body)
         finally:
             os.close(handle)  # a full disk or quota may show itself only here
+        return os.lstat(path)  # when it is closed: only by then a disk that is far away has it, with the time it keeps
     except BaseException:
         with contextlib.suppress(OSError):  # why it failed is what is to be told
             os.unlink(path)
         raise
 
 
-def _write_all(handle: int, view: memoryview) -> None:
+def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of it.
+
+    Raises
+    ------
+    OSError
+        Where the disk refuses; also where it takes nothing and says no reason, which would go on for ever.
+    """
+    view = memoryview(data)
     while view:
-        view = view[os.write(handle, view) :]
+        view = view[taken(os.write(handle, view)) :]
+
+
+def taken(count: int) -> int:
+    """Return how many bytes a write has taken, of some.
+
+    Raises
+    ------
+    OSError
+        Where it was none.
+    """
+    if not count:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return count
 
 
 def _move_one(part: str, target: str) -> os.stat_result:

@@ -4,6 +4,7 @@
 #ifdef CAN_BE_NATIVE
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -92,7 +93,7 @@ typedef struct {
     ssize_t count; /* bytes, or the number of an error below zero */
 } Heard;
 
-/* Wait, and read what has come as long as there is room; return from how many sockets. */
+/* Wait, and read what has come as long as there is room; return from how many sockets, or -1 with errno. */
 static int
 hear(int poll, int milliseconds, uint8_t *room, size_t size, Heard heard[EARS])
 {
@@ -102,6 +103,9 @@ hear(int poll, int milliseconds, uint8_t *room, size_t size, Heard heard[EARS])
     do {
         count = epoll_wait(poll, events, EARS, milliseconds);
     } while (count < 0 && errno == EINTR && milliseconds < 0);
+    if (count < 0 && errno != EINTR) {
+        return -1;
+    }
     for (; done < count && size > 0; done++) {
         const ssize_t got = read(events[done].data.fd, room, size);
         heard[done] = (Heard){.socket = events[done].data.fd, .count = got < 0 ? -errno : got};
@@ -111,6 +115,16 @@ hear(int poll, int milliseconds, uint8_t *room, size_t size, Heard heard[EARS])
     return done;
 }
 
+/* A wait as the system wants it: rounded up, below zero for ever, and never longer than it can count. */
+static int
+milliseconds(double seconds)
+{
+    if (seconds < 0) {
+        return -1;
+    }
+    return seconds < INT_MAX / 1000 ? (int)(seconds * 1000 + 0.999) : INT_MAX;
+}
+
 PyObject *
 hear_any(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
@@ -118,7 +132,7 @@ hear_any(PyObject *Py_UNUSED(module), PyObject *arguments)
     const char *next;
     Heard heard[EARS];
     Py_buffer room;
-    int poll, count;
+    int poll, count, error;
     double seconds;
 
     if (!PyArg_ParseTuple(arguments, "Odw*", &listener, &seconds, &room)) {
@@ -130,8 +144,14 @@ hear_any(PyObject *Py_UNUSED(module), PyObject *arguments)
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS;
-    count = hear(poll, seconds < 0 ? -1 : (int)(seconds * 1000 + 0.999), room.buf, (size_t)room.len, heard);
+    count = hear(poll, milliseconds(seconds), room.buf, (size_t)room.len, heard);
+    error = errno;
     Py_END_ALLOW_THREADS;
+    if (count < 0) {
+        PyBuffer_Release(&room);
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     result = PyList_New(count);
     next = room.buf;
     for (int i = 0; result != NULL && i < count; i++) {

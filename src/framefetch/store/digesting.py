@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.native.plain import OPEN_NEW
+from framefetch.native.plain import OPEN_NEW, taken
 from framefetch.store.digests import SEEKING, Hasher
 from framefetch.store.extents import Extents
 
@@ -92,7 +92,7 @@ class DigestingFile(io.FileIO):
         """Write a block somewhere, and digest what has no gap before it by now; any thread may."""
         view, at = memoryview(block), offset
         while view:
-            count = _write_at(self, at, view)
+            count = taken(_write_at(self, at, view))
             view, at = view[count:], at + count
         with self._guard:
             if self.extents is None:

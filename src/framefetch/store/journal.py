@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
+from framefetch.native.plain import write_all
 from framefetch.store.locks import NOTE, notes, refuses_locks
 from framefetch.store.partpaths import folder_owner, remove_folder
 from framefetch.store.places import remove
@@ -100,7 +101,7 @@ class Journal:
             # A line that a full disk has torn must not swallow the next one.
             text = ("\n" if self._torn else "") + lines
             self._torn = True
-            _write(self._handle, text)
+            write_all(self._handle, text.encode())
             self._torn = False
             self._lines += len(intents)
             self._spent.difference_update([request.path for request, *_ in intents])
@@ -123,7 +124,7 @@ class Journal:
         try:
             handle = os.open(new, _FLAGS | os.O_TRUNC, 0o666)
             try:
-                _write(handle, "".join(lines))
+                write_all(handle, "".join(lines).encode())
                 os.fsync(handle)
                 os.replace(new, self.path)
             except BaseException:
@@ -167,12 +168,6 @@ def _line(request: Request, digests: Sequence[Digest], verified: Verified, etag:
     tag = "null" if etag is None else _quoted(etag)
     what = f"{_quoted(request.version)}, {_quoted(request.key)}, {_quoted(request.path)}"
     return f'[{what}, ["{stated}"], "{verified}", {tag}]\n'
-
-
-def _write(handle: int, text: str) -> None:
-    view = memoryview(text.encode())
-    while view:
-        view = view[os.write(handle, view) :]
 
 
 def leftovers(private: str) -> Iterator[list[str]]:

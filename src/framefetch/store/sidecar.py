@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from framefetch.models import Entity
+from framefetch.native.plain import write_all
 from framefetch.store.extents import Extents
 from framefetch.store.places import remove
 
@@ -91,9 +92,7 @@ def write_sidecar(path: str, sidecar: Sidecar) -> None:
     handle = os.open(new, flags, 0o666)
     try:
         try:
-            view = memoryview(json.dumps(asdict(sidecar)).encode())
-            while view:
-                view = view[os.write(handle, view) :]
+            write_all(handle, json.dumps(asdict(sidecar)).encode())
         finally:
             os.close(handle)
         os.replace(new, path)

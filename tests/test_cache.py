@@ -645,11 +645,26 @@ def test_a_row_that_cannot_be_used_is_not_fetched_as_if_it_stated_nothing(stocke
 def test_one_file_has_the_key_of_its_row_by_each_of_its_urls(stocked, open_cache) -> None:
     warehouse, table, contents = stocked
     first, second = table["wkf"].iloc[:2]
-    frame = pd.DataFrame({"url": [first, second], "id": ["7", "7"], "md5": [md5(contents[first]), None]})
+    signed = f"{first}?signed=anew"
+    frame = pd.DataFrame({"url": [first, signed, second], "id": ["7", "7", "8"], "md5": [md5(contents[first])] * 3})
     cache = open_cache(frame, table=TableOptions(key_column="id"))
     assert cache.get_file(first).read_bytes() == contents[first]
-    assert cache.get_file(second) == cache.get_file(first)
-    assert (warehouse.count("100"), warehouse.count("101")) == (1, 0)
+    assert cache.get_file(signed) == cache.get_file(first)
+    assert (warehouse.count("100"), warehouse.count()) == (1, 1)
+
+
+@pytest.mark.parametrize("template", [None, "{exp}.nwb"])
+def test_no_row_gets_the_bytes_of_another_file_by_its_key(stocked, open_cache, template) -> None:
+    warehouse, table, contents = stocked
+    urls = list(table["wkf"][:3])
+    frame = pd.DataFrame({"url": urls, "session": [7, 7, 8], "exp": ["e1", "e2", "e3"]}, index=["a", "b", "c"])
+    cache = open_cache(frame, table=TableOptions(key_column="session", path_template=template))
+    result = cache.mirror(frame)
+    assert list(result.frame["status"]) == ["invalid", "invalid", "downloaded"]
+    assert Path(result.paths["c"]).read_bytes() == contents[urls[2]]
+    assert (warehouse.count("102"), warehouse.count()) == (1, 1)
+    assert "row 'a', column 'session': expected a key that names one file" in result.frame.loc["a", "error"]
+    assert "in row 'a'" in result.frame.loc["b", "error"]
 
 
 def test_a_cache_says_that_it_cannot_be_pickled(stocked, open_cache) -> None:
@@ -1304,7 +1319,8 @@ def test_many_threads_ask_for_single_files_of_a_table_that_nobody_has_planned(st
 
 def test_a_second_url_of_a_file_is_planned_once_too(stocked, open_cache, monkeypatch) -> None:
     _, table, contents = stocked
-    first, second = table["wkf"].iloc[:2]
+    first = table["wkf"].iloc[0]
+    second = f"{first}?signed=anew"
     cache = open_cache(pd.DataFrame({"url": [first, second], "id": ["7", "7"]}), table=TableOptions(key_column="id"))
     planned = []
     real = cache._finder._plan
@@ -1315,7 +1331,7 @@ def test_a_second_url_of_a_file_is_planned_once_too(stocked, open_cache, monkeyp
 
     cache._finder._plan = plan
     for _ in range(3):
-        assert cache.get_file(second).read_bytes() == contents[second]
+        assert cache.get_file(second).read_bytes() == contents[first]
     assert planned.count(2) == 1
 
 

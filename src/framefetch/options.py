@@ -240,7 +240,9 @@ class TableOptions:
     suffix : str, default ".nwb"
         Appended to default names that have no extension; empty for none.
     key_column : str, optional
-        Column that names each file for the manifest; default is its URL without secrets.
+        Column that names each file for the manifest; default is its URL without secrets. For links that are signed
+        anew: a key names one file, so rows that share one must agree in scheme, host and path of a URL. What their
+        queries say is not compared, nor is the URL of a key that is held.
     md5_column, sha256_column : str, optional
         Columns of expected digests. Default: ``md5``, ``md5sum``, ``md5_checksum``; ``sha256``.
     digest_column : str, optional

@@ -182,11 +182,66 @@ def test_a_link_signed_anew_is_the_same_file_and_keeps_its_own_url() -> None:
 
 
 def test_keys_tell_files_apart_or_together() -> None:
-    table = urls_table("http://h/1/x.nwb", "http://h/2/x.nwb", "http://h/1/x.nwb", id=[7.0, 7.0, 8.0])
+    table = urls_table("http://h/1/x.nwb?s=1", "http://h/1/x.nwb?s=2", "http://h/1/x.nwb?s=1", id=[7.0, 7.0, 8.0])
     rows = planned(table, key_column="id", path_template="{id}.nwb")
     assert rows.files.tolist() == [0, 0, 1]
     assert list(rows.requests.keys) == ["7", "8"]
-    assert rows.aliases == {1: "http://h/2/x.nwb"}
+    assert rows.aliases == {1: "http://h/1/x.nwb?s=2"}
+
+
+@pytest.mark.parametrize("options", [{}, {"path_template": "{n}.nwb"}])
+def test_rows_of_one_key_that_lead_elsewhere_are_all_refused(options: dict[str, str]) -> None:
+    cells = ["http://h/a?s=1", f"http://me:{CANARY}@h/b?token={CANARY}", "http://h/c", "http://h/a?s=2", "http://h/b"]
+    table = urls_table(*cells, id=[7, 7, 8, 7, 9], n=[0, 1, 2, 3, 4], md5=[MD5["a"], MD5["b"], None, None, None])
+    rows = planned(table.set_index(pd.Index(list("vwxyz"))), key_column="id", **options)
+    assert sorted(rows.errors) == [0, 1, 3]
+    assert rows.requests.keys[rows.files[2]] == "8"
+    assert rows.requests.keys[rows.files[4]] == "9"
+    told = "; use a column that differs from file to file, or put the mirrors of one file in one cell"
+    expected = "column 'id': expected a key that names one file, got '7' for"
+    assert reasons(rows) == {
+        0: f"row 'v', {expected} http://h:80/a and, in row 'w', for http://h:80/b{told}",
+        1: f"row 'w', {expected} http://h:80/b and, in row 'v', for http://h:80/a{told}",
+        3: f"row 'y', {expected} http://h:80/a and, in row 'w', for http://h:80/b{told}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "alike"),
+    [
+        (["http://h/a", "http://h/a#x", "http://h/a?y", "http://me@h/a"], True),
+        (["http://h/a", "HTTP://H:80/a", "http://h:80/a"], True),
+        (["http://h", "http://h/", "http://h?x"], True),
+        (["http://h/a http://m/b", "http://m/b?s", "http://h/a?s"], True),
+        (["http://h/a", "http://m/b", "http://h/a http://m/b"], True),  # the last one links the others
+        (["http://c/1", "http://d/1 http://c/1", "http://e/1", "http://e/1 http://d/1"], True),
+        (["http://h/a http://m/b", "http://m/a"], False),
+        (["http://h/a", "http://h/A"], False),
+        (["http://h/a", "https://h/a"], False),
+        (["http://h/a", "http://h:81/a"], False),
+        (["http://h/a", "http://h/a", "http://h/b"], False),
+        (["http://h/a http://m/a", "http://m/a", "http://x/a http://y/a", "http://y/a"], False),
+    ],
+)
+def test_rows_of_one_key_share_a_place(cells: list[str], alike: bool) -> None:
+    rows = planned(urls_table(*cells, id=[7] * len(cells)), key_column="id", path_template="{id}.nwb")
+    assert rows.files.tolist() == [0 if alike else -1] * len(cells)
+
+
+def test_a_row_that_is_refused_for_itself_spoils_no_key() -> None:
+    rows = planned(urls_table("http://h/a", "http://h/b", "http://h/a", id=[7, 7, 7], size=[1, -5, 1]), key_column="id")
+    assert rows.files.tolist() == [0, -1, 0]
+
+
+def test_many_rows_of_one_key_cost_one_look() -> None:
+    count = 30_000
+    chain = [f"http://h/{at} http://h/{at + 1}" for at in reversed(range(count))]
+    table = urls_table(*chain, id=[7] * count)
+    began = time.process_time()
+    assert planned(table, key_column="id", path_template="{id}.nwb").errors == {}
+    table.loc[0, "url"] = "http://other/1"
+    assert len(planned(table, key_column="id", path_template="{id}.nwb").errors) == count
+    assert time.process_time() - began < 10
 
 
 def test_one_url_at_two_paths_is_one_file_and_a_copy() -> None:

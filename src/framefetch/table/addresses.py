@@ -15,12 +15,12 @@ import numpy as np
 from framefetch.errors import InvalidRow, PlanError
 from framefetch.table.lines import all_match
 from framefetch.table.template import is_missing
-from framefetch.urls import invisible_character, redact_text, wire_url
+from framefetch.urls import invisible_character, origin_of, redact_text, wire_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["AddressReader", "basename", "shown", "would_be_completed"]
+__all__ = ["AddressReader", "basename", "location", "shown", "would_be_completed"]
 
 URL_LENGTH = 16_384
 
@@ -49,6 +49,18 @@ def basename(url: str) -> str:
         url = re.split(r"[?#]", url, maxsplit=1)[0]
     # Nothing comes after the host: there is no path, and the host is no file name.
     return url.rpartition("/")[2] if url.find("/", url.find("://") + 3) > 0 else ""
+
+
+def location(url: str) -> str:
+    """Return where a URL leads: scheme, host, port and path, without login, query and fragment.
+
+    Examples
+    --------
+    >>> location("HTTP://me@Host/a.nwb?signature=abc")
+    'http://host:80/a.nwb'
+    """
+    url = url.partition("#")[0].partition("?")[0]
+    return origin_of(url) + (url[_path_start(url) :] or "/")
 
 
 def shown(cell: object) -> str:

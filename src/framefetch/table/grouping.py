@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from framefetch.table.naming import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-__all__ = ["find_collisions", "find_copies", "group_rows"]
+__all__ = ["find_collisions", "find_copies", "find_strangers", "group_rows"]
 
 #: Names folded at a time.
 BLOCK = 65_536
@@ -48,6 +49,45 @@ def group_rows(
     first = leaders == np.arange(len(rows))
     files[rows] = (np.cumsum(first) - 1)[leaders]
     return files, rows[first]
+
+
+def find_strangers(files: np.ndarray[Any, Any], places: Callable[[int], Collection[str]]) -> Iterator[tuple[int, int]]:
+    """Yield each row of a file whose rows lead to several places, with one that leads elsewhere.
+
+    Rows that have a place in common lead to the same one, and so do those that other rows link in this way.
+    """
+    rows = np.flatnonzero(files >= 0)
+    several = np.bincount(files[rows]) > 1
+    rows = rows[several[files[rows]]]
+    in_order = rows[np.argsort(files[rows], kind="stable")]
+    file_of = files.tolist()
+    for _, group in groupby(in_order.tolist(), file_of.__getitem__):
+        yield from _strangers(list(group), places)
+
+
+def _strangers(rows: Sequence[int], places: Callable[[int], Collection[str]]) -> Iterator[tuple[int, int]]:
+    first: dict[str, int] = {}
+    links: dict[int, int] = {}
+
+    def root(row: int) -> int:
+        while row in links:
+            above = links[row]
+            links[row] = links.get(above, above)  # the way is half as long next time
+            row = above
+        return row
+
+    for row in rows:
+        for place in places(row):
+            one, other = root(first.setdefault(place, row)), root(row)
+            if one != other:
+                links[max(one, other)] = min(one, other)
+    if len(first) == 1:
+        return
+    roots = [root(row) for row in rows]
+    apart = next((row for row, its in zip(rows, roots, strict=True) if its != roots[0]), None)
+    if apart is not None:
+        for row, its in zip(rows, roots, strict=True):
+            yield row, apart if its == roots[0] else rows[0]
 
 
 def find_collisions(names: Sequence[str], good: np.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from framefetch.errors import InvalidRow, UnsafePath
 from framefetch.options import TableOptions
-from framefetch.table.addresses import AddressReader, basename, shown, would_be_completed
+from framefetch.table.addresses import AddressReader, basename, location, shown, would_be_completed
 from framefetch.table.columns import Columns, all_digits, choose_columns, read_digests, read_sizes
-from framefetch.table.grouping import find_collisions, find_copies, group_rows
+from framefetch.table.grouping import find_collisions, find_copies, find_strangers, group_rows
 from framefetch.table.naming import are_plain, check_version, default_name, fold, safe_path
 from framefetch.table.planned import PlannedRows
 from framefetch.table.requests import TableRequests, unpacked
@@ -110,7 +110,9 @@ class _Planner:
         self._read_sizes()
         keys = self._read_keys()
         files, first = group_rows([keys], self.errors)
-        self._join_statements(files, first)
+        if len(first) < np.count_nonzero(files >= 0):  # some file has several rows
+            self._refuse_shared_keys(keys, files)
+            self._join_statements(files, first)
         if self.path_template is None:
             names = self._named(files, first)
         else:
@@ -239,10 +241,26 @@ class _Planner:
                 self._refuse(position, column, reason)
         return ["" if key is None else redact(key) if "://" in key else key for key in keys]
 
+    def _refuse_shared_keys(self, keys: Sequence[str], files: np.ndarray[Any, Any]) -> None:
+        """Refuse the rows of a key that names several files: each would be given the bytes of the first."""
+        column = self.columns.key
+        if column is None:
+            return  # the keys are the URLs
+        for position, other in find_strangers(files, self._places):
+            row = label_text(self.rows.index[other])
+            place, elsewhere = location(self.urls[position]), location(self.urls[other])
+            self._refuse(
+                position,
+                column,
+                f"expected a key that names one file, got {keys[position]!r} for {place} and, in row {row}, for "
+                f"{elsewhere}; use a column that differs from file to file, or put the mirrors of one file in one cell",
+            )
+
+    def _places(self, position: int) -> list[str]:
+        return [location(url) for url in self.mirrors.get(position) or (self.urls[position],)]
+
     def _join_statements(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> None:
         """Let every row of a file state what any of them states; rows that contradict one another are refused."""
-        if len(first) == len(files) - len(self.errors):
-            return  # no file has two rows
         rows = np.flatnonzero(files >= 0)
         for algorithm, stated in self.digests.items():
             said = rows[_stated(stated[rows])]

@@ -260,7 +260,7 @@ def test_same_url_and_path_but_mirrors_elsewhere_is_one_file() -> None:
 @pytest.mark.parametrize(
     ("names", "refused", "reason"),
     [
-        (["1/a.nwb", "2/a.nwb", "b.nwb"], [0, 1], "its path 'a.nwb' is also that of 'a.nwb' of another file"),
+        (["1/a.nwb", "2/a.nwb", "b.nwb"], [0, 1], "its path 'a.nwb' is also that of row "),
         (["a.nwb", "A.NWB", "b"], [0, 1], "differs only in case or Unicode form from"),
         (["caf%C3%A9", "cafe%CC%81", "b"], [0, 1], "differs only in case or Unicode form from"),
         (["a%3Ab.nwb", "a:b.nwb", "b"], [0, 1], "is also that of"),
@@ -273,6 +273,33 @@ def test_files_that_want_one_name_are_all_refused(names: list[str], refused: lis
     assert sorted(rows.errors) == refused
     assert all(reason in text for text in reasons(rows).values())
     assert all(isinstance(error, UnsafePath) for error in rows.errors.values())
+
+
+def test_files_that_want_one_name_name_each_other() -> None:
+    urls = ["http://h/a", "http://h/1/k.nwb", "http://h/a", "http://h/2/K.nwb", f"http://h/3/k.nwb?token={CANARY}"]
+    assert reasons(planned(urls_table(*urls).set_index(pd.Index(list("vwxyz"))))) == {
+        1: "row 'w', column 'url': its path 'k.nwb' differs only in case or Unicode form from 'K.nwb' of row 'y'; "
+        "give a path template: http://h/1/k.nwb",
+        3: "row 'y', column 'url': its path 'K.nwb' differs only in case or Unicode form from 'k.nwb' of row 'w'; "
+        "give a path template: http://h/2/K.nwb",
+        4: "row 'z', column 'url': its path 'k.nwb' is also that of row 'w'; "
+        "give a path template: http://h/3/k.nwb?token=***",
+    }
+
+
+def test_a_path_template_that_names_files_alike_is_what_is_blamed() -> None:
+    table = urls_table("http://h/a", "http://h/a", "http://h/b", "http://h/c", p=["k", "k", "k", "k/c"])
+    advice = "make the path template differ for the two"
+    assert reasons(planned(table, path_template="{p}")) == {
+        0: f"row 0, column 'path template': its path 'k' cannot stand beside 'k/c' of row 3; {advice}: http://h/a",
+        1: f"row 1, column 'path template': its path 'k' cannot stand beside 'k/c' of row 3; {advice}: http://h/a",
+        2: f"row 2, column 'path template': its path 'k' cannot stand beside 'k/c' of row 3; {advice}: http://h/b",
+        3: f"row 3, column 'path template': its path 'k/c' cannot stand beside 'k' of row 2; {advice}: http://h/c",
+    }
+    assert reasons(planned(table.iloc[1:3], path_template="{p}")) == {
+        0: f"row 1, column 'path template': its path 'k' is also that of row 2; {advice}: http://h/a",
+        1: f"row 2, column 'path template': its path 'k' is also that of row 1; {advice}: http://h/b",
+    }
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))

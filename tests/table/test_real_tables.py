@@ -145,7 +145,7 @@ def test_openneuro_basenames_collide_and_paths_do_not(shared_data: Path, name: s
     assert list(rows.requests.names) == known["path"].tolist()
     flat = planned(known, url_template=url, md5_column="hash")
     assert len(flat.errors) > collisions * len(known) / len(table)
-    assert all("of another file; give a path template" in str(error) for error in flat.errors.values())
+    assert all(re.search(r" of row \d+; give a path template: ", str(error)) for error in flat.errors.values())
 
 
 def test_blanks_and_plus_signs_are_quoted_and_kept(shared_data: Path) -> None:

@@ -117,7 +117,7 @@ class _Planner:
             names = self._named(files, first)
         else:
             names, files, first = self._named_by_template(keys)
-        self._refuse_collisions(names, files)
+        self._refuse_collisions(names, files, first)
         if self.errors:
             files[list(self.errors)] = -1
         return PlannedRows(
@@ -278,13 +278,15 @@ class _Planner:
         self._refuse_files(files, dict.fromkeys(bad.tolist(), reason))
         self.sizes[rows] = sizes[files[rows]]
 
-    def _refuse_files(self, files: np.ndarray[Any, Any], reasons: Mapping[int, InvalidRow]) -> None:
+    def _refuse_files(
+        self, files: np.ndarray[Any, Any], reasons: Mapping[int, InvalidRow], column: str | None = None
+    ) -> None:
         """Refuse all rows of some files, in one pass over the rows: a table can have many bad ones."""
         if not reasons:
             return
         for position in np.flatnonzero(np.isin(files, list(reasons))).tolist():
             reason = reasons[files[position]]
-            self._refuse(position, self._url_column, type(reason)(f"{reason}: {redact(self.urls[position])}"))
+            self._refuse(position, column or self._url_column, type(reason)(f"{reason}: {redact(self.urls[position])}"))
 
     def _named(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> list[str]:
         """Give each file its path below the version folder."""
@@ -320,7 +322,9 @@ class _Planner:
         files, first = group_rows([keys, paths], self.errors)
         return [paths[position] for position in first.tolist()], files, first
 
-    def _refuse_collisions(self, names: list[str], files: np.ndarray[Any, Any]) -> None:
+    def _refuse_collisions(self, names: list[str], files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> None:
+        templated = self.path_template is not None
+        advice = "make the path template differ for the two" if templated else "give a path template"
         good = np.zeros(len(names), dtype=bool)
         used = files.copy()
         used[list(self.errors)] = -1
@@ -328,12 +332,14 @@ class _Planner:
         reasons: dict[int, InvalidRow] = {}
         for file, other in find_collisions(names, good):
             if file not in reasons:
-                how = "differs only in case or Unicode form from" if names[file] != names[other] else "is also that of"
-                how = "cannot stand beside" if fold(names[file]) != fold(names[other]) else how
-                reasons[file] = UnsafePath(
-                    f"its path {names[file]!r} {how} {names[other]!r} of another file; give a path template"
-                )
-        self._refuse_files(files, reasons)
+                how = "is also that"
+                if names[file] != names[other]:
+                    alike = fold(names[file]) == fold(names[other])
+                    how = "differs only in case or Unicode form from" if alike else "cannot stand beside"
+                    how = f"{how} {names[other]!r}"
+                row = label_text(self.rows.index[int(first[other])])
+                reasons[file] = UnsafePath(f"its path {names[file]!r} {how} of row {row}; {advice}")
+        self._refuse_files(files, reasons, "path template" if templated else None)
 
     def _aliases(self, files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]) -> dict[int, str]:
         if len(first) == len(files):

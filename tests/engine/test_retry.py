@@ -61,6 +61,7 @@ def test_attempts_end() -> None:
     assert after(4, ConnectFailed("x")).wait is not None
     last = after(5, ConnectFailed("x"))
     assert (last.wait, last.reason) == (None, "after 5 attempts")
+    assert after(1, Stalled("x"), RetryPolicy(attempts=1)).reason == "after one attempt"
 
 
 def test_retry_after_is_obeyed_and_adds_up_to_the_budget() -> None:

@@ -353,6 +353,17 @@ def test_a_sentinel_id_is_one_file_for_all_rows() -> None:
     assert rows.requests.urls == ["http://h/d/-999"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "noted"),
+    [([-999] * 10, True), ([-999] * 10 + [None], True), ([-999] * 9, False), ([-999] * 10 + [1], False)],
+)
+def test_a_template_that_makes_one_url_of_many_rows_is_noted(ids: list[Any], noted: bool) -> None:
+    table = pd.DataFrame({"id": pd.array(ids, dtype="Int64")})
+    note = "the URL template makes one URL of 10 rows: http://h/d/-999?token=***"
+    assert planned(table, url_template="http://h/d/{id}?token=x").notes == ((note,) if noted else ())
+    assert planned(pd.DataFrame({"url": ["http://h/a"] * 10})).notes == ("URLs from column 'url'",)
+
+
 def test_queues_hold_each_file_once_by_origin() -> None:
     urls = ["http://a/1", "https://a/2", "http://A:80/3", "http://me:p@a/4", "http://b/5", "http://a?x/6"]
     rows = planned(urls_table(*urls[:5]))
@@ -487,7 +498,7 @@ def test_what_a_row_may_name_is_not_known_where_its_cell_is_no_url() -> None:
     urls = ["http://h/a.nwb", None, "n/a", "s3://b/x", "http://h:99999/x"]
     assert planned(pd.DataFrame({"url": urls})).named() >= {"http://h/a.nwb"}
     for cell in ("b.nwb", "/b.nwb", ["b.nwb"], 7):
-        with pytest.raises(PlanError, match="1 rows cannot be used, so nobody knows which files they name: row 5"):
+        with pytest.raises(PlanError, match="1 of 6 rows cannot be used, so nobody knows which files they name: row 5"):
             planned(pd.DataFrame({"url": [*urls, cell]})).named()
     ids = pd.DataFrame({"id": np.array([1, None, 2.0**60], dtype=object)})
     assert planned(ids.head(2), url_template="http://h/{id}.nwb").named() == {"http://h/1.nwb"}

@@ -80,6 +80,21 @@ def test_options_reach_their_rooms(table, tmp_path) -> None:
     assert len(json.loads((tmp_path / "r.json").read_text())) == 3
 
 
+def test_many_rows_of_one_file_are_told_as_such(stocked, tmp_path) -> None:
+    """A table whose ids all say "none", and a server that has something under that name."""
+    warehouse, _, _ = stocked
+    warehouse.add("-999", b"\x89HDF\r\n\x1a\n" + bytes(2000))
+    pd.DataFrame({"file_id": [-999] * 12}).to_csv(tmp_path / "ids.csv", index=False)
+    words = ("mirror", tmp_path / "ids.csv", tmp_path / "c", "--url-template", warehouse.url("-999")[:-4] + "{file_id}")
+    dry = framefetch(*words, "--dry-run")
+    assert dry.stdout.startswith("12 rows, 1 file: 12 rows to fetch (")
+    assert f"framefetch: the URL template makes one URL of 12 rows: {warehouse.url('-999')}\n" in dry.stderr
+    done = framefetch(*words)
+    assert "12 rows, 1 file: 12 downloaded; 2.0 kB in 1 request, " in done.stderr
+    assert warehouse.count() == 1
+    assert "1 row: 1 cached; 0 B in 0 requests, " in framefetch(*words, "--limit", 1).stderr
+
+
 def test_dry_run_sends_nothing(table, tmp_path) -> None:
     warehouse, path, _ = table
     done = framefetch("mirror", path, tmp_path / "c", "--dry-run", "--json")

@@ -106,7 +106,7 @@ def test_prune_does_nothing_where_a_row_may_name_a_file_by_half(cache, tmp_path)
     frame.to_csv(tmp_path / "half.csv", index=False)
     done = framefetch("prune", cache, "--keep", tmp_path / "half.csv", "--yes")
     assert done.returncode == 2
-    assert "1 rows cannot be used, so nobody knows which files they name: row 4, column 'wkf'" in done.stderr
+    assert "1 of 5 rows cannot be used, so nobody knows which files they name: row 4, column 'wkf'" in done.stderr
     assert len(names(cache)) == 8
     done = framefetch("prune", cache, "--keep", tmp_path / "odd.csv", "--yes")
     assert done.returncode == 0

@@ -179,7 +179,7 @@ class RetryRule:
         if not passes:
             return Decision(None)
         if ends:
-            return Decision(None, f"after {attempts.made} attempts")
+            return Decision(None, f"after {attempts.made} attempts" if attempts.made > 1 else "after one attempt")
         if error.retry_after is None:
             return Decision(wait)
         if attempts.waited + error.retry_after > self._policy.budget:

@@ -35,6 +35,8 @@ __all__ = ["label_text", "plan_rows", "plan_url"]
 
 #: Rows made ready at a time: what a step needs only for a while stays small.
 BLOCK = 65_536
+#: Rows of which a URL template is hardly meant to make one URL.
+DOUBTFUL_ROWS = 10
 
 
 def plan_rows(
@@ -110,7 +112,10 @@ class _Planner:
         self._read_sizes()
         keys = self._read_keys()
         files, first = group_rows([keys], self.errors)
-        if len(first) < np.count_nonzero(files >= 0):  # some file has several rows
+        notes = self.columns.notes
+        if len(first) < (count := np.count_nonzero(files >= 0)):  # some file has several rows
+            if self.url_template is not None and len(first) == 1 and count >= DOUBTFUL_ROWS:
+                notes += (f"the URL template makes one URL of {count:,} rows: {redact(self.urls[first[0]])}",)
             self._refuse_shared_keys(keys, files)
             self._join_statements(files, first)
         if self.path_template is None:
@@ -127,7 +132,7 @@ class _Planner:
             errors=self.errors,
             texts=self.texts,
             unclear=self.unclear,
-            notes=self.columns.notes,
+            notes=notes,
             aliases=self._aliases(files, first),
             own_keys=self.columns.key is not None,
         )

@@ -37,7 +37,7 @@ class PlannedRows:
     texts : mapping of int to str
         For each invalid row what stood in its URL cell, without secrets.
     notes : tuple of str
-        Which columns were found by name.
+        Which columns were found by name, and what is hardly meant.
     aliases : mapping of int to str
         For rows whose file another row names first, and by another URL, that of their own.
     own_keys : bool
@@ -69,7 +69,8 @@ class PlannedRows:
         unknown = self.errors if self.own_keys else self.unclear
         if unknown:
             error = self.errors[min(unknown)]
-            raise PlanError(f"{len(unknown):,} rows cannot be used, so nobody knows which files they name: {error}")
+            count = f"{len(unknown):,} of {len(self.files):,} rows"
+            raise PlanError(f"{count} cannot be used, so nobody knows which files they name: {error}")
         return set(self.requests.keys) | set(self.texts.values())
 
     def used(self) -> array[int]:

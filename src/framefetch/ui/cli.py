@@ -30,7 +30,15 @@ from framefetch.ui.arguments import (
     VerifyArguments,
     parse_host_map,
 )
-from framefetch.ui.console import EXIT_FAILED, EXIT_FATAL, EXIT_INTERRUPTED, errors_as_lines, open_streams, say
+from framefetch.ui.console import (
+    EXIT_FAILED,
+    EXIT_FATAL,
+    EXIT_INTERRUPTED,
+    counted,
+    errors_as_lines,
+    open_streams,
+    say,
+)
 from framefetch.ui.parser import Command, parse
 
 if TYPE_CHECKING:
@@ -132,7 +140,8 @@ def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, s
         failed = f"{summary['failed']:,} would fail, " if summary["failed"] else ""
         unknown = f" and {summary['unknown_sizes']:,} of unknown size" if summary["unknown_sizes"] else ""
         print(
-            f"{summary['rows']:,} rows, {summary['files']:,} files: {summary['to_fetch']:,} rows to fetch "
+            f"{counted(summary['rows'], 'row')}, {counted(summary['files'], 'file')}: "
+            f"{counted(summary['to_fetch'], 'row')} to fetch "
             f"({bytes_text(summary['bytes'])}{unknown}), {summary['held']:,} held, {failed}"
             f"{summary['invalid']:,} invalid; {bytes_text(summary['free_space'])} free"
         )
@@ -230,9 +239,10 @@ def _tell(result: Any, arguments: MirrorArguments, reports: list[str]) -> int:
             for name in ("downloaded", "cached", "failed", "invalid", "cancelled")
             if summary[name]
         ]
+        files = f", {counted(summary['files'], 'file')}" if summary["files"] != summary["rows"] else ""
         say(
-            f"{summary['rows']:,} rows: {', '.join(parts) or 'nothing to do'}; {bytes_text(summary['bytes'])} "
-            f"in {summary['requests']:,} requests, {summary['seconds']:.1f} s"
+            f"{counted(summary['rows'], 'row')}{files}: {', '.join(parts) or 'nothing to do'}; "
+            f"{bytes_text(summary['bytes'])} in {counted(summary['requests'], 'request')}, {summary['seconds']:.1f} s"
         )
         _name_failures(result.messages(SHOWN_FAILURES), summary["failed"] + summary["invalid"])
     if not _report(result, reports):

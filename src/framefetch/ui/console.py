@@ -18,6 +18,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
     "confirm",
+    "counted",
     "errors_as_lines",
     "open_streams",
     "say",
@@ -52,6 +53,17 @@ def say(text: str) -> None:
         print(f"framefetch: {text}", file=sys.stderr, flush=True)
     except OSError:
         return
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(1941, "row")
+    ('1 row', '1,941 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def confirm(question: str) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 from framefetch.cache import MetadataCache
 from framefetch.errors import PlanError
 from framefetch.options import Options
+from framefetch.ui.console import counted
 from framefetch.ui.progress import Progress, bytes_text
 from framefetch.warehouse import WarehouseThread, hdf5_file
 
@@ -90,7 +91,7 @@ def _told(name: str, result: FetchResult) -> FetchResult:
     """Print what a run did, and return its result."""
     figures = result.summary()
     print(
-        f"{name}: {figures['downloaded']} downloaded, {figures['cached']} cached, {figures['requests']} requests, "
-        f"{bytes_text(figures['bytes'])}, {figures['seconds']:.2f} s"
+        f"{name}: {figures['downloaded']} downloaded, {figures['cached']} cached, "
+        f"{counted(figures['requests'], 'request')}, {bytes_text(figures['bytes'])}, {figures['seconds']:.2f} s"
     )
     return result

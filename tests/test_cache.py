@@ -1232,13 +1232,20 @@ def test_a_home_is_meant_once_and_by_all(stocked, tmp_path, monkeypatch, suffix)
         (lambda: Options(observers=(7,)), "observers: expected callables in a tuple"),
         (lambda: Options(headers=None), "headers: expected a mapping, got NoneType"),
         (lambda: Options(lock_timeout="5"), "lock_timeout must be 0 seconds or more"),
-        (lambda: Limits(bandwidth="50M"), "bandwidth must be above 0, got '50M'"),
-        (lambda: Timeouts(stall=None), "timeouts must be above 0 seconds"),
-        (lambda: RetryPolicy(cap="x"), "waiting times must be 0 seconds or more"),
+        (lambda: Limits(bandwidth="50M"), "bandwidth: expected a number of bytes a second above 0, got '50M'"),
+        (lambda: Timeouts(stall=None), r"Timeouts\.stall: expected more than 0 seconds, got None"),
+        (lambda: Timeouts(connect=0), r"Timeouts\.connect: expected more than 0 seconds, got 0"),
+        (lambda: Timeouts(speed_window=float("nan")), r"Timeouts\.speed_window: expected .*, got nan"),
+        (lambda: RetryPolicy(cap="x"), r"RetryPolicy\.cap: expected 0 seconds or more, got 'x'"),
+        (lambda: RetryPolicy(budget=-1), r"RetryPolicy\.budget: expected 0 seconds or more, got -1"),
         (lambda: Limits(per_host=2.5), "per_host must be a whole number of at least 1, got 2.5"),
         (lambda: Limits(connections=True), "connections must be a whole number"),
         (lambda: RetryPolicy(attempts="5"), "attempts must be a whole number"),
-        (lambda: TableOptions(suffix="h5"), "suffix: expected one such as '.nwb', or '' for none, got 'h5'"),
+        *(
+            (lambda suffix=suffix: TableOptions(suffix=suffix), "suffix: expected the end of a name such as '.nwb'")
+            for suffix in ("/x", "\\x", "a/b", "x\0", ".n\n")
+        ),
+        (lambda: MetadataCache(pd.DataFrame(), "a\0b"), r"cache_dir: expected a path, got one .*: 'a\\x00b'"),
         (lambda: TransferOptions(max_bytes=-1), "max_bytes must be a whole number"),
         (
             lambda: MetadataCache(pd.DataFrame(), "c", table={"suffix": ""}),
@@ -1482,7 +1489,8 @@ print(len(before), os.listdir(parts) == before, cache.mirror(cache.dataframe).ok
 def test_what_may_be_infinite_may_be(tmp_path) -> None:
     inf = float("inf")
     Options(timeouts=Timeouts(stall=inf, speed_window=inf), retry=RetryPolicy(budget=inf, cap=inf), lock_timeout=inf)
-    assert TableOptions(suffix="_raw").suffix == "_raw"
+    suffixes = {"_raw": "_raw", "-raw.nwb": "-raw.nwb", "h5": ".h5", "tar.gz": ".tar.gz", ".nwb": ".nwb", "": ""}
+    assert {given: TableOptions(suffix=given).suffix for given in suffixes} == suffixes
     with pytest.raises(PlanError, match="attempts must be a whole number"):
         RetryPolicy(attempts=inf)
 

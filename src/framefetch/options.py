@@ -129,7 +129,7 @@ class Limits:
         _make_whole(self, "connections", 1)
         _make_whole(self, "per_host", 1)
         bandwidth = self.bandwidth is None or (_number(self.bandwidth) or 0) > 0
-        _require(bandwidth, f"bandwidth must be above 0, got {self.bandwidth!r}")
+        _require(bandwidth, f"bandwidth: expected a number of bytes a second above 0, got {self.bandwidth!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +154,10 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _make_whole(self, "attempts", 1)
-        waits = (self.base, self.cap, self.budget)
-        _require(
-            all((_number(wait) or 0) >= 0 and _number(wait) is not None for wait in waits),
-            f"waiting times must be 0 seconds or more, got {waits}",
-        )
+        for name in ("base", "cap", "budget"):
+            wait = _number(getattr(self, name))
+            good = wait is not None and wait >= 0
+            _require(good, f"RetryPolicy.{name}: expected 0 seconds or more, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +184,9 @@ class Timeouts:
     speed_window: float = 30.0
 
     def __post_init__(self) -> None:
-        limits = (self.connect, self.stall, self.speed_window)
-        _require(all((_number(limit) or 0) > 0 for limit in limits), f"timeouts must be above 0 seconds, got {limits}")
+        for name in ("stall", "connect", "speed_window"):
+            limit = getattr(self, name)
+            _require((_number(limit) or 0) > 0, f"Timeouts.{name}: expected more than 0 seconds, got {limit!r}")
         speed = _number(self.minimum_speed)
         _require(speed is not None and speed >= 0, f"minimum_speed must be 0 or more, got {self.minimum_speed}")
 
@@ -238,7 +238,7 @@ class TableOptions:
     path_template : str, optional
         Path below the version folder made of a row, as ``"{session}/{path}"``; ``{column!q}`` quotes ``/`` too.
     suffix : str, default ".nwb"
-        Appended to default names that have no extension; empty for none.
+        Appended to default names that have no extension; empty for none. ``nwb`` is ``.nwb``.
     key_column : str, optional
         Column that names each file for the manifest; default is its URL without secrets. For links that are signed
         anew: a key names one file, so rows that share one must agree in scheme, host and path of a URL. What their
@@ -270,10 +270,10 @@ class TableOptions:
         _require_kinds(self, {"suffix": str})
         both = self.url_column is not None and self.url_template is not None
         _require(not both, "url_column and url_template exclude each other; give one")
-        _require(
-            not self.suffix.isalnum(),
-            f"suffix: expected one such as '.nwb', or '' for none, got {self.suffix!r}",
-        )
+        good = self.suffix.isprintable() and "/" not in self.suffix and "\\" not in self.suffix
+        _require(good, f"suffix: expected the end of a name such as '.nwb', or '' for none, got {self.suffix!r}")
+        if self.suffix[:1].isalnum():  # 1000.h5 is meant by h5, not 1000h5
+            object.__setattr__(self, "suffix", f".{self.suffix}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ def _path_of(given: object, name: str) -> str:
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
     if not isinstance(path, str):
         raise PlanError(f"{name}: expected a path, got {type(given).__name__}")
+    if "\0" in path:
+        raise PlanError(f"{name}: expected a path, got one with a null character in it: {path!r}")
     return os.path.expanduser(path)
 
 

@@ -57,6 +57,14 @@ def test_without_any_url_the_candidates_are_named() -> None:
     assert choose_columns(FrameRows(pd.DataFrame()), TableOptions()).url is None
 
 
+@pytest.mark.parametrize("index", ["url", ["n", "url"]])
+def test_urls_that_are_the_index_are_told_from_none(index: object) -> None:
+    table = pd.DataFrame({"url": ["http://h/a"], "n": [1], "x": [2]}).set_index(index)
+    with pytest.raises(PlanError, match=r"are the URLs its index\? df.reset_index\(\) makes columns of that$"):
+        choose_columns(FrameRows(table), TableOptions())
+    assert choose_columns(FrameRows(table.reset_index()), TableOptions()).url == "url"
+
+
 def test_many_columns_are_not_all_listed() -> None:
     with pytest.raises(PlanError, match=r"c38, c39, …$"):
         chosen([f"c{at}" for at in range(50)])

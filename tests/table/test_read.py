@@ -100,9 +100,18 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, mess
 
 
 def test_text_in_another_encoding_is_a_plan_error(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes("url\nhttp://h/ü\n".encode("utf-16"))
-    with pytest.raises(PlanError, match="codec can't decode"):
-        read_table(tmp_path / "t.csv")
+    advice = "; save it as UTF-8, or read it with pandas and its encoding=..., and pass the DataFrame"
+    table, line = "url\nhttp://h/ü\n", '{"url": "http://h/ü"}'
+    for name, data in (
+        ("t.csv", table.encode("utf-16")),
+        ("t.tsv", table.encode("latin-1")),
+        ("t.csv.gz", gzip.compress(table.encode("latin-1"))),
+        ("t.jsonl", line.encode("utf-16")),
+    ):
+        (tmp_path / name).write_bytes(data)
+        for read in (read_table, lambda path: read_rows(path, TableOptions())):
+            with pytest.raises(PlanError, match=f"codec can't decode .*{advice}$"):
+                read(tmp_path / name)
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -138,8 +138,12 @@ def test_failed_rows_are_exit_code_1_and_named(table, tmp_path) -> None:
         (["--header", "no colon"], "expected 'Name: value'"),
         (["--header", "A: b\r\nc: d"], "characters that a header cannot hold"),
         (["--max-connections", "0"], "--max-connections"),
-        (["--stall-timeout", "nan"], "timeouts must be above 0 seconds, got"),
-        (["--lock-timeout", "nan"], "lock_timeout must be 0 seconds or more, got nan"),
+        (["--stall-timeout", "nan"], "framefetch: --stall-timeout: expected more than 0 seconds, got nan"),
+        (["--stall-timeout", "-1"], "framefetch: --stall-timeout: expected more than 0 seconds, got -1.0"),
+        (["--lock-timeout", "nan"], "framefetch: --lock-timeout must be 0 seconds or more, got nan"),
+        (["--url-column", "a", "--url-template", "{b}"], "framefetch: --url-column and --url-template exclude each"),
+        (["--base-url", "h"], "framefetch: --base-url: expected a URL such as"),
+        (["--suffix", "/x"], "suffix: expected the end of a name"),
         (["--nonsense"], "nonsense"),
     ],
 )
@@ -150,6 +154,17 @@ def test_usage_errors_are_one_line_and_exit_code_2(table, tmp_path, words, messa
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert warehouse.count() == 0
+
+
+def test_messages_call_options_as_the_command_line_does(tmp_path) -> None:
+    told = "or a --url-column or --url-template; the table has: URL; is it --url-column='URL'?"
+    pd.DataFrame({"URL": ["http://h/a"]}).to_csv(tmp_path / "t.csv", index=False)
+    assert told in framefetch("mirror", tmp_path / "t.csv", tmp_path / "c").stderr
+    pd.DataFrame({"base_url": ["/a"]}).to_csv(tmp_path / "t.csv", index=False)
+    for more in ((), ("--dry-run",)):
+        done = framefetch("mirror", tmp_path / "t.csv", tmp_path / "c", "--url-column", "base_url", *more)
+        assert "row 0, column 'base_url': expected a URL" in done.stderr
+        assert "; a --base-url would complete it" in done.stderr
 
 
 def test_tables_that_cannot_be_read_are_exit_code_2(tmp_path) -> None:

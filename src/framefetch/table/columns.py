@@ -71,9 +71,10 @@ def choose_columns(rows: Rows, options: TableOptions) -> Columns:
     url = None if options.url_template is not None else find(options.url_column, URL_NAMES, "URLs")
     if url is None and options.url_template is None and (len(names) or len(rows)):
         alike = [name for name in map(str, names) if name.strip().lower() in URL_NAMES]
+        hint = f"; is it url_column={alike[0]!r}?" if alike else _hint_at_index(rows)
         raise PlanError(
             f"no column of URLs: expected one named {' or '.join(URL_NAMES)}, or a url_column or url_template; "
-            f"the table has: {_listed(names)}" + (f"; is it url_column={alike[0]!r}?" if alike else "")
+            f"the table has: {_listed(names)}{hint}"
         )
     stated = [
         ("md5", find(options.md5_column, MD5_NAMES, "md5")),
@@ -87,6 +88,14 @@ def choose_columns(rows: Rows, options: TableOptions) -> Columns:
         size=find(options.size_column, SIZE_NAMES, "sizes"),
         notes=tuple(notes),
     )
+
+
+def _hint_at_index(rows: Rows) -> str:
+    """Return what to do where the URLs are the labels of the rows."""
+    label = rows.index[0] if len(rows) else ()
+    parts = label if isinstance(label, tuple) else (label,)
+    named = any(isinstance(part, str) and "://" in part for part in parts)
+    return "; are the URLs its index? df.reset_index() makes columns of that" if named else ""
 
 
 def _listed(names: Sequence[Any]) -> str:

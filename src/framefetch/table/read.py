@@ -150,6 +150,8 @@ def read_table(source: str | PathLike[str] | pd.DataFrame) -> pd.DataFrame:
         raise
     except (OSError, ValueError, EOFError, KeyError, zlib.error) as error:  # parser errors are ValueErrors
         reason = " ".join(str(error).split())
+        if isinstance(error, UnicodeError):
+            reason += "; save it as UTF-8, or read it with pandas and its encoding=..., and pass the DataFrame"
         raise PlanError(f"{path}: cannot be read as {suffixes[-1]}: {reason}") from error
 
 

@@ -266,7 +266,7 @@ def _table_options(said: MirrorArguments | PruneArguments | RebuildArguments) ->
         url_template=said.url_template,
         base_url=said.base_url,
         path_template=said.path_template,
-        suffix=f".{said.suffix}" if said.suffix[:1].isalnum() else said.suffix,  # 1000.h5 is meant by h5, not 1000h5
+        suffix=said.suffix,
         md5_column=said.md5_column,
         sha256_column=said.sha256_column,
         size_column=said.size_column,

@@ -36,6 +36,7 @@ from framefetch.ui.console import (
     EXIT_INTERRUPTED,
     counted,
     errors_as_lines,
+    in_words,
     open_streams,
     say,
 )
@@ -266,7 +267,7 @@ def _report(result: Any, reports: list[str]) -> bool:
 
 def _name_failures(messages: Sequence[str], count: int) -> None:
     for message in messages:
-        say(f"  {message}")
+        say(f"  {in_words(message)}")
     if count > len(messages):
         say(f"  … and {count - len(messages):,} more; --report FILE.csv names them all")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ __all__ = [
     "confirm",
     "counted",
     "errors_as_lines",
+    "in_words",
     "open_streams",
     "say",
 ]
@@ -28,6 +30,12 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_FATAL = 3
 EXIT_INTERRUPTED = 130
+
+#: What messages call options, as Python does; in quotes it is the name of a column.
+_OPTION = re.compile(
+    r"(?<!')\b(?:(?:url|key|md5|sha256|digest|size)_column|(?:url|path)_template|base_url|lock_timeout"
+    r"|Timeouts\.stall)\b(?!')"
+)
 
 
 def open_streams() -> None:
@@ -55,6 +63,21 @@ def say(text: str) -> None:
         return
 
 
+def in_words(message: str) -> str:
+    """Return a message with the command line's words for options.
+
+    Examples
+    --------
+    >>> in_words("url_column and url_template exclude each other; give one")
+    '--url-column and --url-template exclude each other; give one'
+    """
+    return _OPTION.sub(lambda found: _word(found[0]), message)
+
+
+def _word(option: str) -> str:
+    return "--stall-timeout" if option == "Timeouts.stall" else f"--{option.replace('_', '-')}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return how many there are of something.
 
@@ -78,7 +101,7 @@ def errors_as_lines() -> Iterator[None]:
     try:
         yield
     except PlanError as error:
-        say(str(error))
+        say(in_words(str(error)))
         raise SystemExit(EXIT_USAGE) from None
     except FramefetchError as error:
         say(str(error))

@@ -667,6 +667,17 @@ def test_no_row_gets_the_bytes_of_another_file_by_its_key(stocked, open_cache, t
     assert "in row 'a'" in result.frame.loc["b", "error"]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0]])
+def test_a_file_is_held_at_its_second_path_where_the_first_is_refused(stocked, open_cache, order) -> None:
+    warehouse, table, contents = stocked
+    one, two = table["wkf"].iloc[:2]
+    frame = pd.DataFrame({"url": [one, one, two, one], "place": ["x.nwb", "y.nwb", "x.nwb", "z.nwb"]}).iloc[order]
+    result = open_cache(frame, table=TableOptions(path_template="{place}")).mirror(frame)
+    assert result.frame["status"].sort_index().tolist() == ["invalid", "downloaded", "invalid", "downloaded"]
+    assert {Path(result.paths[row]).read_bytes() for row in (1, 3)} == {contents[one]}
+    assert (warehouse.count("100"), warehouse.count()) == (1, 1)
+
+
 def test_a_cache_says_that_it_cannot_be_pickled(stocked, open_cache) -> None:
     _, table, _ = stocked
     cache = open_cache(table)

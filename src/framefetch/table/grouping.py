@@ -156,7 +156,11 @@ def _colliding(
                 yield file, blocked[folder]
 
 
-def find_copies(keys: Sequence[str]) -> dict[int, int]:
-    """Return the files that have the key of an earlier one."""
+def find_copies(keys: Sequence[str], files: np.ndarray[Any, Any]) -> dict[int, int]:
+    """Return the files that have the key of an earlier one; which files count is said by the rows that are not refused.
+
+    One that is refused is not fetched, and there would be nothing to copy.
+    """
     first: dict[str, int] = {}
-    return {file: earlier for file, key in enumerate(keys) if (earlier := first.setdefault(key, file)) != file}
+    used = np.flatnonzero(np.bincount(files[files >= 0])).tolist()
+    return {file: earlier for file in used if (earlier := first.setdefault(keys[file], file)) != file}

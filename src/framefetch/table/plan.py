@@ -127,7 +127,7 @@ class _Planner:
             files[list(self.errors)] = -1
         return PlannedRows(
             index=self.rows.index,
-            requests=self._requests(keys, names, first),
+            requests=self._requests(keys, names, files, first),
             files=files,
             errors=self.errors,
             texts=self.texts,
@@ -357,7 +357,9 @@ class _Planner:
             if file >= 0 and urls[row] is not urls[firsts[file]] and urls[row] != urls[firsts[file]]
         }
 
-    def _requests(self, keys: list[str], names: list[str], first: np.ndarray[Any, Any]) -> TableRequests:
+    def _requests(
+        self, keys: list[str], names: list[str], files: np.ndarray[Any, Any], first: np.ndarray[Any, Any]
+    ) -> TableRequests:
         whole = len(first) == len(keys)
         rows = first.tolist() if not whole else None
         file_keys = keys if rows is None else [keys[row] for row in rows]
@@ -374,7 +376,7 @@ class _Planner:
             mirrors=mirrors,
             sizes=self.sizes[first],
             digests={algorithm: stated[first] for algorithm, stated in self.digests.items()},
-            copy_of=find_copies(file_keys) if self.path_template is not None else {},
+            copy_of=find_copies(file_keys, files) if self.path_template is not None else {},
         )
 
 

@@ -345,7 +345,7 @@ def test_a_plan_tells_the_rows_whose_paths_others_hold(stocked, open_cache, dige
 
 
 def test_a_plan_tells_the_rows_of_a_host_that_has_moved(stocked, open_cache) -> None:
-    _, table, _ = stocked
+    warehouse, table, _ = stocked
     open_cache(table).mirror(table)
     moved = table.assign(wkf=table["wkf"].str.replace("127.0.0.1", "localhost"))
     cache = open_cache(moved)
@@ -353,10 +353,12 @@ def test_a_plan_tells_the_rows_of_a_host_that_has_moved(stocked, open_cache) -> 
     assert twice.summary() == twice.summary() | {"failed": 9, "held": 0, "to_fetch": 0, "unknown_sizes": 0}
     result = cache.mirror(moved)
     assert result.frame["error"].tolist() == cache.plan(moved).frame["error"].tolist()
-    assert result.frame["error"].str.contains("prune --keep").all()
-    cache.prune(moved)
-    assert cache.plan(moved).summary()["to_fetch"] == 8
-    assert cache.mirror(moved).ok.all()
+    assert result.frame["error"].str.contains("keep the table's old URLs and give a host_map").all()
+    with pytest.raises(PlanError, match="names none of them; nothing is removed"):
+        cache.prune(moved)
+    mapped = open_cache(table, host_map={f"127.0.0.1:{warehouse.port}": f"localhost:{warehouse.port}"})
+    assert mapped.mirror(table).frame["status"].eq("cached").all()
+    assert warehouse.count() == 8
 
 
 @pytest.mark.parametrize("level", ["stat", "hash", "none"])

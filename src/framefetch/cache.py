@@ -304,7 +304,7 @@ class MetadataCache:
         Raises
         ------
         PlanError
-            Where the table names no file, or not surely all that it wants.
+            Where the table names no file, not surely all that it wants, or nothing of what is held.
         """
         rows = self._plan_rows(keep, file_version)
         wanted = rows.named()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framefetch.errors import ManifestError
+from framefetch.errors import ManifestError, PlanError
 from framefetch.models import Entity, Entry
 from framefetch.store import prune as prunes
 from framefetch.store.audit import audit
@@ -56,6 +56,36 @@ def test_a_dry_run_changes_nothing(root, open_folder) -> None:
     report = prune(folder, "v0", keys(1), dry_run=True)
     assert len(report.removed) == 9
     assert tree(root) == before
+
+
+def keep_part(folder: CacheFolder, key: str) -> None:
+    part = f"{folder.private}/parts/{kept_name('v0', key, 'v0/x')}"
+    write_sidecar(f"{part}.json", Sidecar("v0", key, "v0/x", Entity(key), "", ((3, "0" * 32),)))
+    Path(part).write_bytes(b"half")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("wanted", [set(), {"http://renamed/0", "http://renamed/1"}, {"0", "1"}])
+def test_a_table_that_wants_nothing_of_what_is_held_is_refused(root, open_folder, wanted, dry_run) -> None:
+    """Its server was renamed, or its keys are a column's, or it is just another table."""
+    folder = open_folder(root)
+    keep_part(folder, "http://host/gone")
+    before = tree(root)
+    with pytest.raises(PlanError, match=r"some of the 11 files of version v0 in .* names none of them; nothing is"):
+        prune(folder, "v0", wanted, dry_run=dry_run)
+    assert tree(root) == before
+
+
+def test_a_version_of_which_only_unfinished_files_are_there(root, open_folder) -> None:
+    folder = open_folder(root)
+    prune(folder, "v7", keys(0), dry_run=False)  # of which there is nothing
+    folder.manifest.forget(list(folder.manifest.entries("v0")))
+    folder.manifest.flush()
+    for key in ("http://host/gone", "http://host/wanted"):
+        keep_part(folder, key)
+    with pytest.raises(PlanError, match="some of the 2 files of version v0"):
+        prune(folder, "v0", keys(0), dry_run=False)
+    assert prune(folder, "v0", {"http://host/wanted"}, dry_run=False).parts == 1
 
 
 def test_what_is_not_as_recorded_stays_with_its_row(root, open_folder, tmp_path) -> None:
@@ -258,10 +288,7 @@ def test_names_that_shared_its_bytes_are_still_held(root, open_folder) -> None:
 def test_unfinished_files_that_nobody_wants_go(root, open_folder) -> None:
     folder = open_folder(root)
     for key in ("http://host/1", "http://host/gone"):
-        part = f"{folder.private}/parts/{kept_name('v0', key, 'v0/x')}"
-        write_sidecar(f"{part}.json", Sidecar("v0", key, "v0/x", Entity(key), "", ((3, "0" * 32),)))
-        with open(part, "wb") as file:
-            file.write(b"half")
+        keep_part(folder, key)
     assert prune(folder, "v0", keys(1), dry_run=True).parts == 1
     report = prune(folder, "v0", keys(1), dry_run=False)
     assert report.parts == 1
@@ -390,15 +417,16 @@ def test_unfinished_files_go_first_on_a_full_disk(disk, open_folder, monkeypatch
     monkeypatch.setattr("framefetch.store.prune.ROOM", 256 << 10)
     root = disk("size=4m") / "cache"
     with CacheFolder(root) as folder:
-        hold(folder, request("v0/0"), BODY)
+        for at in range(2):
+            hold(folder, request(f"v0/{at}"), BODY)
         part = f"{folder.private}/parts/{kept_name('v0', 'http://host/gone', 'v0/x')}"
         write_sidecar(f"{part}.json", Sidecar("v0", "http://host/gone", "v0/x", Entity("x"), "", ((3, "0" * 32),)))
         Path(part).write_bytes(b"half" * 100_000)
     fill(root.parent)
     monkeypatch.setattr("framefetch.store.prune._Pruning.remove_ahead", None)  # is not called
     report = prune(open_folder(root), "v0", keys(1), dry_run=False)
-    assert (report.removed, report.parts, files(root)) == (["v0/0"], 1, [])
-    assert query(root, "SELECT * FROM entries") == []
+    assert (report.removed, report.parts, files(root)) == (["v0/0"], 1, ["v0/1"])
+    assert query(root, "SELECT path FROM entries") == [("v0/1",)]
 
 
 def test_a_disk_that_has_room_loses_no_file_before_its_row(root, open_folder, monkeypatch) -> None:

@@ -153,8 +153,8 @@ def test_of_two_files_of_the_same_content_one_is_adopted_and_the_other_stays(roo
     assert (report.held, report.adopted) == (8, 8)
     assert [(finding.kind, finding.path) for finding in report.findings] == [("unknown", "v0/b/3")]
     assert entries(root) == sorted([*ALL[:3], *ALL[4:], ("http://host/3", "v0/a/3")], key=lambda entry: entry[1])
-    assert "v0/b/3" not in prune(folder, "v0", set(), dry_run=False).removed
-    assert tree(root / "v0") == {"b/3": BODIES["v0/3"]}
+    assert "v0/b/3" not in prune(folder, "v0", {"http://host/0"}, dry_run=False).removed
+    assert tree(root / "v0") == {"0": BODIES["v0/0"], "b/3": BODIES["v0/3"]}
 
 
 def test_what_is_no_file_is_not_opened_to_see_what_it_may_be(root, start) -> None:

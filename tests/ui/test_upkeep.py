@@ -87,6 +87,20 @@ def test_prune_does_nothing_for_a_table_that_names_nothing(cache, tmp_path, cont
     assert len(names(cache)) == 8
 
 
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--yes"], ["--dry-run", "--json"]])
+def test_prune_refuses_a_table_that_wants_nothing_of_what_is_held(cache, tmp_path, words) -> None:
+    """A server that was renamed in the table would else cost the whole cache."""
+    frame = pd.read_csv(tmp_path / "table.csv")
+    frame["wkf"] = frame["wkf"].str.replace("127.0.0.1", "renamed")
+    frame.to_csv(tmp_path / "renamed.csv", index=False)
+    done = framefetch("prune", cache, "--keep", tmp_path / "renamed.csv", *words, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    for said in ("names none of them; nothing is removed", "--key-column", "--version", "--host-map", f"{cache}/v0"):
+        assert said in done.stderr
+    assert len(names(cache)) == 8
+
+
 def test_rows_that_cannot_be_used_still_name_their_files(cache, tmp_path) -> None:
     """A size that is none is a reason not to fetch a file, and none to remove it."""
     frame = pd.read_csv(tmp_path / "three.csv")

@@ -11,12 +11,12 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
-from framefetch.errors import FramefetchError, ManifestError, NotAManifest, TargetBlocked
+from framefetch.errors import FramefetchError, ManifestError, NotAManifest
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import hash_file
 from framefetch.store.files import is_private
 from framefetch.store.held import unchanged
-from framefetch.store.places import translate_oserror
+from framefetch.store.places import held_for, translate_oserror
 from framefetch.store.symlinks import FoldersSeen
 from framefetch.store.targets import write_target
 from framefetch.urls import connection_url, redact
@@ -312,7 +312,7 @@ class _Shelf:
         self._seen.require_none_above(path)
         owner = self._taken.get(path) or self._manifest.owners([path]).get(path)
         if owner not in (None, request.key):
-            raise TargetBlocked(f"{path} is held for another URL, {owner}")
+            raise held_for(path, owner)
         self._taken[path] = request.key
         try:
             receipt = self._files.receipt(path, md5, Verified.DIGEST)

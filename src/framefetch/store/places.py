@@ -328,8 +328,8 @@ class Places:
 def held_for(path: str, owner: str) -> TargetBlocked:
     """Return why a file cannot stand at a path that another key holds."""
     return TargetBlocked(
-        f"{path} is held for another URL, {owner}; use another version, or a path template that gives another path, "
-        "or, where no row names that URL any more, prune (framefetch prune --keep TABLE)"
+        f"{path} is held for another {'URL' if '://' in owner else 'key'}, {owner}; if a server was renamed, keep the "
+        "table's old URLs and give a host_map (--host-map OLD=NEW); else use another version or path template, or prune"
     )
 
 

@@ -4,6 +4,9 @@ The order makes a crash harmless: the intent goes to the journal, as if the file
 are removed and committed; then the files are. A process that dies in between leaves files whose rows the next one
 brings back, by the journal and the hash, so that they can be pruned again. No row is left without its file.
 
+A table that wants nothing of all that is held is rather the wrong one, or names its files otherwise by now, and it
+would empty the cache: so that is refused.
+
 But for one case. On a full disk there is no room for an intent, nor to change a row, and to make room is what this is
 for. There files go before their rows, one at a time and each judged just then, until there is room to go on in the
 order above, which removes their rows. A process that dies in between leaves rows whose files are missing: `verify`
@@ -22,7 +25,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from framefetch.errors import DiskFull, ManifestError
+from framefetch.errors import DiskFull, ManifestError, PlanError
 from framefetch.models import Request
 from framefetch.store.audit import AuditFinding, compare, in_blocks
 from framefetch.store.held import unchanged
@@ -95,9 +98,12 @@ def prune(
 
     Raises
     ------
+    PlanError
+        Where something is held and nothing of it is wanted.
     StorageError, ManifestError
         Where nothing can be removed.
     """
+    _require_some_wanted(folder, version, wanted)
     report = PruneReport()
     _remove_parts(folder, report, version, wanted, dry_run=dry_run)  # which needs no room, and no row to be changed
     ready = not dry_run and _make_ready(folder, report, version, wanted)
@@ -114,6 +120,26 @@ def prune(
             for entry in block:
                 watch(entry.receipt.size)
     return report
+
+
+def _require_some_wanted(folder: CacheFolder, version: str, wanted: Collection[str]) -> None:
+    files = unfinished = 0
+    for files, entry in enumerate(folder.manifest.entries(version), start=1):  # noqa: B007 - counted to the end
+        if entry.key in wanted:
+            return
+    for _, part_version, key, *_ in kept_parts(folder.files):
+        if part_version == version:
+            if key in wanted:
+                return
+            unfinished += 1
+    if files or unfinished:
+        raise PlanError(
+            f"expected a table that names some of the {files + unfinished:,} files of version {version} in "
+            f"{folder.root}, got one that names none of them; nothing is removed. Is it the table they were fetched "
+            "for, with the same version (--version) and key column (--key-column)? Where a server has another name "
+            "now, keep the table's old URLs and mirror with a host_map (--host-map OLD=NEW). If all of them are to "
+            f"go, delete the folder {folder.root}/{version} and rebuild"
+        )
 
 
 def _remove_parts(

@@ -21,7 +21,7 @@ from framefetch import MetadataCache, StorageError
 from framefetch.ui.progress import Reading
 from framefetch.ui.report import write_report
 from framefetch.warehouse import hold
-from tests.store.builders import fill
+from tests.store.builders import fill, query
 from tests.ui.test_cli import framefetch
 
 
@@ -99,6 +99,29 @@ def test_prune_refuses_a_table_that_wants_nothing_of_what_is_held(cache, tmp_pat
     for said in ("names none of them; nothing is removed", "--key-column", "--version", "--host-map", f"{cache}/v0"):
         assert said in done.stderr
     assert len(names(cache)) == 8
+
+
+def test_a_table_with_keys_of_its_own_is_meant_by_every_command(stocked, tmp_path) -> None:
+    warehouse, frame, contents = stocked
+    digests = [f"sha256:{hashlib.sha256(body).hexdigest()}" for body in contents.values()]
+    frame.assign(id=range(11, 19), sum=digests).to_csv(tmp_path / "table.csv", index=False)
+    pd.read_csv(tmp_path / "table.csv").head(3).to_csv(tmp_path / "three.csv", index=False)
+    keyed = ["--key-column", "id", "--digest-column", "sum"]
+    assert framefetch("mirror", tmp_path / "table.csv", tmp_path / "c", *keyed, "--quiet").returncode == 0
+    held = query(tmp_path / "c", "SELECT key, verified FROM entries ORDER BY key")
+    assert held == [(str(key), "digest") for key in range(11, 19)]
+    unkeyed = framefetch("mirror", tmp_path / "table.csv", tmp_path / "c", "--quiet", "--report", tmp_path / "r.csv")
+    assert unkeyed.returncode == 1
+    assert pd.read_csv(tmp_path / "r.csv")["error"].str.contains("is held for another key, 11;").any()
+    assert framefetch("prune", tmp_path / "c", "--keep", tmp_path / "three.csv").returncode == 2
+    assert framefetch("prune", tmp_path / "c", "--keep", tmp_path / "three.csv", *keyed).returncode == 0
+    assert names(tmp_path / "c") == ["100.nwb", "101.nwb", "102.nwb"]
+    for path in (tmp_path / "c").glob("manifest.sqlite*"):
+        path.unlink()
+    assert framefetch("rebuild", tmp_path / "c", "--table", tmp_path / "table.csv", *keyed).returncode == 0
+    again = framefetch("mirror", tmp_path / "three.csv", tmp_path / "c", *keyed, "--json", "--quiet")
+    assert json.loads(again.stdout)["cached"] == 3
+    assert warehouse.count() == 8
 
 
 def test_rows_that_cannot_be_used_still_name_their_files(cache, tmp_path) -> None:

@@ -90,8 +90,12 @@ PathTemplate = Annotated[
 Suffix = Annotated[str, Option("Appended to names without an extension.", "SUFFIX", _SOURCE)]
 Version = Annotated[str, Option("Label of the release: a folder below the cache.", "LABEL", _SOURCE)]
 HostMap = Annotated[list[str] | None, Option("Connect elsewhere: OLD=NEW. Repeatable.", "OLD=NEW", _SOURCE)]
+KeyColumn = Annotated[
+    str | None, Option("Column that names each file in the manifest. [default: its URL]", "COLUMN", _SOURCE)
+]
 Md5Column = Annotated[str | None, Option("[default: md5, md5sum, md5_checksum]", "COLUMN", _CHECKS)]
 Sha256Column = Annotated[str | None, Option("[default: sha256]", "COLUMN", _CHECKS)]
+DigestColumn = Annotated[str | None, Option("Column of digests as algorithm:hex.", "COLUMN", _CHECKS)]
 SizeColumn = Annotated[str | None, Option("[default: size, file_size]", "COLUMN", _CHECKS)]
 DryRun = Annotated[bool, Option("Only say what would happen.")]
 Json = Annotated[bool, Option("One JSON object on stdout.")]
@@ -110,6 +114,7 @@ class MirrorArguments:
     base_url: BaseUrl = None
     path_template: PathTemplate = None
     suffix: Suffix = ".nwb"
+    key_column: KeyColumn = None
     version: Version = "v0"
     host_map: HostMap = None
     header: Annotated[
@@ -117,6 +122,7 @@ class MirrorArguments:
     ] = None
     md5_column: Md5Column = None
     sha256_column: Sha256Column = None
+    digest_column: DigestColumn = None
     size_column: SizeColumn = None
     verify: Annotated[str, Option("How held files are checked: stat, hash or none.", "LEVEL", _CHECKS)] = "stat"
     no_content_check: Annotated[
@@ -182,9 +188,11 @@ class PruneArguments:
     base_url: BaseUrl = None
     path_template: PathTemplate = None
     suffix: Suffix = ".nwb"
+    key_column: KeyColumn = None
     version: Version = "v0"
     md5_column: Md5Column = None
     sha256_column: Sha256Column = None
+    digest_column: DigestColumn = None
     size_column: SizeColumn = None
     dry_run: DryRun = False
     yes: Annotated[bool, Option("Do not ask first.")] = False
@@ -207,10 +215,12 @@ class RebuildArguments:
     base_url: BaseUrl = None
     path_template: PathTemplate = None
     suffix: Suffix = ".nwb"
+    key_column: KeyColumn = None
     version: Version = "v0"
     host_map: HostMap = None
     md5_column: Md5Column = None
     sha256_column: Sha256Column = None
+    digest_column: DigestColumn = None
     size_column: SizeColumn = None
     json: Json = False
 
@@ -267,8 +277,10 @@ def _table_options(said: MirrorArguments | PruneArguments | RebuildArguments) ->
         base_url=said.base_url,
         path_template=said.path_template,
         suffix=said.suffix,
+        key_column=said.key_column,
         md5_column=said.md5_column,
         sha256_column=said.sha256_column,
+        digest_column=said.digest_column,
         size_column=said.size_column,
     )
 

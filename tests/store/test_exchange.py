@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framefetch.errors import DiskFull, ManifestError, NotAManifest, StorageError
+from framefetch.errors import DiskFull, ManifestError, NotAManifest, PlanError, StorageError
 from framefetch.models import Verified
 from framefetch.store import exchange
 from framefetch.store.exchange import export_manifest, import_manifest, print_manifest, read_layout
@@ -18,6 +18,7 @@ from framefetch.table.naming import check_version
 from tests.store.builders import RECEIPT, digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
+OLDER = '{"v0": {}}'
 HOSTS = {"testwarehouse:9000": "localhost:8080"}
 
 
@@ -119,7 +120,7 @@ def test_an_export_needs_no_memory_for_each_row(folder, tmp_path) -> None:
 
 def test_an_export_replaces_the_older_one_in_one_step(folder, tmp_path, monkeypatch) -> None:
     target = tmp_path / "out.json"
-    target.write_text("older")
+    target.write_text(OLDER)
     seen = []
     real = os.replace
 
@@ -130,14 +131,43 @@ def test_an_export_replaces_the_older_one_in_one_step(folder, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", look)
         export_manifest(folder.manifest, str(target))
-    assert seen == [("{}", "older")]
+    assert seen == [("{}", OLDER)]
     assert target.read_text() == "{}"
     assert sorted(os.listdir(tmp_path)) == ["cache", "out.json"]
 
 
+@pytest.mark.parametrize(
+    ("there", "replaced"),
+    [
+        ("", True),
+        ("{}", True),
+        ('{"v0": {}}\n', True),
+        (json.dumps(stated("x.nwb", "0", 'http://h/"{}')), True),
+        (json.dumps({"v0": {"http://h/1": {"retrieved": 1, "md5_checksum": "0"}}}, indent=4), True),
+        ("url,md5\nhttp://h/1,0\n", False),
+        ("\x89HDF", False),
+        (" ", False),
+        ("[]", False),
+        ('{"v0": 1}', False),
+        ('{"name": {"first": {"file": "md5_checksum"}}}', False),
+        ('{"name": {}, "notes": "all my work"}', False),
+    ],
+)
+def test_an_export_replaces_nothing_but_a_manifest(folder, tmp_path, there, replaced) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text(there, encoding="latin-1")
+    if replaced:
+        assert export_manifest(folder.manifest, str(target)) == 0
+        assert json.loads(target.read_text()) == {}
+        return
+    with pytest.raises(PlanError, match=r"table\.csv: expected no file yet, or an older manifest .* remove it first"):
+        export_manifest(folder.manifest, str(target))
+    assert target.read_text(encoding="latin-1") == there
+
+
 def test_an_export_that_fails_leaves_the_older_one(folder, tmp_path, monkeypatch) -> None:
     target = tmp_path / "out.json"
-    target.write_text("older")
+    target.write_text(OLDER)
 
     def refuse(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -150,7 +180,7 @@ def test_an_export_that_fails_leaves_the_older_one(folder, tmp_path, monkeypatch
     for impossible in (tmp_path / "place", tmp_path / "none" / "out.json"):
         with pytest.raises(StorageError, match="writing"):
             export_manifest(folder.manifest, str(impossible))
-    assert target.read_text() == "older"
+    assert target.read_text() == OLDER
     assert sorted(os.listdir(tmp_path)) == ["cache", "out.json", "place"]
 
 

@@ -453,6 +453,48 @@ def test_what_the_cache_keeps_for_itself_is_not_written_over(stocked, cache, tmp
     assert framefetch("mirror", tmp_path / "table.csv", cache, "--report", cache / "report.csv").returncode == 0
 
 
+def test_what_the_cache_holds_is_not_written_over(stocked, tmp_path) -> None:
+    """Nor is anything put where files of a version belong: a later row's file may be meant to stand there."""
+    warehouse, _, contents = stocked
+    body = next(iter(contents.values()))
+    url = warehouse.add("/table.csv", body)
+    (tmp_path / "t.csv").write_text(f"url,path\n{url},x.csv\n")
+    cache = tmp_path / "c"
+    words = ["mirror", tmp_path / "t.csv", cache, "--path-template", "{path}", "--no-content-check"]
+    assert framefetch(*words, "--version", "old").returncode == 0
+    (cache / "loose.json").write_bytes(body)
+    layout = {"v9": {"http://host/loose": {"file_path": "loose.json", "md5_checksum": hashlib.md5(body).hexdigest()}}}
+    (tmp_path / "older.json").write_text(json.dumps(layout))
+    assert framefetch("import", cache, tmp_path / "older.json").returncode == 0
+    (cache / "v0").mkdir()
+    (tmp_path / "link.csv").symlink_to(cache / "old" / "x.csv")
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.suffix in (".csv", ".json")}
+    targets = [cache / "old" / "x.csv", tmp_path / "link.csv", cache / "old" / "new.csv", cache / "loose.json"]
+    for target in (*targets, cache / "v0" / "y.csv"):
+        for dry in ([], ["--dry-run"]):
+            done = framefetch(*words, "--report", target, *dry)
+            assert (done.returncode, done.stdout) == (2, ""), done.stderr
+            assert f"{target}: expected a file to write, this is where the cache holds files" in done.stderr
+    for target in targets:
+        done = framefetch("export", cache, target)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "this is where the cache holds files; choose another name" in done.stderr
+    assert before == {path: path.read_bytes() for path in cache.rglob("*") if path.suffix in (".csv", ".json")}
+    assert warehouse.count() == 1
+    (cache / "reports").mkdir()
+    assert framefetch(*words, "--report", cache / "reports" / "r.csv").returncode == 0
+
+
+def test_an_export_is_never_written_over_the_table(cache, tmp_path) -> None:
+    before = (tmp_path / "table.csv").read_bytes()
+    done = framefetch("export", cache, tmp_path / "table.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "this is another file; remove it first, or choose another name" in done.stderr
+    assert (tmp_path / "table.csv").read_bytes() == before
+    for _ in range(2):
+        assert framefetch("export", cache, tmp_path / "out.json").returncode == 0
+
+
 def test_verify_says_that_all_is_well_and_json_is_a_list_as_its_help_says(cache) -> None:
     for words in ([], ["--hash"]):
         done = framefetch("verify", cache, *words)

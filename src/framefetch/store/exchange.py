@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Final, TextIO, TypeAlias
 
-from framefetch.errors import FramefetchError, ManifestError, NotAManifest
+from framefetch.errors import FramefetchError, ManifestError, NotAManifest, PlanError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store.digests import hash_file
 from framefetch.store.files import is_private
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["ImportReport", "Stated", "export_manifest", "import_manifest", "print_manifest", "read_layout"]
 
 COMMIT_ROWS = 256
+#: Characters of a file that tell whether it is an older manifest: to parse a large one takes a gigabyte.
+BEGIN: Final = 64 << 10
+_TEXT: Final = r'"(?:[^"\\]|\\.)*"'
+_ENTRY: Final = rf'{_TEXT}\s*:\s*\{{[^{{}}]*"(?:file_path|md5_checksum)"\s*:'
+_BEGINS: Final = re.compile(rf"\s*\{{\s*(?:\}}\s*$|{_TEXT}\s*:\s*\{{\s*(?:\}}\s*\}}\s*$|{_ENTRY}))")
 
 #: Gives for a version what names its files, by their URLs; raises where it can be no version.
 NamesIn: TypeAlias = "Callable[[str], Callable[[str], str]]"
@@ -53,6 +59,8 @@ def export_manifest(manifest: Manifest, target: str) -> int:
 
     Raises
     ------
+    PlanError
+        Where something else than a manifest stands there.
     StorageError
         Where it cannot be written.
     """
@@ -64,10 +72,32 @@ def export_manifest(manifest: Manifest, target: str) -> int:
             count = print_manifest(manifest, file)
 
     try:
+        _require_no_other_file(target)
         write_target(target, write)
     except OSError as error:
         raise translate_oserror(error, f"writing {target}") from error
     return count
+
+
+def _require_no_other_file(target: str) -> None:
+    """Refuse to replace a file that is no manifest in the prototype's layout, as far as its beginning tells.
+
+    Raises
+    ------
+    PlanError
+        Where it is something else.
+    OSError
+        Where it cannot be read.
+    """
+    if not os.path.isfile(target):
+        return
+    with open(target, encoding="utf-8", errors="replace") as file:
+        begin = file.read(BEGIN)
+    if begin and not _BEGINS.match(begin):
+        raise PlanError(
+            f"{target}: expected no file yet, or an older manifest to replace, this is another file; remove it first, "
+            "or choose another name"
+        )
 
 
 def print_manifest(manifest: Manifest, file: TextIO) -> int:

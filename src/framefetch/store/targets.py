@@ -14,7 +14,9 @@ from framefetch.store.places import remove
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["require_not_the_caches_own", "write_target"]
+    from framefetch.store.folder import CacheFolder
+
+__all__ = ["held_there", "place_in", "require_not_held", "require_not_the_caches_own", "write_target"]
 
 
 def write_target(target: str, write: Callable[[str], None]) -> None:
@@ -70,9 +72,36 @@ def require_not_the_caches_own(target: str, cache_dir: str, but: str | None = No
     PlanError
         Where the target is the manifest, what lies beside it, or in the cache's private folder.
     """
+    path = place_in(target, cache_dir)
+    if path is not None and path != but and is_private(path):
+        raise PlanError(f"{target}: expected a file to write, this is one of the cache's own; choose another name")
+
+
+def require_not_held(target: str, folder: CacheFolder) -> None:
+    """Refuse to write over a held file, or where files of a version belong.
+
+    Raises
+    ------
+    PlanError
+        Where the target is one, or in such a folder.
+    """
+    path = place_in(target, folder.root)
+    if path is None:
+        return
+    top, below, _ = path.partition("/")
+    if (below and folder.manifest.knows_version(top)) or folder.manifest.owners([path]):
+        raise held_there(target)
+
+
+def held_there(target: str) -> PlanError:
+    """Return why nothing of the user's is written where held files stand."""
+    return PlanError(f"{target}: expected a file to write, this is where the cache holds files; choose another name")
+
+
+def place_in(target: str, cache_dir: str) -> str | None:
+    """Return the path of a target below a cache; None where it is elsewhere."""
     try:
         path = os.path.relpath(os.path.realpath(target), os.path.realpath(cache_dir)).replace(os.sep, "/")
     except ValueError:  # on another drive of Windows
-        return
-    if path != but and is_private(path):
-        raise PlanError(f"{target}: expected a file to write, this is one of the cache's own; choose another name")
+        return None
+    return None if path.partition("/")[0] == ".." else path

@@ -116,7 +116,7 @@ def _reports(arguments: MirrorArguments) -> list[str]:
         return []
     from framefetch.ui.report import check_report
 
-    return [check_report(path, arguments.table, arguments.cache_dir) for path in arguments.report]
+    return [check_report(path, arguments.table, arguments.cache_dir, arguments.version) for path in arguments.report]
 
 
 def _dry_run(arguments: MirrorArguments, options: Options, host_map: dict[str, str], reports: list[str]) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from framefetch.errors import PlanError, StorageError
-from framefetch.store.targets import require_not_the_caches_own, write_target
+from framefetch.errors import ManifestError, PlanError, StorageError
+from framefetch.store.folder import CacheFolder
+from framefetch.store.manifest import Manifest
+from framefetch.store.targets import held_there, place_in, require_not_held, require_not_the_caches_own, write_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,15 +38,15 @@ tbody tr:nth-child(odd) {{ background: #f4f4f4 }}
 """
 
 
-def check_report(path: str, table: str, cache_dir: str) -> str:
+def check_report(path: str, table: str, cache_dir: str, version: str) -> str:
     """Return the path if a report can be written there in a format its suffix names.
 
     Parameters
     ----------
     path : str
         Where the report is to be.
-    table, cache_dir : str
-        What must not be written over: the table that is read, and what the cache keeps for itself.
+    table, cache_dir, version : str
+        What must not be written over: the table that is read, and what the cache holds and keeps for itself.
 
     Raises
     ------
@@ -57,8 +60,21 @@ def check_report(path: str, table: str, cache_dir: str) -> str:
         raise PlanError(f"--report {path}: there is no folder {folder}")
     if os.path.exists(path) and os.path.exists(table) and os.path.samefile(path, table):
         raise PlanError(f"--report {path}: this is the table itself, which would be lost; choose another name")
-    require_not_the_caches_own(path, os.path.expanduser(cache_dir))
+    _require_not_in_the_way(path, os.path.expanduser(cache_dir), version)
     return path
+
+
+def _require_not_in_the_way(path: str, cache_dir: str, version: str) -> None:
+    require_not_the_caches_own(path, cache_dir)
+    place = place_in(path, cache_dir)
+    if place is None:
+        return
+    if place.startswith(f"{version}/"):
+        raise held_there(path)
+    if os.path.exists(os.path.join(cache_dir, Manifest.NAME)):
+        # A manifest that cannot be used is told of, or made anew, by the run itself.
+        with contextlib.suppress(ManifestError), CacheFolder(cache_dir, create=False, mend=False) as folder:
+            require_not_held(path, folder)
 
 
 def write_report(frame: pd.DataFrame, path: str) -> None:

@@ -184,7 +184,7 @@ def export_json(arguments: ExportArguments) -> int:
     """Write the manifest as JSON in the notebook prototype's layout."""
     from framefetch.store.exchange import export_manifest, print_manifest
     from framefetch.store.folder import OLDER, CacheFolder
-    from framefetch.store.targets import require_not_the_caches_own
+    from framefetch.store.targets import require_not_held, require_not_the_caches_own
 
     printed = arguments.target == "-" or _is_stdout(arguments.target)
     with errors_as_lines():
@@ -192,6 +192,7 @@ def export_json(arguments: ExportArguments) -> int:
             require_not_the_caches_own(arguments.target, os.path.expanduser(arguments.cache_dir), but=OLDER)
         with CacheFolder(os.path.expanduser(arguments.cache_dir), create=False, mend=False) as folder:
             if not printed:
+                require_not_held(arguments.target, folder)
                 folder.require_taken_over(arguments.target)
             if printed:
                 with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:

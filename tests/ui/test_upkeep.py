@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 import pandas as pd
 import pytest
 
-from framefetch import MetadataCache, StorageError
+from framefetch import MetadataCache
 from framefetch.ui.progress import Reading
 from framefetch.ui.report import write_report
 from framefetch.warehouse import hold
@@ -349,24 +349,69 @@ def test_streams_that_are_closed_are_nothing_and_no_file_gets_their_numbers(cach
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_a_report_that_cannot_be_written_hides_nothing_else(cache, tmp_path, dry) -> None:
-    (tmp_path / "taken.csv").mkdir()
-    words = ["mirror", tmp_path / "table.csv", cache, "--json", "--report", tmp_path / "taken.csv", *dry]
+def test_a_report_that_cannot_be_written_hides_nothing_else(cache, tmp_path, disk, dry) -> None:
+    place = disk("size=64k")
+    words = ["mirror", tmp_path / "table.csv", cache, "--json", "--report", place / "full.csv", *dry]
+    fill(place)
     done = framefetch(*words, "--report", tmp_path / "good.csv")
     assert done.returncode == 3
     assert json.loads(done.stdout)["rows"] == 8
-    assert f"framefetch: writing {tmp_path / 'taken.csv'}: Is a directory" in done.stderr
+    assert f"framefetch: writing {place / 'full.csv'}: No space left" in done.stderr
     assert len(pd.read_csv(tmp_path / "good.csv")) == 8
-    assert not list(tmp_path.glob("taken.csv.*"))
+    assert os.listdir(place) == ["filler"]
 
 
-def test_a_table_that_no_report_can_hold_is_said_so(cache, tmp_path) -> None:
-    frame = pd.read_csv(tmp_path / "table.csv").rename(columns={"name": "status"})
-    with MetadataCache(frame.set_index("status"), cache) as opened:
-        result = opened.mirror(opened.dataframe)
-    with pytest.raises(StorageError, match=r"writing .*out.csv: cannot insert status, already exists"):
-        write_report(result.frame, str(tmp_path / "out.csv"))
-    assert not list(tmp_path.glob("out.csv*"))
+def test_a_report_that_can_never_be_written_is_known_before_the_first_request(stocked, tmp_path, disk) -> None:
+    warehouse, frame, _ = stocked
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    place = disk("size=64k")
+    (place / "old.csv").write_text("older")
+    (tmp_path / "taken.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to(place / "old.csv")
+    disk("ro")
+    refused = {place / "new.csv": "it may not be written there", place / "old.csv": "it may not be written there"}
+    refused |= {tmp_path / "link.csv": "it may not be written", tmp_path / "taken.csv": "this is a folder"}
+    for target, message in refused.items():
+        done = framefetch("mirror", tmp_path / "table.csv", tmp_path / "new", "--report", target)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"--report {target}: " in done.stderr
+        assert message in done.stderr
+    assert warehouse.count() == 0
+
+
+def test_levels_of_an_index_get_names_that_no_column_has(stocked, tmp_path) -> None:
+    _, frame, _ = stocked
+    levels = {"path": range(8), "a": range(10, 18), "index_path": range(20, 28), "b": range(30, 38)}
+    table = frame.assign(**levels).set_index(list(levels))
+    table.index.names = ["path", "path", "index_path", None]
+    table.to_parquet(tmp_path / "t.parquet")
+    suffixes = ("csv", "parquet", "json", "html")
+    reports = [word for suffix in suffixes for word in ("--report", tmp_path / f"r.{suffix}")]
+    with MetadataCache(table, tmp_path / "c") as cache:
+        result = cache.mirror(table)
+        for suffix in suffixes:
+            write_report(result.frame, str(tmp_path / f"r.{suffix}"))
+    written = pd.read_csv(tmp_path / "r.csv")
+    assert list(written)[:5] == ["index_path", "index_index_path", "index_index_index_path", "index_3", "status"]
+    assert written.iloc[7, :4].tolist() == [7, 17, 27, 37]
+    assert written["path"].tolist() == result.frame["path"].tolist()
+    assert list(pd.read_parquet(tmp_path / "r.parquet")) == list(json.loads((tmp_path / "r.json").read_text())[0])
+    single = frame.assign(url="x").set_index("url")
+    single.to_parquet(tmp_path / "single.parquet")
+    done = framefetch("mirror", tmp_path / "single.parquet", tmp_path / "c", *reports)
+    assert done.returncode == 0, done.stderr
+    assert list(pd.read_csv(tmp_path / "r.csv"))[:2] == ["index_url", "status"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet", "html"])
+def test_a_path_that_is_no_text_is_escaped_in_a_report(stocked, tmp_path, suffix) -> None:
+    _, frame, _ = stocked
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    report = tmp_path / f"r.{suffix}"
+    done = framefetch("mirror", tmp_path / "table.csv", os.fsdecode(bytes(tmp_path) + b"/caf\xe9"), "--report", report)
+    assert done.returncode == 0, done.stderr
+    text = str(pd.read_parquet(report)["path"][0]) if suffix == "parquet" else report.read_text()
+    assert "caf\\udce9" in text.replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("target", ["-", "/proc/self/fd/1"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from framefetch.errors import ManifestError, PlanError, StorageError
 from framefetch.store.folder import CacheFolder
@@ -58,6 +59,13 @@ def check_report(path: str, table: str, cache_dir: str, version: str) -> str:
     folder = os.path.dirname(os.path.realpath(path))
     if not os.path.isdir(folder):
         raise PlanError(f"--report {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise PlanError(f"--report {path}: expected a file to write, this is a folder")
+    plain = not os.path.exists(path) or os.path.isfile(path)  # which is made beside what it replaces
+    if not (os.access(folder, os.W_OK | os.X_OK) if plain else os.access(path, os.W_OK)):
+        raise PlanError(f"--report {path}: it may not be written there; choose another folder")
+    if path.lower().endswith(".parquet") and not any(map(find_spec, ("pyarrow", "fastparquet"))):
+        raise PlanError(f"--report {path}: Parquet needs pyarrow: pip install 'framefetch[parquet]'")
     if os.path.exists(path) and os.path.exists(table) and os.path.samefile(path, table):
         raise PlanError(f"--report {path}: this is the table itself, which would be lost; choose another name")
     _require_not_in_the_way(path, os.path.expanduser(cache_dir), version)
@@ -87,26 +95,49 @@ def write_report(frame: pd.DataFrame, path: str) -> None:
     """
     try:
         write_target(path, lambda part: _write(frame, path, part))
-    except ImportError as error:
-        raise StorageError(f"writing {path}: Parquet needs pyarrow: pip install 'framefetch[parquet]'") from error
     except OSError as error:
         raise StorageError(f"writing {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, NotImplementedError) as error:  # what Parquet cannot hold, a name of two columns
+    except (ValueError, TypeError, NotImplementedError) as error:  # what Parquet cannot hold
         raise StorageError(f"writing {path}: {' '.join(str(error).split())}") from error
 
 
 def _write(frame: pd.DataFrame, path: str, part: str) -> None:
-    index = [name if name is not None else f"index_{level}" for level, name in enumerate(frame.index.names)]
-    if frame.index.nlevels == 1 and frame.index.name is None:
-        index = ["index"]
-    table = frame.reset_index(names=index)
+    table = frame.reset_index(names=_level_names(frame))
+    try:
+        _write_table(table, path, part)
+    except UnicodeEncodeError:  # a text with half a character in it, as a file's name may be, is written escaped
+        _write_table(_escaped(table), path, part)
+
+
+def _level_names(frame: pd.DataFrame) -> list[str]:
+    """Return how the levels of an index are called as columns: no two alike, and none as a column of the frame."""
+    only = frame.index.nlevels == 1
+    taken = set(frame.columns)
+    names = []
+    for level, given in enumerate(frame.index.names):
+        name = str(given) if given is not None else "index" if only else f"index_{level}"
+        while name in taken:
+            name = f"index_{name}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    def escape(cell: Any) -> Any:
+        return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
+
+    texts = {str(name): [escape(cell) for cell in table[name]] for name in table if table[name].dtype.kind == "O"}
+    return table.assign(**texts).rename(columns=escape)
+
+
+def _write_table(table: pd.DataFrame, path: str, part: str) -> None:
     if path.lower().endswith(".csv"):
         table.to_csv(part, index=False)
     elif path.lower().endswith(".json"):
         table.to_json(part, orient="records", indent=1, force_ascii=False, date_format="iso")
     elif path.lower().endswith(".html"):
-        # A text with half a character in it, as a file's name may be, is shown with that as an escape.
-        with open(part, "w", encoding="utf-8", errors="backslashreplace") as page:
+        with open(part, "w", encoding="utf-8") as page:
             page.write(_PAGE.format(table=table.to_html(index=False, border=0, na_rep="", max_rows=None)))
     elif part != path:
         table.to_parquet(part, index=False)

@@ -417,3 +417,49 @@ def test_a_dry_run_counts_only_what_is_not_on_the_disk(stocked, tmp_path, disk) 
     refused = framefetch(*words[:3], "--version", "v1", "--dry-run")
     assert refused.returncode == 3
     assert "expected room for 1,500,000 bytes" in refused.stderr
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a cache", "a cache that holds all"])
+def test_a_dry_run_of_what_cannot_be_written_ends_as_the_real_run_does(table, tmp_path, disk, before) -> None:
+    warehouse, path, _ = table
+    cache = disk("size=4m") / "c"
+    if before != "nothing":
+        cache.mkdir()
+    if before.startswith("a cache"):
+        limit = ["--limit", "3"] if before == "a cache" else []
+        assert framefetch("mirror", path, cache, *limit).returncode == 0
+    asked = warehouse.count()
+    disk("ro")
+    runs = [framefetch("mirror", path, cache, *words) for words in ([], ["--dry-run"])]
+    assert [run.returncode for run in runs] == [0 if before.endswith("all") else 3] * 2, runs[1].stderr
+    said = [[line for line in run.stderr.splitlines() if "(EROFS)" in line] for run in runs]
+    assert said[0] == said[1]
+    assert len(said[1]) == (0 if before.endswith("all") else 1)
+    assert warehouse.count() == asked
+
+
+def test_a_dry_run_below_a_file_ends_as_the_real_run_does(table, tmp_path) -> None:
+    warehouse, path, _ = table
+    dry = framefetch("mirror", path, path / "c", "--dry-run")
+    real = framefetch("mirror", path, path / "c")
+    message = f"framefetch: making the cache folder {path / 'c'}: Not a directory (ENOTDIR)"
+    assert [(run.returncode, run.stderr.splitlines()[-1]) for run in (dry, real)] == [(3, message)] * 2
+    assert warehouse.count() == 0
+
+
+def test_a_dry_run_knows_a_release_that_takes_nothing(table, tmp_path) -> None:
+    """But a file in the place of a folder fails its own rows."""
+    _, path, _ = table
+    cache = tmp_path / "c"
+    (cache / "v0").mkdir(parents=True)
+    if subprocess.run(["chattr", "+i", cache / "v0"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a folder immutable")
+    try:
+        dry = framefetch("mirror", path, cache, "--dry-run")
+    finally:
+        subprocess.run(["chattr", "-i", cache / "v0"], check=True)
+    assert dry.returncode == 3
+    assert f"writing to the cache {cache}: Permission denied (EACCES)" in dry.stderr
+    (cache / "v0" / "file 1").write_text("mine")
+    words = ["--path-template", "{name}/x.nwb", "--dry-run"]
+    assert "(E" not in framefetch("mirror", path, cache, *words).stderr

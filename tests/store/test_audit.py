@@ -163,6 +163,23 @@ def test_a_link_in_the_place_of_a_file_beside_the_versions_is_one_finding(folder
     assert findings(folder) == [("blocked", "1")]
 
 
+def test_a_folder_beside_the_versions_that_nothing_explains_is_one_finding(folder, place, tmp_path) -> None:
+    """It may be a version whose rows were lost; what is hidden or only set aside, and what holds nothing, is none."""
+    place("v0/1")
+    for path in ("v1/a", "v1/deep/b", "v2/x.kept-1", ".hidden/c"):
+        (tmp_path / "cache" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / path).write_bytes(b"")
+    (tmp_path / "cache" / "v3" / "empty").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "cache" / "v4").symlink_to(tmp_path / "outside")
+    assert findings(folder) == [("unknown", "v1"), ("blocked", "v4")]
+    (detail,) = [finding.detail for finding in audit(folder.files, folder.manifest, level="stat")][:1]
+    assert detail == "no entry of the manifest explains v1/a, or any other file in this folder"
+    folder.manifest.forget(list(folder.manifest.entries()))
+    folder.manifest.flush()
+    assert findings(folder) == [("unknown", "v0"), ("unknown", "v1"), ("blocked", "v4")]
+
+
 def test_who_watches_is_told_of_every_file(folder, place) -> None:
     for at in range(5):
         place(f"v0/{at}")

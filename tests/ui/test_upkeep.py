@@ -210,6 +210,27 @@ def test_rebuild_by_a_table_and_then_nothing_is_fetched(stocked, cache, tmp_path
     assert (cache / "v0" / "stray").read_bytes() == b"?"
 
 
+def test_files_of_a_version_that_nothing_explains_are_told_of(stocked, cache, tmp_path) -> None:
+    _, frame, contents = stocked
+    frame["md5"] = [hashlib.md5(body).hexdigest() for body in contents.values()]
+    frame.to_csv(tmp_path / "stated.csv", index=False)
+    assert framefetch("mirror", tmp_path / "three.csv", cache, "--version", "v1").returncode == 0
+    for path in cache.glob("manifest.sqlite*"):
+        path.unlink()
+    done = framefetch("rebuild", cache, "--table", tmp_path / "stated.csv", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert (report["held"], report["adopted"]) == (8, 8)
+    unknown = [(finding["kind"], finding["path"]) for finding in report["findings"]]
+    assert unknown == [("unknown", f"v1/{at}.nwb") for at in (100, 101, 102)]
+    verified = framefetch("verify", cache)
+    assert (verified.returncode, verified.stdout.count("\n")) == (1, 1)
+    assert verified.stdout.startswith("unknown\tv1\t")
+    done = framefetch("rebuild", cache, "--table", tmp_path / "stated.csv", "--version", "v1")
+    assert done.returncode == 0, done.stdout
+    assert framefetch("verify", cache).returncode == 0
+
+
 def test_rebuild_is_not_for_any_folder(tmp_path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")

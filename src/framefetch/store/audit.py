@@ -36,6 +36,7 @@ __all__ = [
     "count_holdings",
     "in_blocks",
     "proved",
+    "top_folders",
     "unexplained",
 ]
 
@@ -129,8 +130,10 @@ def audit(files: FileStore, manifest: Manifest, *, level: Level, watch: Watch | 
                     watch(entry.receipt.size)
                 if finding is not None:
                     yield finding
-    for folder in sorted({path.partition("/")[0] for path in explained}):
-        yield from unexplained(files.root, folder, explained)
+    tops = {path.partition("/")[0] for path in explained}
+    for folder in sorted(tops | top_folders(files.root)):
+        found = unexplained(files.root, folder, explained)
+        yield from found if folder in tops else _as_one(folder, found)
     yield from _idle_parts(files, manifest, newest)
 
 
@@ -232,6 +235,22 @@ def proved(
         if after == before:
             return replace(entry, receipt=after, fetched_at=entry.fetched_at or time.time())
     return AuditFinding("blocked", entry.path, f"it was changed each of the {READINGS} times that it was read")
+
+
+def top_folders(root: str) -> set[str]:
+    """Return the folders of a cache in which files of a version may stand."""
+    with os.scandir(root) as found:
+        return {entry.name for entry in found if entry.name[:1] != "." and entry.is_dir()}
+
+
+def _as_one(folder: str, found: Iterator[AuditFinding]) -> Iterator[AuditFinding]:
+    """Find a folder of which no entry explains anything: another version, or somebody's files, perhaps very many."""
+    first = next(found, None)
+    if first is not None and first.kind == "unknown":
+        detail = f"no entry of the manifest explains {first.path}, or any other file in this folder"
+        yield AuditFinding("unknown", folder, detail)
+    elif first is not None:
+        yield first
 
 
 def unexplained(root: str, top: str, explained: set[str]) -> Iterator[AuditFinding]:

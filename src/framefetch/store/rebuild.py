@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import ManifestError
 from framefetch.models import Digest, Entry, Receipt, Verified
-from framefetch.store.audit import AuditFinding, ReadingThreads, in_blocks, proved, unexplained
+from framefetch.store.audit import AuditFinding, ReadingThreads, in_blocks, proved, top_folders, unexplained
 from framefetch.store.changes import storable
 from framefetch.store.exchange import read_layout
 from framefetch.store.files import is_private
@@ -136,7 +136,7 @@ class _Rebuilding:
     def find_by_content(self, requests: Requests | None) -> None:
         """Look through the files that are still unexplained for those that a table states the digest of."""
         by_digest = _by_digest(requests)
-        for block in in_blocks(self._unexplained(requests)):
+        for block in in_blocks(self._unexplained()):
             claims = list(block)
             if requests is not None and by_digest:
                 claims = list(self._threads.map(lambda entry: self._recognised(entry, by_digest, requests), block))
@@ -167,16 +167,14 @@ class _Rebuilding:
     def _prove(self, entry: Entry) -> Entry | AuditFinding:
         return proved(self._folder.files, self._folders, entry, self._threads.stopped)
 
-    def _unexplained(self, requests: Requests | None) -> Iterator[Entry]:
+    def _unexplained(self) -> Iterator[Entry]:
         """Yield files that no entry explains, as entries without a key; report folders that are links."""
         explained: set[str] = set()
-        tops = set() if requests is None else {requests.version}
+        tops = top_folders(self._folder.root)
         for entry in self._manifest.entries():
             explained.add(entry.path)
             tops.add(entry.path.partition("/")[0])
         tops |= {finding.path.partition("/")[0] for finding in self._report.findings}
-        if not tops:
-            tops = {entry.name for entry in os.scandir(self._folder.root) if entry.is_dir() and entry.name[:1] != "."}
         reported = {finding.path for finding in self._report.findings}
         for top in sorted(tops):
             for finding in unexplained(self._folder.root, top, explained | reported):

@@ -18,10 +18,12 @@ import pandas as pd
 import pytest
 
 from framefetch import MetadataCache
+from framefetch.store.folder import CacheFolder
 from framefetch.ui.progress import Reading
 from framefetch.ui.report import write_report
 from framefetch.warehouse import hold
-from tests.store.builders import fill, query
+from tests.store.builders import fill, query, request
+from tests.store.builders import hold as hold_file
 from tests.ui.test_cli import framefetch
 
 
@@ -150,19 +152,43 @@ def test_prune_does_nothing_where_a_row_may_name_a_file_by_half(cache, tmp_path)
     assert names(cache) == ["100.nwb", "101.nwb", "102.nwb"]
 
 
-@pytest.mark.parametrize(("answer", "left"), [("n\n", 8), ("y\n", 3)])
-def test_on_a_terminal_prune_asks(cache, tmp_path, answer, left) -> None:
+def on_a_terminal(answer: str, *words: object) -> tuple[int, str, str]:
+    """Run a command whose questions are answered."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "framefetch", "prune", cache, "--keep", tmp_path / "three.csv"]
+    command = [sys.executable, "-m", "framefetch", *words]
     process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     os.write(ours, answer.encode())
-    _, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
     os.close(ours)
     os.close(theirs)
-    assert process.returncode == 0
-    assert "would remove 5 files" in err
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(("answer", "left", "code"), [("n\n", 8, 1), ("\n", 8, 1), ("y\n", 3, 0)])
+def test_on_a_terminal_prune_says_what_would_go_and_asks(cache, tmp_path, answer, left, code) -> None:
+    returned, _, err = on_a_terminal(answer, "prune", cache, "--keep", tmp_path / "three.csv")
+    assert returned == code
+    named = [f"framefetch:   v0/{at}.nwb" for at in range(103, 108)]
+    assert err.splitlines()[:6] == [*named, "framefetch: would remove 5 files, 15.0 kB; 3 are wanted"]
     assert "Remove them?" in err
     assert len(names(cache)) == left
+
+
+def test_prune_names_only_some_of_many_before_it_asks(tmp_path) -> None:
+    with CacheFolder(tmp_path / "c") as folder:
+        for at in range(25):
+            hold_file(folder, request(f"v0/{at:02}"), b"x")
+    (tmp_path / "keep.csv").write_text("url\nhttp://host/00\n")
+    code, out, err = on_a_terminal("n\n", "prune", tmp_path / "c", "--keep", tmp_path / "keep.csv")
+    assert (code, out) == (1, "")
+    named = [f"framefetch:   v0/{at:02}" for at in range(1, 21)]
+    assert err.splitlines()[:21] == [*named, "framefetch:   … and 4 more; --dry-run names them all"]
+    assert len(names(tmp_path / "c")) == 25
+
+
+def test_where_nothing_is_to_go_prune_asks_nothing_and_says_so_once(cache, tmp_path) -> None:
+    code, out, err = on_a_terminal("", "prune", cache, "--keep", tmp_path / "table.csv")
+    assert (code, out, err) == (0, "", "framefetch: removed 0 files, 0 B; 8 are wanted\n")
 
 
 def test_rebuild_makes_a_damaged_manifest_anew(cache, tmp_path) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["export_json", "import_json", "prune", "rebuild", "status", "verify"]
 
+#: Files that are named before somebody is asked whether they may go.
+SHOWN_PATHS = 20
+
 
 def status(arguments: StatusArguments) -> int:
     """Say how many files and bytes a cache holds."""
@@ -94,7 +97,8 @@ def verify(arguments: VerifyArguments) -> int:
 def prune(arguments: PruneArguments) -> int:
     """Remove the files that no row of a table wants, and only those that the manifest owns and that are as it says.
 
-    On a terminal it says first what would be removed, and asks. Exit code 1 where something was left that nobody wants.
+    On a terminal it says first what would be removed, and asks. Exit code 1 where something was left that nobody wants,
+    also because the answer was no.
     """
     from framefetch.store.folder import CacheFolder
     from framefetch.store.prune import prune as prune_folder
@@ -108,9 +112,11 @@ def prune(arguments: PruneArguments) -> int:
             ask = not arguments.dry_run and not arguments.yes and sys.stdin.isatty()
             if ask:
                 would = prune_folder(folder, arguments.version, wanted, dry_run=True)
-                say(f"would remove {_removed(would)}")
-                if (would.removed or would.parts) and not confirm("Remove them?"):
-                    return 0
+                if would.removed or would.parts:
+                    _name_some(would.removed)
+                    say(f"would remove {_removed(would)}")
+                    if not confirm("Remove them?"):
+                        return EXIT_FAILED
             report = prune_folder(folder, arguments.version, wanted, dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps({**asdict(report), "dry_run": arguments.dry_run}))
@@ -120,6 +126,13 @@ def prune(arguments: PruneArguments) -> int:
         _print_findings(report.left)
         say(f"{'would remove' if arguments.dry_run else 'removed'} {_removed(report)}")
     return EXIT_FAILED if report.left else 0
+
+
+def _name_some(paths: Sequence[str]) -> None:
+    for path in paths[:SHOWN_PATHS]:
+        say(f"  {path}")
+    if len(paths) > SHOWN_PATHS:
+        say(f"  … and {len(paths) - SHOWN_PATHS:,} more; --dry-run names them all")
 
 
 def _removed(report: PruneReport) -> str:

@@ -42,6 +42,7 @@ Each answers three questions about itself: ``retryable`` (may the same request s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Collection
 from typing import Any, ClassVar
@@ -81,6 +82,7 @@ __all__ = [
     "TransferError",
     "UnsafePath",
     "first_of",
+    "give_result",
 ]
 
 
@@ -347,6 +349,12 @@ class FetchFailed(FramefetchError):
     def __init__(self, message: str, *, frame: Any = None) -> None:
         super().__init__(message)
         self.frame = frame
+
+
+def give_result(error: BaseException, result: Any) -> None:
+    """Let any error carry what was done until it came, in its attribute ``result``."""
+    with contextlib.suppress(AttributeError):  # a class with slots has no room for it
+        error.result = result  # type: ignore[attr-defined]
 
 
 def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:

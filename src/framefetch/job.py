@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Final
 
 from framefetch.engine.local import LocalEngine
-from framefetch.errors import BytesLost, ManifestError, ManifestLost
+from framefetch.errors import BytesLost, ManifestError, ManifestLost, give_result
 from framefetch.portal import kept_awake
 from framefetch.run import Run
 
@@ -144,8 +143,7 @@ class Job:
                 raise
             self.stop()
             self._wait()
-            with contextlib.suppress(AttributeError):  # a class with slots has no room for it
-                interrupt.result = self._partial()  # type: ignore[attr-defined]
+            give_result(interrupt, self._partial())
             raise
         return self._ended(self.future.result())
 

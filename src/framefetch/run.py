@@ -18,7 +18,7 @@ import numpy as np
 from framefetch.claims import Claims, Identity, answers
 from framefetch.engine.base import Engine, Tools
 from framefetch.engine.descriptors import fitted
-from framefetch.errors import BytesLost, FramefetchError
+from framefetch.errors import BytesLost, FramefetchError, give_result
 from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinished, RunStarted
 from framefetch.lookup import LookUp
 from framefetch.models import Entry, Outcome, Status
@@ -94,15 +94,15 @@ class Run:
         Raises
         ------
         FramefetchError
-            A fatal one; its attribute ``result`` holds what was done until then.
+            A fatal one; its attribute ``result``, like that of any other error, holds what was done until then.
         """
         began = time.monotonic()
         self._claims = claims
         try:
             await self._fetch(open_sources, engine)
-        except FramefetchError as error:
+        except Exception as error:
             self._seconds = time.monotonic() - began
-            error.result = self.without(error) if isinstance(error, BytesLost) else self._result()
+            give_result(error, self.without(error) if isinstance(error, BytesLost) else self._result())
             raise
         finally:
             self._events.emit(RunFinished(time.monotonic() - began, self._events.run))

@@ -221,3 +221,15 @@ def test_one_odd_row_changes_nothing_for_plain_ones(names: list[str], odd: str) 
         ]
 
     assert planned(urls) == planned([*urls, odd])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_what_is_not_in_ascii_has_a_name_only_where_names_are_in_utf8(monkeypatch, encoding) -> None:
+    assert default_name("%C3%A9.nwb", "") == safe_path("é.nwb") == check_version("é") + ".nwb" == "é.nwb"
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: encoding)
+    for name in (lambda: default_name("%C3%A9.nwb", ""), lambda: safe_path("a/é.nwb")):
+        with pytest.raises(UnsafePath, match=f"file names are in {encoding} in the locale .*PYTHONUTF8=1"):
+            name()
+    with pytest.raises(PlanError, match="the version names a folder: expected a path in ASCII"):
+        check_version("é")
+    assert default_name("a%20b", ".nwb") == "a b.nwb"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -463,3 +464,72 @@ def test_a_dry_run_knows_a_release_that_takes_nothing(table, tmp_path) -> None:
     (cache / "v0" / "file 1").write_text("mine")
     words = ["--path-template", "{name}/x.nwb", "--dry-run"]
     assert "(E" not in framefetch("mirror", path, cache, *words).stderr
+
+
+PLAIN_C = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_name_that_the_locale_cannot_have_is_an_invalid_row_and_the_others_go_on(warehouse, tmp_path) -> None:
+    names = [f"{at}.nwb" for at in range(50)] + ["日本1.nwb", "%E6%97%A5%E6%9C%AC2.nwb"]
+    urls = [warehouse.add(name, hdf5_file(3000, seed=at)) for at, name in enumerate(names[:50])]
+    urls += [f"{warehouse.base_url}/any/{name}" for name in names[50:]]
+    pd.DataFrame({"url": urls}).to_csv(tmp_path / "t.csv", index=False)
+    words = ("mirror", "t.csv", "cache", "--json", "--report", "r.csv")
+    done = framefetch(*words, cwd=tmp_path, env=PLAIN_C)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["downloaded"], figures["invalid"], figures["requests"]) == (50, 2, 50)
+    report = pd.read_csv(tmp_path / "r.csv")
+    assert report["status"].tolist() == ["downloaded"] * 50 + ["invalid"] * 2
+    assert report["error"][50:].str.contains("the locale 'C'.*PYTHONUTF8=1").all()
+    assert len(list((tmp_path / "cache" / "v0").iterdir())) == 50
+
+
+def test_files_whose_names_the_locale_cannot_have_are_findings(warehouse, tmp_path) -> None:
+    url = warehouse.add("%E6%97%A5.nwb", hdf5_file(3000))
+    pd.DataFrame({"url": [url]}).to_csv(tmp_path / "t.csv", index=False)
+    utf8 = {**os.environ, "PYTHONUTF8": "1"}
+    assert framefetch("mirror", "t.csv", "cache", cwd=tmp_path, env=utf8).returncode == 0
+    done = framefetch("verify", "cache", cwd=tmp_path, env=PLAIN_C)
+    assert done.returncode == 1
+    assert "cannot be looked at: its name is not in ascii, the locale's; run with PYTHONUTF8=1" in done.stdout
+    assert framefetch("verify", "cache", cwd=tmp_path, env=utf8).returncode == 0
+
+
+def test_what_nobody_foresaw_is_one_line_and_what_was_done_is_told(table, tmp_path) -> None:
+    """The fault is planted: there is none to be had."""
+    _, path, _ = table
+    program = (
+        "from framefetch.engine import local; from framefetch.ui.cli import main; told = []\n"
+        "def planted(self, *_, seen=[]):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 3: raise ZeroDivisionError('planted\\nfault')\n"
+        "    return original(self, *_)\n"
+        "original = local._Run._tell; local._Run._tell = planted; main()"
+    )
+    words = ["mirror", str(path), str(tmp_path / "c"), "--json", "--report", str(tmp_path / "r.csv"), "--quiet"]
+
+    def run(*, dev: bool = False, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *(["-X", "dev", "-W", "ignore"] if dev else []), "-c", program, *words],
+            capture_output=True, text=True, timeout=50, env={**os.environ, **settings},
+        )  # fmt: skip
+
+    done = run()
+    assert done.returncode == 3
+    assert re.fullmatch(
+        r"framefetch: unforeseen ZeroDivisionError at <string>:4: planted fault; please report this, "
+        r"with what it says when FRAMEFETCH_TRACEBACK=1 is set\n",
+        done.stderr,
+    ), done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["rows"] == 8
+    assert figures["downloaded"] + figures["cancelled"] == 8
+    report = pd.read_csv(tmp_path / "r.csv")
+    held = [Path(place) for place in report["path"].dropna()]
+    assert len(held) == figures["downloaded"] == len(list((tmp_path / "c" / "v0").glob("*")))
+    for asked in (run(FRAMEFETCH_TRACEBACK="1"), run(dev=True)):
+        assert asked.returncode == 3
+        assert "Traceback (most recent call last)" in asked.stderr
+        assert asked.stderr.endswith("please report this\n")

@@ -194,6 +194,9 @@ def compare(
         return AuditFinding("missing", entry.path, error.strerror or str(error))
     except OSError as error:
         return AuditFinding("blocked", entry.path, f"cannot be looked at: {error.strerror or error}")
+    except UnicodeEncodeError as error:
+        reason = f"its name is not in {error.encoding}, the locale's; run with PYTHONUTF8=1 or in a UTF-8 locale"
+        return AuditFinding("blocked", entry.path, f"cannot be looked at: {reason}")
     if not stat.S_ISREG(found.st_mode):
         what = "a link" if stat.S_ISLNK(found.st_mode) else "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
         return AuditFinding("blocked", entry.path, f"{what} stands in its place")

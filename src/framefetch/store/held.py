@@ -118,7 +118,7 @@ def _as_recorded(request: Request, entry: Entry) -> Finding:
 def _stat(path: str) -> stat_result | None:
     try:
         return lstat(path)
-    except OSError:
+    except (OSError, ValueError):  # of another locale, in whose names there are letters that this one's cannot have
         return None
 
 

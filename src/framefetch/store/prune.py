@@ -239,7 +239,7 @@ class _Pruning:
     def _look(self, entry: Entry) -> os.stat_result | None:
         try:
             return os.lstat(self._folder.files.absolute(entry.path))
-        except OSError:
+        except (OSError, ValueError):  # a name that this locale cannot have is another's
             return None
 
     def _is_behind_link(self, entry: Entry) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from posixpath import splitext
 from typing import TYPE_CHECKING
@@ -75,6 +76,26 @@ def _shortened(name: str) -> str:
     return stem.encode()[:room].decode("utf-8", "ignore") + tail
 
 
+def _storable(path: str) -> str:
+    """Return a path where it is the same bytes on the disk whatever the locale of the day; in ASCII all are.
+
+    Raises
+    ------
+    UnsafePath
+        Where it is not.
+    """
+    encoding = sys.getfilesystemencoding()
+    if path.isascii() or encoding == "utf-8":
+        return path
+    import locale
+
+    named = locale.setlocale(locale.LC_CTYPE)
+    raise UnsafePath(
+        f"expected a path in ASCII, as file names are in {encoding} in the locale {named!r}, got {path!r}; "
+        "run with PYTHONUTF8=1 or in a UTF-8 locale"
+    )
+
+
 def default_name(basename: str, suffix: str) -> str:
     """Return the file name for the last part of a URL's path.
 
@@ -84,7 +105,7 @@ def default_name(basename: str, suffix: str) -> str:
     Raises
     ------
     UnsafePath
-        Where there is no name, or it is ``.`` or ``..``.
+        Where there is no name, it is ``.`` or ``..``, or the file system's encoding cannot be relied on for it.
 
     Examples
     --------
@@ -103,7 +124,7 @@ def default_name(basename: str, suffix: str) -> str:
         raise UnsafePath(f"expected a file name at the end of the URL, but it {shown}")
     # As `os.path.splitext` has it, a third as long: dots at the beginning are part of the name.
     has_extension = name[: max(0, name.rfind("."))].strip(".")
-    return safe_component(name if has_extension else name + suffix)
+    return _storable(safe_component(name if has_extension else name + suffix))
 
 
 def are_plain(names: Sequence[str]) -> bool:
@@ -117,7 +138,8 @@ def safe_path(path: str) -> str:
     Raises
     ------
     UnsafePath
-        Where the path is empty, absolute, or has a part ``.`` or ``..``.
+        Where the path is empty, absolute, has a part ``.`` or ``..``, or the file system's encoding cannot be relied
+        on for it.
     """
     if _PLAIN_PATH.fullmatch(path):
         return path
@@ -131,7 +153,7 @@ def safe_path(path: str) -> str:
     safe = "/".join(map(safe_component, parts))
     if len(safe.encode()) > PATH_BYTES:
         raise UnsafePath(f"expected a path of at most {PATH_BYTES} bytes, got {len(safe.encode())}: {path[:80]!r}…")
-    return safe
+    return _storable(safe)
 
 
 def fold(path: str) -> str:
@@ -159,4 +181,7 @@ def check_version(version: object) -> str:
         or version[:8].lower() == "manifest"
     ):
         raise PlanError(f"expected a version that can name a folder, such as 'v0', got {version!r}")
-    return version
+    try:
+        return _storable(version)
+    except UnsafePath as error:
+        raise PlanError(f"the version names a folder: {error}") from None

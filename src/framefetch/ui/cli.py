@@ -1,7 +1,7 @@
 """The command ``framefetch``.
 
 Each command loads what it needs when it runs: help and ``status`` stay fast because pandas and the network are for
-those who fetch. Errors that a user causes are one line on stderr and an exit code, never a traceback.
+those who fetch. Errors are one line on stderr and an exit code; a traceback is for whoever asks for it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 import warnings
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeGuard
 
-from framefetch.errors import FramefetchError, PlanError, StorageError
+from framefetch.errors import PlanError, StorageError
 from framefetch.ui import upkeep
 from framefetch.ui.arguments import (
     DemoArguments,
@@ -39,6 +39,7 @@ from framefetch.ui.console import (
     in_words,
     open_streams,
     say,
+    say_unforeseen,
 )
 from framefetch.ui.parser import Command, parse
 
@@ -77,15 +78,21 @@ def main() -> None:
         sys.exit(code)
     except KeyboardInterrupt:  # before a command had begun that could put things in order
         sys.exit(EXIT_INTERRUPTED)
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC) or error.filename is not None:
-            raise
+    except Exception as error:  # noqa: BLE001 - of any kind: what was done has been told, and this is told too
+        if not _is_of_the_output(error):
+            say_unforeseen(error)
+            sys.exit(EXIT_FATAL)
         if error.errno == errno.ENOSPC:  # else the reader has gone: nothing is left to say it to
             say(f"writing the output: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of it would be tried once more at the end
         sys.exit(EXIT_FAILED)
     finally:
         gc.freeze()  # else the interpreter walks every object of every library once more before it ends: 60 ms
+
+
+def _is_of_the_output(error: Exception) -> TypeGuard[OSError]:
+    """Return whether an error says that the output cannot be written."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC) and error.filename is None
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -218,8 +225,8 @@ def _fetch(arguments: MirrorArguments, options: Options, host_map: dict[str, str
             return signals.code or EXIT_INTERRUPTED
         except PlanError:
             raise
-        except FramefetchError as error:
-            _tell(error.result, arguments, reports)
+        except Exception as error:
+            _tell(getattr(error, "result", result), arguments, reports)
             raise
     assert result is not None
     return _tell(result, arguments, reports)

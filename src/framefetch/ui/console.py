@@ -24,6 +24,7 @@ __all__ = [
     "in_words",
     "open_streams",
     "say",
+    "say_unforeseen",
 ]
 
 EXIT_FAILED = 1
@@ -36,6 +37,8 @@ _OPTION = re.compile(
     r"(?<!')\b(?:(?:url|key|md5|sha256|digest|size)_column|(?:url|path)_template|base_url|lock_timeout"
     r"|Timeouts\.stall)\b(?!')"
 )
+#: Set to anything, it has an error that nobody foresaw shown with its traceback, as `python -X dev` does.
+TRACEBACK = "FRAMEFETCH_TRACEBACK"
 
 
 def open_streams() -> None:
@@ -87,6 +90,20 @@ def counted(number: int, noun: str) -> str:
     ('1 row', '1,941 rows')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def say_unforeseen(error: Exception) -> None:
+    """Write what nobody foresaw as one line that says where it happened; with its traceback for who asks for it."""
+    import traceback
+
+    whole = sys.flags.dev_mode or os.environ.get(TRACEBACK)
+    if whole:
+        traceback.print_exception(error)
+    places = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(places[-1].filename)}:{places[-1].lineno}" if places else ""
+    what = " ".join(str(error).split())
+    hint = "" if whole else f", with what it says when {TRACEBACK}=1 is set"
+    say(f"unforeseen {type(error).__name__}{where}: {what}; please report this{hint}")
 
 
 def confirm(question: str) -> bool:

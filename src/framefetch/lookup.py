@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from framefetch.models import Entry
     from framefetch.options import Options
     from framefetch.store.folder import CacheFolder
     from framefetch.table.ledger import Ledger
@@ -121,6 +122,8 @@ class LookUp:
                 refreshed.append(finding.entry)
         if refreshed and self._folder.writable:
             self._folder.manifest.commit(refreshed)
+        elif refreshed:
+            self._note(refreshed, check.report.read)
         for path, seen in check.report.ours.items():
             self._folder.files.own(path, seen)
         for file, error in check.report.blocked.items():
@@ -128,6 +131,16 @@ class LookUp:
             held[file] = True
         self.warnings += check.report.warnings
         return [file for file in used if not held[file]]
+
+    def _note(self, refreshed: Sequence[Entry], read: int) -> None:
+        """Keep in mind what cannot be recorded."""
+        _keep_in_mind(self._folder, refreshed)
+        if read and self._level == "stat":
+            self.warnings.append(
+                f"{read:,} files had to be read: their times are not as recorded (chmod, chown and links change them, "
+                "too), and in a cache that cannot be written it cannot be recorded that their bytes are right; "
+                "a run with the permission to write does that once and for all"
+            )
 
     def look_again(self, waiting: Sequence[int]) -> list[int]:
         """Record what others have recorded meanwhile; return the rest."""
@@ -149,6 +162,11 @@ class LookUp:
         return doubtful
 
 
+def _keep_in_mind(folder: CacheFolder, found: Sequence[Entry]) -> None:
+    """Let files that were read, and cannot be recorded now, be known for as long as the folder is open."""
+    folder.manifest.noted.update((entry.path, entry) for entry in found)
+
+
 def look_only(rows: PlannedRows, folder: CacheFolder, *, options: Options, fixed_paths: bool) -> Plan:
     """Return what a run would find, and change nothing; blocking.
 
@@ -164,8 +182,11 @@ def look_only(rows: PlannedRows, folder: CacheFolder, *, options: Options, fixed
         doubtful, used = array("q"), doubtful
         for found in glance(rows.requests, used, folder.manifest, folder.root, doubtful, array("q")):
             held[found.files] = True
+    read = []
     for finding in check.run(rows.requests, doubtful):
         held[finding.index] = True
+        read += [] if finding.entry is None else [finding.entry]
+    _keep_in_mind(folder, read)
     blocked = check.report.blocked
     for file, first in rows.requests.copy_of.items():
         if first in blocked and not held[file]:

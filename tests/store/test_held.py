@@ -3,19 +3,23 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefetch.errors import DiskFull, TargetBlocked, UnsafePath
+from framefetch import MetadataCache
+from framefetch.errors import DiskFull, StorageError, TargetBlocked, UnsafePath
 from framefetch.models import Digest, Entry, Receipt, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
 from framefetch.store.held import HeldCheck, State, judge, unchanged
 from framefetch.store.places import inode_of, sight_of
+from framefetch.warehouse import hdf5_file
 from tests.store.builders import date, digest, hold, parts, request, row, tree
 
 BODY = b"the bytes of a file"
@@ -494,3 +498,84 @@ def test_a_file_behind_a_link_is_not_held_and_nothing_is_asked_of_the_server(
     assert isinstance(report.blocked[0], UnsafePath)
     assert f"a link stands at {linked}, " in str(report.blocked[0])
     assert report.ours == {}
+
+
+# -- where nothing can be recorded ---------------------------------------------------------------------------------
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read in its life, in calls of the system."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.fixture
+def closed_cache(disk, warehouse) -> Iterator[tuple[MetadataCache, pd.DataFrame, Path]]:
+    """Give a cache that cannot be written, whose files have other times than recorded, and its table."""
+    root = disk("size=24m")
+    table = pd.DataFrame({"url": [warehouse.add(f"{at}.nwb", hdf5_file(4_000_000, seed=at)) for at in range(4)]})
+    with MetadataCache(table, root / "c") as cache:
+        cache.mirror(table)
+    for file in (root / "c" / "v0").iterdir():
+        file.chmod(0o444)
+    disk("ro")
+    with MetadataCache(table, root / "c") as cache:
+        yield cache, table, root / "c" / "v0"
+
+
+def test_a_cache_that_cannot_be_written_reads_files_with_other_times_once(closed_cache) -> None:
+    cache, table, _ = closed_cache
+    began = bytes_read()
+    with pytest.warns(UserWarning, match="4 files had to be read: .*the permission to write does that once") as told:
+        assert cache.mirror(table).ok.all()
+    assert len(told) == 1
+    assert bytes_read() - began > 16_000_000
+    began = bytes_read()
+    assert set(cache.mirror(table).frame["verified"]) == {"length"}
+    assert cache.get_file(table["url"][0]).stat().st_size == 4_000_000
+    assert cache.plan(table).summary()["held"] == 4
+    assert bytes_read() - began < 1_000_000
+
+
+def test_what_a_plan_has_read_is_not_read_again_and_is_recorded_by_a_run(warehouse, tmp_path) -> None:
+    table = pd.DataFrame({"url": [warehouse.add("1.nwb", hdf5_file(4_000_000))]})
+    with MetadataCache(table, tmp_path / "c") as cache:
+        place = Path(cache.mirror(table).paths[0])
+    place.chmod(0o400)
+    with MetadataCache(table, tmp_path / "c") as cache:
+        assert cache.plan(table).summary()["held"] == 1
+        began = bytes_read()
+        assert cache.mirror(table).frame["status"][0] == "cached"
+        assert bytes_read() - began < 1_000_000
+    with MetadataCache(table, tmp_path / "c") as cache:
+        assert cache.verify() == []  # its times are recorded as they are
+
+
+def test_what_was_read_is_read_again_where_it_has_changed_since_or_more_is_stated(closed_cache, disk) -> None:
+    cache, table, folder = closed_cache
+    with pytest.warns(UserWarning, match="4 files had to be read"):
+        cache.mirror(table)
+    disk("rw")
+    edit(folder / "1.nwb", bytes(4_000_000))
+    disk("ro")
+    with pytest.raises(StorageError, match="EROFS"):  # it is to be fetched
+        cache.mirror(table)
+    others = table.drop(1)
+    cache.mirror(others)
+    stated = others.assign(sha256=[hashlib.sha256((folder / f"{at}.nwb").read_bytes()).hexdigest() for at in (0, 2, 3)])
+    with pytest.warns(UserWarning, match="3 files had to be read"):
+        assert set(cache.mirror(stated).frame["verified"]) == {"digest"}
+    began = bytes_read()
+    assert set(cache.mirror(stated).frame["verified"]) == {"digest"}
+    assert bytes_read() - began < 1_000_000
+
+
+def test_verify_says_what_else_changes_times(warehouse, tmp_path) -> None:
+    table = pd.DataFrame({"url": [warehouse.add("1.nwb", hdf5_file(3000))]})
+    with MetadataCache(table, tmp_path / "c") as cache:
+        Path(cache.mirror(table).paths[0]).chmod(0o400)
+        (finding,) = cache.verify()
+        assert finding.kind == "changed"
+        assert "which chmod, chown and a link change, too; --hash reads its bytes, as the next mirror" in finding.detail
+        assert cache.verify("hash") == []
+        assert cache.mirror(table).frame["status"][0] == "cached"
+        assert cache.verify() == []

@@ -47,6 +47,11 @@ BLOCK_ROWS: Final = 1024
 STALE_SECONDS: Final = 86_400.0
 #: Times that a file is read which something changes meanwhile, if only its mode, as a backup or `chmod` does.
 READINGS: Final = 3
+#: Said of a file whose size is the recorded one.
+_OTHER_TIMES: Final = (
+    "its times differ from those recorded, which chmod, chown and a link change, too; --hash reads its bytes, "
+    "as the next mirror does, which records the new times"
+)
 _SET_ASIDE: Final = re.compile(r"\.kept-[0-9]+$")
 
 #: missing: no file; blocked: no regular file, none that can be looked at now, or behind a link;
@@ -205,7 +210,7 @@ def compare(
     if level == "stat":
         if unchanged(recorded, found):
             return None
-        return AuditFinding("changed", entry.path, "its times differ from those recorded; --hash reads its bytes")
+        return AuditFinding("changed", entry.path, _OTHER_TIMES)
     try:
         digests = files.hash(entry.path, [digest.algorithm for digest in recorded.digests], stopped)
     except OSError as error:

@@ -8,7 +8,9 @@ The rules, for a file that the manifest knows:
   the manifest's back, and it is fetched anew;
 - a digest stated by the table that is not the recorded one makes the entry stale; one of an algorithm that is not
   recorded yet is computed;
-- an entry that is not durable and was written before the last start of the machine is hashed.
+- an entry that is not durable and was written before the last start of the machine is hashed;
+- what was hashed and could not be recorded, in a cache that cannot be written, is noted: it is not hashed again for as
+  long as the cache is open and a stat says the same.
 
 A file that the manifest does not know is adopted where the table states its digest and it matches. A file that is
 held for another key is never replaced, and a folder at a file's place never either: such a row is blocked, before
@@ -70,12 +72,14 @@ class HeldReport:
     """What a check found besides the held files.
 
     ``ours`` are paths at which what was seen may be replaced, with what that was, if anything; ``blocked`` says why a
-    file cannot stand at its path, ``warnings`` are for the caller.
+    file cannot stand at its path, ``warnings`` are for the caller, ``read`` counts the files that are held as their
+    bytes say.
     """
 
     ours: dict[str, Sight | None] = field(default_factory=dict)
     blocked: dict[int, FramefetchError] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    read: int = 0
 
 
 def unchanged(recorded: Receipt, found: stat_result) -> bool:
@@ -165,7 +169,10 @@ class HeldCheck:
                 block = [requests[position] for position in positions[start : start + LOOKUP_ROWS]]
                 doubtful: list[_Doubt] = []
                 yield from self._by_stat(block, doubtful)
-                yield from filter(None, pool.map(self._settle, doubtful))
+                yield from self._as_noted(doubtful)
+                for finding in filter(None, pool.map(self._settle, doubtful)):
+                    self.report.read += 1
+                    yield finding
 
     def _is_new(self, version: str) -> bool:
         """Return whether nothing of a version can be here: then a million rows need not be looked for one by one."""
@@ -201,6 +208,33 @@ class HeldCheck:
                 yield _as_recorded(doubt.request, doubt.entry)
             else:
                 doubtful.append(doubt)
+
+    def _as_noted(self, doubtful: list[_Doubt]) -> Iterator[Finding]:
+        """Take those out of the doubtful that were read before, when that could not be recorded, and are as they were.
+
+        They are still for the manifest to learn.
+        """
+        noted, left = self._manifest.noted, []
+        for doubt in doubtful if noted else ():
+            before = noted.get(doubt.request.path if doubt.entry is None else doubt.entry.path)
+            if before is None or not self._is_as_noted(doubt, before):
+                left.append(doubt)
+                continue
+            finding = _as_recorded(doubt.request, before)
+            yield replace(finding, entry=finding.entry or before)
+        if noted:
+            doubtful[:] = left
+
+    def _is_as_noted(self, doubt: _Doubt, before: Entry) -> bool:
+        """Return whether a file is known to be held by what was noted when it was read before."""
+        request, recorded = doubt.request, () if doubt.entry is None else doubt.entry.receipt.digests
+        if before.key != request.key or doubt.owner is not None or not {*recorded} <= {*before.receipt.digests}:
+            return False  # another process has recorded something else since
+        if before.path != request.path and self._fixed_paths and not self._look_only:
+            return False  # it is to be copied
+        found = self._found(before.path)
+        same = found is not None and sight_of(found) == before.receipt.sight
+        return same and judge(request, before, found, self._level) is State.HELD
 
     def _judge_away(self, away: Sequence[_Doubt]) -> Iterator[_Doubt]:
         """Look at the planned paths of files that are not recorded there: what stands there may be somebody's."""

@@ -73,6 +73,9 @@ class Manifest:
         Where it is.
     identity : tuple or None
         Which file it is.
+    noted : dict of str to Entry
+        By path, what files were found to be by reading them and could not be recorded: known for as long as this is
+        open, so that a cache which cannot be written reads a file whose times have changed once.
 
     Raises
     ------
@@ -93,6 +96,7 @@ class Manifest:
         self._readers: Readers | None = None
         self._writer: CommitWriter | None = None
         self.identity: Identity | None = None
+        self.noted: dict[str, Entry] = {}
         if not writable and not os.path.lexists(self.path):
             return
         writer = connect(self.path, timeout=timeout, writable=True) if writable else None

@@ -1539,3 +1539,46 @@ def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked,
     assert "v0/100.nwb was replaced by another process before it was recorded" in frame["error"].iloc[0]
     assert {finding.kind for finding in other.verify("hash")} == {"unknown"}
     assert other.status().files == 5
+
+
+def test_a_file_in_the_place_of_the_versions_folder_ends_all_before_the_first_request(stocked, open_cache, tmp_path):
+    warehouse, frame, _ = stocked
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "v0").write_text("x")
+    cache = open_cache(frame)
+    said = r"a file stands at .*/cache/v0, where the folder of version 'v0' belongs; move it away"
+    with pytest.raises(StorageError, match=said) as caught:
+        cache.mirror(frame)
+    assert caught.value.fatal
+    assert set(caught.value.result.frame["status"]) == {"cancelled"}
+    with pytest.raises(StorageError, match=said):
+        cache.plan(frame)
+    assert warehouse.count() == 0
+    assert (tmp_path / "cache" / "v0").read_text() == "x"
+    (tmp_path / "cache" / "v0").unlink()
+    assert cache.mirror(frame).ok.all()
+
+
+@pytest.mark.parametrize("held_before", [slice(0, 0), slice(2, 8), slice(0, 8)])
+def test_a_file_in_the_place_of_a_deeper_folder_fails_its_rows_without_a_request(
+    stocked, open_cache, tmp_path, held_before
+) -> None:
+    warehouse, frame, _ = stocked
+    frame = frame.assign(folder=["a/b", "a/b", "c", "c", "c", "d", "d", "d"])
+    table = TableOptions(path_template="{folder}/{name}.nwb")
+    place = tmp_path / "cache" / "v0" / "a"
+    open_cache(frame, table=table).mirror(frame[held_before])
+    warehouse.clear_log()
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("x")
+    cache = open_cache(frame, table=table)
+    assert (
+        cache.plan(frame).frame["status"].tolist() == ["failed"] * 2 + ["held" if held_before.stop else "to_fetch"] * 6
+    )
+    result = cache.mirror(frame)
+    assert result.frame["status"].tolist() == ["failed"] * 2 + ["cached" if held_before.stop else "downloaded"] * 6
+    assert set(result.failed["error_type"]) == {"UnsafePath"}
+    assert result.failed["error"].str.contains("a file stands at v0/a, where a folder .* move it away").all()
+    assert warehouse.count() == (0 if held_before.stop else 6)
+    assert place.read_text() == "x"

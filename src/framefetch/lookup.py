@@ -89,7 +89,13 @@ class LookUp:
         """Return the files that had better be looked for first, and the others; in the order of the plan both.
 
         Not where all is hashed: that can take hours, for which nobody would be told what is fetched meanwhile.
+
+        Raises
+        ------
+        StorageError
+            Where no file of the version can be held.
         """
+        self._folder.require_place(self._rows.requests.version)
         few = len(used) <= FEW or self._level != "stat"
         if few or not self._folder.manifest.knows_version(self._rows.requests.version):
             return used, array("q")
@@ -174,7 +180,13 @@ def look_only(rows: PlannedRows, folder: CacheFolder, *, options: Options, fixed
     ----------
     rows, folder, options, fixed_paths
         As for `LookUp`.
+
+    Raises
+    ------
+    StorageError
+        Where no file of the version can be held.
     """
+    folder.require_place(rows.requests.version)
     check = HeldCheck(folder.files, folder.manifest, options.verify, fixed_paths=fixed_paths, look_only=True)
     held = np.zeros(len(rows.requests), dtype=bool)
     doubtful = rows.used()

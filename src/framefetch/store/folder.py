@@ -18,6 +18,7 @@ from framefetch.store.places import free_inodes, remove, translate_oserror
 from framefetch.store.recovery import adopt_intents, drop_overtaken, recover
 from framefetch.store.salvage import hint_sources
 from framefetch.store.schema import Identity, identify, recognise
+from framefetch.store.symlinks import not_a_folder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -282,6 +283,23 @@ class CacheFolder:
         if self.manifest.failed:
             self.manifest.flush()  # what could not be recorded before may be by now
         self.files.prepare(version)
+
+    def require_place(self, version: str) -> None:
+        """Refuse a version in whose folder's place a file stands: none of its rows can be held.
+
+        Raises
+        ------
+        StorageError
+            Where one does.
+        """
+        place = os.path.join(self.root, version)
+        if not_a_folder(place) == "a file":  # what is told of links, each row tells
+            failure = StorageError(
+                f"a file stands at {place}, where the folder of version {version!r} belongs; "
+                "move it away, or choose another version"
+            )
+            failure.fatal = True
+            raise failure
 
     def free_space(self) -> int:
         """Return the bytes that are free on the folder's file system."""

@@ -79,14 +79,14 @@ def glance(
             known[row[0]] = None if row[0] in known else row  # a key in two places is for the long way
         seen = Glimpse([], [], [], [])
         for stated in requests.stated_of(block):
-            behind_link = folders.link_above(stated[2]) is not None
+            obstructed = folders.obstacle_above(stated[2]) is not None
             if stated[1] not in known:
                 unknown.append(stated[0])
-                if behind_link or lexists(f"{root}/{stated[2]}"):
+                if obstructed or lexists(f"{root}/{stated[2]}"):
                     doubtful.append(stated[0])
                 continue
             row_of_key = known[stated[1]]
-            if row_of_key is not None and not behind_link and _agrees(row_of_key, stated, root):
+            if row_of_key is not None and not obstructed and _agrees(row_of_key, stated, root):
                 seen.files.append(stated[0])
                 seen.sizes.append(row_of_key[2])
                 seen.verified.append(_LEVELS[row_of_key[7]])

@@ -434,6 +434,70 @@ def test_another_mirror_is_not_asked_by_the_first_ones_tag(
     note("27", "the rest from another mirror", "downloaded", 2)
 
 
+@pytest.mark.parametrize("size", [len(SMALL), len(LARGE)])
+@pytest.mark.parametrize("fault", ["another mirror", "no tag in the 206"])
+def test_what_only_a_digest_bound_together_is_gone_on_with_only_by_who_states_one(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], fault: str, size: int
+) -> None:
+    """The beginning is of one version, the rest of another: whoever has no digest would hold a mosaic of the two."""
+    body, changed = {len(SMALL): SMALL, len(LARGE): LARGE}[size], CHANGED[size]
+    third = size // 3
+    folder = tmp_path / "cache"
+    with WarehouseThread() as other:
+        urls = warehouse.add("/f.nwb", body, etag='"v1"')
+        more = {"headers": {"ETag": None}, "ignore_if_range": True} if fault == "no tag in the 206" else {}
+        brings = Serve(content=changed, stop=Stop(third), **more)
+        server = warehouse
+        if fault == "another mirror":
+            server = other
+            urls += " " + other.add("/f.nwb", changed, etag='"v2"')
+            warehouse.script("/f.nwb", Serve(stop=Stop(third)), then=Reply(404))
+            other.script("/f.nwb", brings, then=Reply(404))
+        else:
+            warehouse.script("/f.nwb", Serve(stop=Stop(third)), brings, then=Reply(404))
+        stated = pd.DataFrame({"url": [urls], "md5": [hashlib.md5(changed).hexdigest()]})
+        with MetadataCache(stated, folder, options=EAGER) as cache:
+            assert cache.mirror(stated).frame["status"].tolist() == ["failed"]
+        (part,) = [path for path in (folder / ".framefetch" / "parts").iterdir() if path.suffix == ""]
+        assert part.read_bytes() == body[:third] + changed[third : 2 * third]
+        server.script("/f.nwb", then=Serve(content=changed))
+        frame = go_on(folder, stated[["url"]])
+        assert Path(frame["path"][0]).read_bytes() == changed
+        assert [record.header("Range") for record in server.requests("/f.nwb")[-1:]] == [None]
+    note("27", f"digest dropped between two runs, {fault}", "downloaded", server.count("/f.nwb"))
+
+
+PAGE = b"<!DOCTYPE html><title>Log in</title>".ljust(len(LARGE))
+#: As NWB files with a user block begin, whose format shows itself late.
+LATE = bytes(2 * MIB) + LARGE[:MIB]
+
+
+@pytest.mark.parametrize(
+    ("begun", "came", "is_kept"),
+    [
+        (PAGE, 100_000, False),
+        (PAGE, 2_500_000, False),
+        (LATE, 300, True),
+        (LATE, 1_500_000, True),
+        (LATE, 2_500_000, True),
+    ],
+)
+def test_what_only_a_digest_had_judged_is_looked_at_before_it_is_gone_on_with(
+    warehouse: WarehouseThread, tmp_path: Path, note: Callable[..., None], begun: bytes, came: int, is_kept: bool
+) -> None:
+    folder = tmp_path / "cache"
+    right = begun if is_kept else LARGE
+    stated = pd.DataFrame({"url": [warehouse.add("/f.nwb", begun)], "md5": [hashlib.md5(right).hexdigest()]})
+    warehouse.script("/f.nwb", Serve(stop=Stop(max(came, 10_000))), then=Serve())
+    with MetadataCache(stated, folder, options=ONCE) as cache:
+        assert cache.mirror(stated).frame["status"].tolist() == ["failed"]
+    warehouse.add("/f.nwb", right)
+    assert Path(go_on(folder, stated[["url"]])["path"][0]).read_bytes() == right
+    asked = f"bytes={max(came, 10_000)}-" if is_kept else None
+    assert [record.header("Range") for record in warehouse.requests("/f.nwb")] == [None, asked]
+    note("45", f"a login page's first {came} bytes, then no digest: {is_kept}", "downloaded", 2)
+
+
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 def test_bodies_of_unknown_length_around_the_size_of_a_block(
     warehouse: WarehouseThread, tmp_path: Path, framing: str

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from framefetch import Limits, MetadataCache, Timeouts, TransferOptions
+from framefetch import Limits, MetadataCache, RetryPolicy, Timeouts, TransferOptions
 from framefetch.warehouse import Push, Reply, Serve, Stop, WarehouseThread, hdf5_file, rate
 from tests.conftest import EAGER
 
@@ -62,6 +62,29 @@ def test_case_15_what_is_pushed_into_a_broken_answer_is_not_gone_on_with(
     assert [Path(path).read_bytes() for path in frame["path"]] == [CONTENT] * 2
     assert warehouse.requests("/second.nwb")[1].header("Range") is None
     note("15", "late bytes of another answer, then a break", "downloaded", warehouse.count())
+
+
+def test_case_15_what_is_pushed_into_a_broken_answer_waits_only_for_a_digest(
+    warehouse: WarehouseThread, tmp_path: Path, note: Note
+) -> None:
+    """While the table states one it will tell; a later run whose table states none must not believe what was kept."""
+    urls = [warehouse.add("/first.nwb", CONTENT), warehouse.add("/second.nwb", CONTENT)]
+    warehouse.script("/first.nwb", Serve(push=Push(b"extra", 0.3)))
+    warehouse.script("/second.nwb", Serve(stop=Stop(10_240, "hold")), then=Serve())
+    table = pd.DataFrame({"url": urls, "md5": [hashlib.md5(CONTENT).hexdigest()] * 2})
+    once = replace(EAGER, limits=Limits(per_host=1), retry=RetryPolicy(attempts=1))
+    with ThreadPoolExecutor() as pool:
+        mirrored = pool.submit(fetched, table, tmp_path, once)
+        warehouse.wait_for("/second.nwb", 1, "held")
+        warehouse.wait_for("/first.nwb", 1, "pushed")
+        warehouse.drop_connections("reset")
+        assert mirrored.result()["status"].tolist() == ["downloaded", "failed"]
+    (part,) = [path for path in tmp_path.glob("**/parts/*") if path.suffix == ""]
+    assert CONTENT.startswith(part.read_bytes().removesuffix(b"extra")), "else this test says nothing"
+    frame = fetched(table[["url"]], tmp_path, EAGER)
+    assert Path(frame["path"][1]).read_bytes() == CONTENT
+    assert warehouse.requests("/second.nwb")[1].header("Range") is None
+    note("15", "late bytes, then a break, then no digest", "downloaded", warehouse.count())
 
 
 def test_case_17_a_silence_between_two_files_is_none_of_the_second(

@@ -274,9 +274,9 @@ class Intake:
         if entity is None:
             return None
         self._described = True
-        # The answer with the rest may say less of the version than the one with the beginning did.
-        known = part.entity
-        return known if known is not None and known.url == entity.url else entity
+        # What is known of a part that is gone on with was settled before: the answer with the rest may say less of the
+        # version than the one with the beginning did, and more than binds the two.
+        return entity if part.entity is None else part.entity
 
     async def _describe(self, part: Part) -> None:
         """Note beside the part what it is the beginning of, once that is known."""

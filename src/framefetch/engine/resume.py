@@ -15,8 +15,9 @@ from framefetch.urls import redact
 
 if TYPE_CHECKING:
     from framefetch.models import Request
+    from framefetch.sources.base import Body
 
-__all__ = ["leaves_part", "resumption", "worth_keeping"]
+__all__ = ["leaves_part", "resumption", "unproved", "with_rest", "worth_keeping"]
 
 #: Ends of an attempt that say nothing against the bytes that had come before.
 _HARMLESS = (NetworkError, Stalled, TooSlow, IncompleteBody, StatusError, DiskFull, TooManyOpenFiles)
@@ -30,6 +31,36 @@ def worth_keeping(entity: Entity | None, request: Request) -> bool:
 def leaves_part(error: BaseException) -> bool:
     """Return whether what had come before an error may be kept; a cancellation is no fault of the bytes either."""
     return isinstance(error, _HARMLESS) or not isinstance(error, Exception)
+
+
+def unproved(entity: Entity) -> Entity:
+    """Return what is noted beside bytes that perhaps are not all of one version: only a digest vouches for them."""
+    return Entity(entity.url, total=entity.total)
+
+
+def with_rest(known: Entity, body: Body, url: str) -> Entity:
+    """Return what a part is the beginning of once the bytes of an answer follow.
+
+    Parameters
+    ----------
+    known : Entity
+        What it was the beginning of before.
+    body : Body
+        The rest, which came because a validator or the digest of the table will tell.
+    url : str
+        Where it was asked for.
+
+    Returns
+    -------
+    Entity
+        The same where its own validator binds them: whoever ignores If-Range leaves the tag of a 206 out, and need not
+        repeat a date (RFC 9110 section 15.3.7). Else one without validators, which goes on only with a digest.
+    """
+    if known.url == redact(url) and (known.etag == body.etag if known.etag is not None else known.modified is not None):
+        return known
+    return Entity(
+        redact(url), total=known.total if known.total is not None or body.entity is None else body.entity.total
+    )
 
 
 def resumption(entity: Entity | None, length: int, url: str, request: Request) -> Ask | None:

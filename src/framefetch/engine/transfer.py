@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from framefetch.engine.content import ContentCheck, describe_start
 from framefetch.engine.intake import BLOCK, Intake
 from framefetch.engine.parallel import Parallel, can_be_split
-from framefetch.engine.resume import leaves_part, resumption
-from framefetch.errors import BodyTooLong, DigestMismatch, FramefetchError, ResourceChanged
+from framefetch.engine.resume import leaves_part, resumption, unproved, with_rest
+from framefetch.errors import BodyTooLong, ContentMismatch, DigestMismatch, FramefetchError, ResourceChanged
 from framefetch.sources.secrets import forget
 from framefetch.store.files import SmallBody
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from framefetch.engine.base import Tools
     from framefetch.engine.lane import Lane
     from framefetch.models import Receipt, Request
-    from framefetch.sources.base import Body
+    from framefetch.sources.base import Ask, Body
     from framefetch.sources.loan import Loan
     from framefetch.store.files import Part
 
@@ -80,10 +80,12 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
     source = tools.sources[way.url.partition(":")[0].lower()]
     part = await tools.files.resume(request) if way.begun is None else None
     try:
-        ask = None if part is None else resumption(part.entity, part.length, way.url, request)
+        check = _check(request, tools)
+        ask = None if part is None else await _rest_of(part, check, way.url, request)
         asking = source.open(way.url, tools.meter, decode=way.decode, ask=ask, begun=way.begun, fresh=way.fresh)
         async with asking as body:
-            intake = _intake(request, body, tools, way.lane)
+            check = check if body.offset else _check(request, tools)
+            intake = Intake(body, request, check, _limit(request, body, tools), way.lane)
             if part is None and (body.length is None or body.length <= BLOCK):
                 whole = await intake.whole()
                 if intake.broken is not None:
@@ -97,6 +99,8 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
                 part = await tools.files.create(request)
             elif part.length != body.offset:
                 await part.begin_anew()
+            elif part.entity is not None:
+                await part.describe(with_rest(part.entity, body, way.url))
             if tools.options.transfer.segments > 1 and can_be_split(body):
                 await _parallel(intake, body, part, way, tools).run()
             else:
@@ -110,19 +114,34 @@ async def fetch(request: Request, way: Way, tools: Tools) -> SmallBody | Receipt
         raise
 
 
-def _intake(request: Request, body: Body, tools: Tools, lane: Lane) -> Intake:
-    # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch. What is
-    # gone on with had passed the look.
-    judged = tools.options.transfer.check_content and not request.digests and not body.offset
-    check = ContentCheck(request.path, judge=judged)
-    return Intake(body, request, check, _limit(request, body, tools), lane)
+def _check(request: Request, tools: Tools) -> ContentCheck:
+    # Where the table states a digest, the digest decides, and the look at the content only explains a mismatch.
+    return ContentCheck(request.path, judge=tools.options.transfer.check_content and not request.digests)
+
+
+async def _rest_of(part: Part, check: ContentCheck, url: str, request: Request) -> Ask | None:
+    """Return what to ask for to go on with a part; None where what it has is no beginning of such a file."""
+    ask = resumption(part.entity, part.length, url, request)
+    seen = 0
+    try:
+        # Who left it may have let a digest judge.
+        while ask is not None and not check.settled and seen < part.length:
+            block = await part.read(seen, BLOCK)
+            if not block:
+                return None
+            check.feed(block)
+            seen += len(block)
+    except ContentMismatch:
+        return None
+    return ask
 
 
 async def _keep_beginning(request: Request, beginning: bytes, intake: Intake, body: Body, tools: Tools) -> None:
     """Let what came of a small body that broke wait for the rest."""
     # What a server pushes late, for an answer before this one, may be the end of what came.
-    if intake.broken is not None and intake.entity is not None and (body.alone or request.digests):
-        intake.broken.kept = await tools.files.keep_beginning(request, beginning, intake.entity)
+    if intake.broken is not None and (entity := intake.entity) is not None and (body.alone or request.digests):
+        entity = entity if body.alone else unproved(entity)
+        intake.broken.kept = await tools.files.keep_beginning(request, beginning, entity)
 
 
 def _parallel(intake: Intake, body: Body, part: Part, way: Way, tools: Tools) -> Parallel:

@@ -112,6 +112,15 @@ class DigestingFile(io.FileIO):
             finally:
                 self._digesting.release()
 
+    def reread(self, offset: int, count: int) -> bytes:
+        """Return so many bytes from somewhere, fewer where they end; not while somebody writes."""
+        position = self.tell()
+        try:
+            self.seek(offset)
+            return self.read(count)
+        finally:
+            self.seek(position)
+
     def proof(self) -> tuple[int, str]:
         """Return how many bytes are digested, and their digest; who digests on meanwhile is waited for."""
         with self._digesting:

@@ -135,6 +135,13 @@ class Part:
         proofs = tuple(proof for proof in sidecar.proofs if proof[0] <= self.length)
         self._sidecar = replace(sidecar, proofs=proofs, extents=self._raw.noted())
 
+    async def read(self, offset: int, count: int) -> bytes:
+        """Return so many of its bytes, fewer where it ends; raise `StorageError` where they cannot be read."""
+        try:
+            return await self._store.run(self._raw.reread, offset, min(count, self.length - offset))
+        except OSError as error:
+            raise translate_oserror(error, f"reading {self._request.path}") from error
+
     async def write(self, block: bytes | bytearray | memoryview) -> None:
         """Append a block.
 

@@ -1,9 +1,12 @@
 """Where new parts lie: in folders of their own once the disk takes its time, and what becomes of those."""
 
+import contextlib
 import errno
 import os
 import stat
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,25 @@ def test_no_two_have_one_name(paths: PartPaths) -> None:
     paths.took(100, 1.0)
     names += [*paths.several(100), paths.new(), *paths.several(100)]
     assert len(set(names)) == len(names) == 302
+
+
+def test_threads_that_come_together_have_the_same_folders(
+    paths: PartPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, together = os.mkdir, threading.Barrier(2)
+
+    def wait_and_make(path: str) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.5)  # for another one that makes them, which there should not be
+        mkdir(path)
+
+    paths.took(4, 1.0)
+    monkeypatch.setattr(os, "mkdir", wait_and_make)
+    with ThreadPoolExecutor(2) as pool:
+        given = [path for made in pool.map(paths.several, [100, 100]) for path in made]
+    assert len({os.path.dirname(path) for path in given}) == len(os.listdir(tmp_path)) == FOLDERS
+    assert all(os.path.isdir(os.path.dirname(path)) for path in given)
+    assert len(set(given)) == 200
 
 
 def test_where_there_can_be_no_folders_one_will_do(

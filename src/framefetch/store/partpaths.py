@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import re
+import threading
 from typing import Final
 
 __all__ = ["PartPaths", "folder_owner", "remove_folder"]
@@ -27,7 +28,7 @@ _PART = re.compile(r"[0-9a-f]+$")
 
 
 class PartPaths:
-    """Names new parts; from any thread, but for those of `several`, which are one thread's at a time.
+    """Names new parts; from any thread.
 
     Parameters
     ----------
@@ -43,6 +44,7 @@ class PartPaths:
         self._numbers = itertools.count(1)
         self._is_far = self._is_refused = False
         self._folders: tuple[str, ...] = ()
+        self._making = threading.Lock()
 
     def new(self) -> str:
         """Return a path for a new part."""
@@ -50,8 +52,10 @@ class PartPaths:
 
     def several(self, count: int) -> list[str]:
         """Return paths for new parts that are made together, and moved before long; blocking."""
-        if self._is_far and not (self._folders or self._is_refused):
-            self._make_folders()
+        if self._is_far and not self._folders:
+            with self._making:
+                if not (self._folders or self._is_refused):
+                    self._make_folders()
         if not self._folders:
             return [self.new() for _ in range(count)]
         among = itertools.cycle(self._folders)

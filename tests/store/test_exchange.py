@@ -348,6 +348,10 @@ def test_what_can_be_no_version_is_skipped_with_a_reason(folder, take, inside, t
     assert held(folder) == [("v0", "http://h/1", "v0/old name.nwb")]
 
 
+#: Entries that do not say what they should, and what is said of them.
+LACKING = {"no-md5": "no md5_checksum", "no-path": "no file_path", "null": "NoneType"}
+
+
 def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder, take, inside, tmp_path) -> None:
     (tmp_path / "outside").write_bytes(b"other bytes")
     layout = {
@@ -358,15 +362,20 @@ def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder,
             "http://h/none": {"file_path": inside, "md5_checksum": None},
             "http://h/outside": {"file_path": str(tmp_path / "outside"), "md5_checksum": md5()},
             "http://h/good": {"file_path": inside, "md5_checksum": md5()},
+            "http://h/no-md5": {"file_path": inside},
+            "http://h/no-path": {"md5_checksum": md5()},
+            "http://h/null": None,
         }
     }
     report = take(layout)
     assert report.imported == 1
     reasons = dict(report.skipped)
-    assert list(reasons) == [f"http://h/{name}" for name in ("wrong", "gone", "folder", "none", "outside")]
+    assert list(reasons) == [f"http://h/{name}" for name in ("wrong", "gone", "folder", "none", "outside", *LACKING)]
     assert reasons["http://h/wrong"] == f"expected md5:{md5(b'other')}, but {inside} has md5:{md5()}"
     assert reasons["http://h/gone"].startswith("no file at ")
     assert "32 lower-case hex digits, got 'none'" in reasons["http://h/none"]
+    for name, got in LACKING.items():
+        assert reasons[f"http://h/{name}"] == f"expected a file_path and an md5_checksum, got {got}"
     assert held(folder) == [("v0", "http://h/good", "v0/old name.nwb")]
     assert (tmp_path / "outside").read_bytes() == b"other bytes"
     assert tree(tmp_path / "cache" / "v0") == {"old name.nwb": BODY}

@@ -148,12 +148,13 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a prototype's manifest says of one file."""
+    """What a prototype's manifest says of one file, or what it has in the place of that."""
 
     version: str
     url: str
-    path: str
-    md5: str
+    path: str = ""
+    md5: str = ""
+    instead: str = ""
 
 
 def import_manifest(
@@ -222,7 +223,7 @@ def import_manifest(
 
 
 def read_layout(source: str) -> list[Stated]:
-    """Return what a prototype's manifest states.
+    """Return what a prototype's manifest states; an entry that says nothing is told by what it is instead.
 
     Raises
     ------
@@ -232,13 +233,26 @@ def read_layout(source: str) -> list[Stated]:
     expected = 'expected {"v0": {"http://host/id": {"file_path": "…", "md5_checksum": "…"}}}'
     try:
         with open(source, encoding="utf-8") as file:
-            return list(_stated_in(json.load(file)))
+            return _some_use(list(_stated_in(json.load(file))))
     except OSError as error:
         raise ManifestError(f"{source}: {error.strerror or error}") from error
     except NotAManifest as error:
         raise NotAManifest(f"{source} is no manifest of the prototype: {expected}; got {error}") from None
     except (ValueError, RecursionError) as error:
         raise NotAManifest(f"{source} is no manifest of the prototype: {expected}; got no JSON: {error}") from error
+
+
+def _some_use(layout: list[Stated]) -> list[Stated]:
+    """Return a layout, unless no entry in it says what it should.
+
+    Raises
+    ------
+    NotAManifest
+        Then.
+    """
+    if layout and all(stated.instead for stated in layout):
+        raise NotAManifest(f"{layout[0].instead} for {redact(layout[0].url)}")
+    return layout
 
 
 def _stated_in(layout: object) -> Iterator[Stated]:
@@ -251,11 +265,12 @@ def _stated_in(layout: object) -> Iterator[Stated]:
     """
     for version, entries in _items(layout, ""):
         for url, entry in _items(entries, f" as {version!r}"):
-            told = dict(_items(entry, f" for {redact(url)}"))
-            for name in ("file_path", "md5_checksum"):
-                if name not in told:
-                    raise NotAManifest(f"no {name} for {redact(url)}")
-            yield Stated(version, url, str(told["file_path"]), str(told["md5_checksum"]))
+            if not isinstance(entry, dict):
+                yield Stated(version, url, instead=type(entry).__name__)
+            elif missing := [name for name in ("file_path", "md5_checksum") if name not in entry]:
+                yield Stated(version, url, instead=f"no {missing[0]}")
+            else:
+                yield Stated(version, url, str(entry["file_path"]), str(entry["md5_checksum"]))
 
 
 def _items(found: object, where: str) -> Iterable[tuple[str, object]]:
@@ -305,6 +320,8 @@ class _Shelf:
 
     def take_over(self, stated: Stated, key: str) -> None:
         """Take over one file that is what the manifest says, unless there is an entry already."""
+        if stated.instead:
+            raise ValueError(f"expected a file_path and an md5_checksum, got {stated.instead}")
         name_of = self._names_in(stated.version)  # also where nothing is copied: what is no version is refused
         md5 = Digest("md5", stated.md5.strip().lower())
         if self._is_held(stated.version, key, md5):

@@ -76,7 +76,7 @@ def test_shell_snippets_run(place: int, monkeypatch: pytest.MonkeyPatch) -> None
         done = subprocess.run(words, capture_output=True, text=True, timeout=50)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     assert len(Path("result.csv").read_text().splitlines()) == 30
-    assert Path("manifest.json").is_file()
+    assert Path("data/cache/manifest.json").is_file()
 
 
 def test_the_test_command_is_the_one_ci_runs() -> None:

@@ -323,7 +323,10 @@ class MetadataCache:
         return self._works.look(lambda folder: rebuild(folder, requests, self._works.host_map), self.file_version)
 
     def update_manifest(self) -> Path:
-        """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path."""
+        """Write ``manifest.json`` in the prototype's layout beside the manifest, atomically, and return its path.
+
+        Each ``file_path`` is relative to the cache, where the file is.
+        """
 
         def export(folder: CacheFolder) -> Path:
             target = os.path.join(folder.root, "manifest.json")

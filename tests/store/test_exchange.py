@@ -70,7 +70,7 @@ def test_an_export_has_the_prototypes_layout(folder, tmp_path) -> None:
 
 def test_an_export_of_nothing(folder, tmp_path) -> None:
     assert export_manifest(folder.manifest, str(tmp_path / "out.json")) == 0
-    assert json.loads((tmp_path / "out.json").read_text()) == {}
+    assert (tmp_path / "out.json").read_text() == "{}\n"
 
 
 def test_of_two_places_of_one_url_the_newest_is_exported_and_counted(folder, tmp_path) -> None:
@@ -99,7 +99,7 @@ def test_an_export_is_laid_out_as_the_prototype_did(folder, tmp_path) -> None:
             "http://host/ü?a=\t1": {"file_path": 'v0/"ü"\\\n', "md5_checksum": "0" * 32},
         },
     }
-    expected = json.dumps(layout, indent=1, ensure_ascii=False)
+    expected = json.dumps(layout, indent=1, ensure_ascii=False) + "\n"
     assert (tmp_path / "out.json").read_text(encoding="utf-8") == expected
     printed = io.StringIO()
     assert print_manifest(folder.manifest, printed) == 4
@@ -131,8 +131,8 @@ def test_an_export_replaces_the_older_one_in_one_step(folder, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", look)
         export_manifest(folder.manifest, str(target))
-    assert seen == [("{}", OLDER)]
-    assert target.read_text() == "{}"
+    assert seen == [("{}\n", OLDER)]
+    assert target.read_text() == "{}\n"
     assert sorted(os.listdir(tmp_path)) == ["cache", "out.json"]
 
 
@@ -373,6 +373,9 @@ def test_what_is_wrong_is_skipped_with_a_reason_and_the_rest_is_imported(folder,
     assert list(reasons) == [f"http://h/{name}" for name in ("wrong", "gone", "folder", "none", "outside", *LACKING)]
     assert reasons["http://h/wrong"] == f"expected md5:{md5(b'other')}, but {inside} has md5:{md5()}"
     assert reasons["http://h/gone"].startswith("no file at ")
+    assert reasons["http://h/gone"].endswith(
+        "; a relative file_path is looked for in the cache, beside the manifest and in the working folder"
+    )
     assert "32 lower-case hex digits, got 'none'" in reasons["http://h/none"]
     for name, got in LACKING.items():
         assert reasons[f"http://h/{name}"] == f"expected a file_path and an md5_checksum, got {got}"

@@ -577,6 +577,23 @@ def test_what_the_cache_holds_is_not_written_over(stocked, tmp_path) -> None:
     assert framefetch(*words, "--report", cache / "reports" / "r.csv").returncode == 0
 
 
+def test_paths_of_an_export_are_relative_to_the_cache_and_whoever_needs_it_is_told(cache, tmp_path) -> None:
+    elsewhere, inside = tmp_path / "out" / "m.json", cache / "manifest.json"
+    elsewhere.parent.mkdir()
+    for target in (elsewhere, inside):
+        done = framefetch("export", cache, target)
+        assert done.stdout == f"8 entries written to {target}; their paths are relative to {cache}\n"
+        for entry in json.loads(target.read_text())["v0"].values():
+            assert (cache / entry["file_path"]).is_file()
+    refused = framefetch("import", tmp_path / "new", elsewhere, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "0 entries imported, 8 skipped\n")
+    assert refused.stderr.count("a relative file_path is looked for in the cache, beside the manifest and in the") == 8
+    taken = framefetch("import", tmp_path / "new", inside, cwd=tmp_path)
+    assert (taken.returncode, taken.stdout) == (0, "8 entries imported, 0 skipped\n")
+    assert names(tmp_path / "new") == names(cache)
+    assert "Each file_path is relative to the cache." in " ".join(framefetch("export", "--help").stdout.split())
+
+
 def test_an_export_is_never_written_over_the_table(cache, tmp_path) -> None:
     before = (tmp_path / "table.csv").read_bytes()
     done = framefetch("export", cache, tmp_path / "table.csv")

@@ -38,12 +38,14 @@ _TEXT: Final = r'"(?:[^"\\]|\\.)*"'
 _ENTRY: Final = rf'{_TEXT}\s*:\s*\{{[^{{}}]*"(?:file_path|md5_checksum)"\s*:'
 _BEGINS: Final = re.compile(rf"\s*\{{\s*(?:\}}\s*$|{_TEXT}\s*:\s*\{{\s*(?:\}}\s*\}}\s*$|{_ENTRY}))")
 
+_RELATIVE: Final = "a relative file_path is looked for in the cache, beside the manifest and in the working folder"
+
 #: Gives for a version what names its files, by their URLs; raises where it can be no version.
 NamesIn: TypeAlias = "Callable[[str], Callable[[str], str]]"
 
 
 def export_manifest(manifest: Manifest, target: str) -> int:
-    """Write the manifest as JSON in the prototype's layout, atomically.
+    """Write the manifest as JSON in the prototype's layout, atomically; its paths are relative to the cache.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ def _require_no_other_file(target: str) -> None:
 def print_manifest(manifest: Manifest, file: TextIO) -> int:
     """Write the manifest, as `export_manifest` does, to an open file; return how many entries were written.
 
-    Each entry is written when it is read, as `json.dump` with an indent of 1 would write all of them.
+    Each entry is written when it is read, as `json.dump` with an indent of 1 would write all of them, and a newline.
     """
     count = 0
     before = "{"
@@ -119,7 +121,7 @@ def print_manifest(manifest: Manifest, file: TextIO) -> int:
             before = ","
             count += 1
         file.write("\n }")
-    file.write("\n}" if count else "{}")
+    file.write("\n}\n" if count else "{}\n")
     return count
 
 
@@ -382,7 +384,8 @@ class _Shelf:
         if any(map(self._is_private, there)):  # not even opened: to close a database ends all locks on it
             raise ValueError(f"{path} is a file of the cache's own")
         if not there:
-            raise ValueError(f"no file at {' or '.join(dict.fromkeys(candidates))}")
+            where = f"no file at {' or '.join(dict.fromkeys(candidates))}"
+            raise ValueError(where if os.path.isabs(path) else f"{where}; {_RELATIVE}")
         other = ""
         for candidate in there:
             seen = os.stat(candidate)

@@ -194,7 +194,11 @@ def _require_a_cache(arguments: RebuildArguments) -> None:
 
 
 def export_json(arguments: ExportArguments) -> int:
-    """Write the manifest as JSON in the notebook prototype's layout."""
+    """Write the manifest as JSON in the notebook prototype's layout.
+
+    Each file_path is relative to the cache. To be imported elsewhere, the JSON must lie in the cache that it is of
+    (framefetch export CACHE CACHE/manifest.json), or the import be made from there.
+    """
     from framefetch.store.exchange import export_manifest, print_manifest
     from framefetch.store.folder import OLDER, CacheFolder
     from framefetch.store.targets import require_not_held, require_not_the_caches_own
@@ -215,7 +219,7 @@ def export_json(arguments: ExportArguments) -> int:
     if printed:
         say(f"{count:,} entries written")
     else:
-        print(f"{count:,} entries written to {arguments.target}")
+        print(f"{count:,} entries written to {arguments.target}; their paths are relative to {arguments.cache_dir}")
     return 0
 
 
@@ -228,7 +232,11 @@ def _is_stdout(target: str) -> bool:
 
 
 def import_json(arguments: ImportArguments) -> int:
-    """Take over a notebook prototype's cache without downloading anything; each file is hashed first."""
+    """Take over a notebook prototype's cache without downloading anything; each file is hashed first.
+
+    A relative file_path is looked for in CACHE_DIR, beside the manifest and in the working folder. Exit code 1 where
+    files were skipped.
+    """
     with errors_as_lines():
         mapping = parse_host_map(arguments.host_map or [])
         from framefetch.options import Options

@@ -25,7 +25,7 @@ LAW: dict[str, set[str]] = {
     "native": set(),
     "threads": set(),
     "sources": VALUES | {"native.at_once", "threads"},
-    "store": VALUES | {"native.at_once", "native.plain", "threads"},
+    "store": VALUES | {"native.at_once", "native.calls", "threads"},
     "engine": VALUES | {"sources", "store.files", "threads"},
     "portal": {"threads"},
     "claims": {"models"},

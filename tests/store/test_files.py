@@ -23,7 +23,7 @@ from framefetch.errors import (
 from framefetch.models import Entity, Receipt, Verified
 from framefetch.native import plain
 from framefetch.native.at_once import at_once
-from framefetch.native.plain import stat_of
+from framefetch.native.calls import stat_of
 from framefetch.store import files as files_module
 from framefetch.store.folder import CacheFolder
 from framefetch.store.held import unchanged

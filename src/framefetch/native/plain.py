@@ -11,35 +11,24 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from framefetch.native.calls import OPEN_NEW, rename, stat_of, write_all
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from framefetch.native.calls import Stat
+
 __all__ = [
-    "OPEN_NEW",
     "Md5",
-    "Stat",
     "ask_all",
     "hear_any",
     "in_turn",
     "md5_all",
     "move_new",
     "plain_answer",
-    "rename",
-    "stat_of",
-    "taken",
-    "write_all",
     "write_new",
 ]
-
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-OPEN_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-
-#: What the system says of a file: mode, size, times of the last change of its content and of itself, and inode.
-Stat = tuple[int, int, int, int, int]
-
-#: Nanoseconds that 64 bits can hold, here and in a manifest: until 2262. File systems have dates that are further away.
-_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
 
 #: Where a file takes so many seconds, as the first ones show, so many threads help at most.
 PATIENCE, TRIED, HELPERS = 0.0005, 4, 15
@@ -298,28 +287,6 @@ def move_new(parts: list[str], targets: list[str], patience: float = PATIENCE, /
     return _each(_move_one, list(zip(parts, targets, strict=True)), patience)
 
 
-def rename(part: str, target: str) -> None:
-    """Give a file another name, whatever stands there."""
-    try:
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno != getattr(errno, "ESTALE", None):
-            raise
-        os.replace(part, target)  # a network file system remembered a folder that is another one by now; it looks again
-
-
-def stat_of(found: os.stat_result) -> Stat:
-    """Return what is looked at of what the system says."""
-    return found.st_mode, found.st_size, _bounded(found.st_mtime_ns), _bounded(found.st_ctime_ns), found.st_ino
-
-
-def _bounded(nanoseconds: int) -> int:
-    """Return a time, or the nearest that 64 bits can hold."""
-    if _FIRST_NS <= nanoseconds <= _LAST_NS:
-        return nanoseconds
-    return _FIRST_NS if nanoseconds < 0 else _LAST_NS
-
-
 def _each(
     function: Callable[..., os.stat_result], pairs: list[tuple[str, str | bytes]], patience: float
 ) -> list[Stat | int]:
@@ -374,32 +341,6 @@ def _write_one(path: str, body: bytes) -> os.stat_result:
         with contextlib.suppress(OSError):  # why it failed is what is to be told
             os.unlink(path)
         raise
-
-
-def write_all(handle: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of it.
-
-    Raises
-    ------
-    OSError
-        Where the disk refuses; also where it takes nothing and says no reason, which would go on for ever.
-    """
-    view = memoryview(data)
-    while view:
-        view = view[taken(os.write(handle, view)) :]
-
-
-def taken(count: int) -> int:
-    """Return how many bytes a write has taken, of some.
-
-    Raises
-    ------
-    OSError
-        Where it was none.
-    """
-    if not count:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-    return count
 
 
 def _move_one(part: str, target: str) -> os.stat_result:

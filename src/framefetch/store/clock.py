@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from framefetch.native.plain import stat_of
+from framefetch.native.calls import stat_of
 
 if TYPE_CHECKING:
-    from framefetch.native.plain import Stat
+    from framefetch.native.calls import Stat
 
 __all__ = ["dated_back", "written_by"]
 

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.native.plain import OPEN_NEW, taken
+from framefetch.native.calls import OPEN_NEW, taken
 from framefetch.store.digests import SEEKING, Hasher
 from framefetch.store.extents import Extents
 

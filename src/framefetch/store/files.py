@@ -35,7 +35,7 @@ from framefetch.threads import Threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from framefetch.native.plain import Stat
+    from framefetch.native.calls import Stat
     from framefetch.store.journal import Journal
     from framefetch.store.places import Sight
     from framefetch.store.sidecar import Sidecar

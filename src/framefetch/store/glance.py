@@ -14,7 +14,7 @@ from os.path import lexists
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from framefetch.models import Verified
-from framefetch.native.plain import stat_of
+from framefetch.native.calls import stat_of
 from framefetch.store.places import inode_of
 from framefetch.store.symlinks import FoldersSeen
 

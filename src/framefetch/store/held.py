@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import FramefetchError, TargetBlocked, UnsafePath
 from framefetch.models import Entry, Receipt, Request, Verified
-from framefetch.native.plain import stat_of
+from framefetch.native.calls import stat_of
 from framefetch.store.places import held_for, inode_of, sight_of
 from framefetch.store.symlinks import FoldersSeen
 from framefetch.threads import Threads

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from framefetch.errors import StorageError
 from framefetch.models import Digest, Entry, Receipt, Request, Verified
-from framefetch.native.plain import write_all
+from framefetch.native.calls import write_all
 from framefetch.store.locks import NOTE, notes, refuses_locks
 from framefetch.store.partpaths import folder_owner, remove_folder
 from framefetch.store.places import remove

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlocked, TooManyOpenFiles
 from framefetch.models import Digest, Receipt, Verified
 from framefetch.native.at_once import at_once
-from framefetch.native.plain import rename, stat_of
+from framefetch.native.calls import rename, stat_of
 from framefetch.store.clock import dated_back
 from framefetch.store.digests import hash_file
 from framefetch.store.symlinks import no_folder
@@ -23,7 +23,7 @@ from framefetch.store.symlinks import no_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from framefetch.native.plain import Stat
+    from framefetch.native.calls import Stat
 
 __all__ = [
     "Content",

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from framefetch.models import Entity
-from framefetch.native.plain import write_all
+from framefetch.native.calls import write_all
 from framefetch.store.extents import Extents
 from framefetch.store.places import remove
 

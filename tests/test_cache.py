@@ -834,10 +834,26 @@ async def test_a_batch_that_cannot_fit_is_refused_before_the_first_request(stock
     assert warehouse.count() == 0
 
 
-def test_a_cache_folder_that_is_a_file_is_one_clear_error(stocked, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("place", "below"), [("c", ""), ("c", "/deeper"), ("c/.framefetch", ""), ("c/.framefetch/parts", "")]
+)
+def test_a_file_in_the_place_of_a_folder_of_the_cache_is_named_with_what_to_do(stocked, tmp_path, place, below) -> None:
     warehouse, table, _ = stocked
-    (tmp_path / "file").write_text("x")
-    with MetadataCache(table, tmp_path / "file") as cache, pytest.raises(StorageError, match="making the cache folder"):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("x")
+    said = f"^a file stands at {tmp_path / place}, where a folder of the cache belongs; move it away, or choose another"
+    with MetadataCache(table, f"{tmp_path}/c{below}") as cache, pytest.raises(StorageError, match=said) as caught:
+        cache.mirror(table)
+    assert caught.value.fatal
+    assert warehouse.count() == 0
+    assert (tmp_path / place).read_text() == "x"
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_named_with_what_to_do(stocked, tmp_path) -> None:
+    warehouse, table, _ = stocked
+    (tmp_path / "c" / "manifest.sqlite").mkdir(parents=True)
+    said = f"^a folder stands at {tmp_path}/c/manifest.sqlite, where the manifest belongs; move it away, or choose"
+    with MetadataCache(table, tmp_path / "c") as cache, pytest.raises(ManifestError, match=said):
         cache.mirror(table)
     assert warehouse.count() == 0
 

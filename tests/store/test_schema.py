@@ -110,7 +110,7 @@ def test_nothing_is_made_where_a_dangling_link_leads(tmp_path) -> None:
 
 def test_a_folder_at_the_manifests_place(tmp_path) -> None:
     (tmp_path / "manifest.sqlite").mkdir()
-    with pytest.raises(ManifestError, match="cannot be used"):
+    with pytest.raises(ManifestError, match="a folder stands at .*/manifest.sqlite, where the manifest belongs; move"):
         Manifest(str(tmp_path))
 
 

@@ -228,7 +228,7 @@ class CacheFolder:
         """Make the private folders and begin the journal; return why that is impossible, if it is."""
         try:
             for folder in (self.root, self.private, f"{self.private}/parts", f"{self.private}/locks"):
-                os.makedirs(folder, exist_ok=True)
+                _make_folder(folder)
                 if folder != self.root and os.path.islink(folder):
                     raise StorageError(f"{folder} is a link; nothing is written through it")
             _require_room(self.root)
@@ -237,7 +237,7 @@ class CacheFolder:
             if not os.path.isdir(self.root):
                 failure = translate_oserror(error, f"making the cache folder {self.root}")
                 failure.fatal = True
-                raise failure from error
+                raise failure from (None if failure is error else error)
             obstacle = translate_oserror(error, f"writing to the cache {self.root}")
             obstacle.fatal = True
             return obstacle
@@ -342,6 +342,26 @@ def existing(place: str) -> str:
         if above == place:
             raise StorageError(f"{place} is not there")
     return above
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises
+    ------
+    StorageError
+        Where something else stands in its place, or in that of one above it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        place = folder if os.path.islink(folder) else existing(folder)
+        if os.path.isdir(place):
+            raise  # it has come since
+        raise StorageError(
+            f"{not_a_folder(place)} stands at {place}, where a folder of the cache belongs; "
+            "move it away, or choose another folder for the cache"
+        ) from None
 
 
 def require_room(root: str, needed: int, files: int) -> None:

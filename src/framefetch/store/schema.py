@@ -280,6 +280,10 @@ def recognise(path: str, timeout: float) -> None:
     """
     if os.path.islink(path):
         raise ManifestError(f"{path} is a link; nothing is written through it. Put the manifest itself there")
+    if os.path.isdir(path):
+        raise ManifestError(
+            f"a folder stands at {path}, where the manifest belongs; move it away, or choose another one for the cache"
+        )
     if not os.path.exists(path):
         if any(os.path.lexists(path + companion) for companion in COMPANIONS):
             raise lost(path, "is gone, while its log is still there")

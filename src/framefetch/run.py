@@ -105,6 +105,7 @@ class Run:
             give_result(error, self.without(error) if isinstance(error, BytesLost) else self._result())
             raise
         finally:
+            self._events.emit(BytesReceived(self.meter.so_far(), self.meter.requests, self._events.run))
             self._events.emit(RunFinished(time.monotonic() - began, self._events.run))
         self._seconds = time.monotonic() - began
         return self._result()
@@ -179,8 +180,7 @@ class Run:
             await self._in_thread(self._require_room, to_fetch)
         if len(to_fetch):
             sources = await open_sources()
-            options = self._fitted(len(to_fetch))
-            tools = Tools(sources, self.folder.files, options, self.meter, self._neighbours.take)
+            tools = Tools(sources, self.folder.files, self._fitted(len(to_fetch)), self.meter, self._neighbours.take)
             while len(to_fetch) and not self._stop.is_set():
                 to_fetch = await self._fetch_claimed(to_fetch, tools, engine)
 

@@ -160,3 +160,29 @@ def test_options_that_show_progress_can_be_pickled() -> None:
     assert plain._stream is sys.stderr
     assert given._stream.getvalue() == "so far"
     given(RunStarted(2, 2, 0, 2, None))
+
+
+def test_lines_end_with_one_that_tells_all_and_a_short_run_has_none(monkeypatch) -> None:
+    screen = io.StringIO()
+    progress = Progress(screen)
+    for event in (started(1, 1), BytesReceived(9, 1, 1), FileFinished(FINISHED, 1), RunFinished(0.1, 1)):
+        progress(event)
+    assert screen.getvalue() == ""
+    monkeypatch.setattr("framefetch.ui.progress.LINE_SECONDS", 0.0)
+    progress(started(2, 2))
+    monkeypatch.setattr("framefetch.ui.progress.LINE_SECONDS", 60.0)
+    for event in (FileFinished(FINISHED, 2), FileFinished(FINISHED, 2), BytesReceived(1000, 2, 2)):
+        progress(event)
+    assert "0 of 2 files" in screen.getvalue().splitlines()[-1]
+    progress(RunFinished(0.1, 2))
+    assert screen.getvalue().splitlines()[-1].startswith("framefetch: 2 of 2 files, 1.0 kB, ")
+
+
+async def test_the_last_line_of_a_run_has_all_its_files_and_bytes(stocked, open_cache, monkeypatch) -> None:
+    _, table, contents = stocked
+    monkeypatch.setattr("framefetch.ui.progress.LINE_SECONDS", 0.0)
+    screen = io.StringIO()
+    cache = open_cache(table, options=replace(EAGER, observers=(Progress(screen),)))
+    assert (await cache.fetch_all(table)).ok.all()
+    size = sum(map(len, contents.values()))
+    assert f"8 of 8 files, {size / 1000:.1f} kB, " in screen.getvalue().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Progress on the screen: a live display on a terminal, a line every few seconds elsewhere.
+"""Progress on the screen: a live display on a terminal, elsewhere a line every few seconds and one at the end.
 
 It only listens. Its output goes to stderr, and an output that fails is given up, never the download.
 """
@@ -75,6 +75,7 @@ class Progress:
         self._received: dict[int, int] = {}
         self._going: set[int] = set()
         self._began = self._last_line = time.monotonic()
+        self._said_any = False
         self._done = self._failed = 0
 
     def __call__(self, event: Event) -> None:
@@ -99,6 +100,8 @@ class Progress:
             case RunFinished():
                 self._going.discard(event.run)
                 if not self._going:
+                    if self._said_any:  # the last one told of the middle
+                        self._print()
                     self._close()
                 return
         self._show()
@@ -141,8 +144,13 @@ class Progress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=to_fetch, completed=done, rate=self._text())
         elif to_fetch and time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._last_line = time.monotonic()
-            print(f"framefetch: {done:,} of {to_fetch:,} files, {self._text()}", file=self._stream, flush=True)
+            self._print()
+
+    def _print(self) -> None:
+        self._last_line = time.monotonic()
+        self._said_any = True
+        done = self._done + self._failed
+        print(f"framefetch: {done:,} of {self._to_fetch:,} files, {self._text()}", file=self._stream, flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -270,6 +270,47 @@ async def test_overlapping_calls_share_a_failure(stocked, open_cache) -> None:
     assert 1 <= warehouse.count() <= 3
 
 
+async def cancelled_in_a_task(call: Coroutine[object, object, object], ready: asyncio.Future[None]) -> object:
+    task = asyncio.create_task(call)
+    await ready
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    return caught.value.result
+
+
+async def timed_out(call: Coroutine[object, object, object], ready: asyncio.Future[None]) -> object:
+    async def limited() -> None:
+        async with asyncio.timeout(None) as limit:
+            ready.add_done_callback(lambda _: limit.reschedule(0))
+            await call
+
+    with pytest.raises(TimeoutError) as caught:
+        await limited()
+    return caught.value.__cause__.result
+
+
+@pytest.mark.parametrize("cancel", [cancelled_in_a_task, timed_out])
+async def test_a_call_that_is_cancelled_carries_what_was_done(warehouse, open_cache, cancel) -> None:
+    urls = [warehouse.add(str(at), hdf5_file(3000, seed=at)) for at in range(4)]
+    warehouse.script("3", hold())
+    table = pd.DataFrame({"wkf": urls}, index=list("abcd"))
+    ready = asyncio.get_running_loop().create_future()
+
+    def observe(event: object) -> None:
+        if isinstance(event, FileFinished):
+            came.append(event.outcome.request.index)
+            if len(came) == 3:
+                ready.get_loop().call_soon_threadsafe(ready.set_result, None)
+
+    came: list[int] = []
+    options = replace(EAGER, timeouts=Timeouts(stall=30.0), observers=(observe,))
+    cache = open_cache(table, options=options)
+    result = await cancel(cache.fetch_all(table), ready)
+    assert result.frame["status"].to_dict() == dict.fromkeys("abc", "downloaded") | {"d": "cancelled"}
+    assert cache.status().files == 3
+
+
 async def test_cancelling_commits_what_is_finished_and_the_cache_goes_on(stocked, open_cache) -> None:
     warehouse, table, _ = stocked
     warehouse.script("107", hold())

@@ -196,6 +196,11 @@ class MetadataCache:
         To interrupt the cell of a notebook's kernel cancels the call. IPython in a terminal gives the prompt back and
         cancels nothing: use `mirror` there.
 
+        Where it is cancelled, the CancelledError carries what was done in its attribute ``result``, as it does when a
+        task of this call that was cancelled is awaited. `asyncio.timeout` and `asyncio.wait_for` raise a TimeoutError
+        instead, whose ``__cause__`` it is. A call that could not end within two seconds has none; the next one finds
+        what is held.
+
         Raises
         ------
         PlanError

@@ -161,7 +161,7 @@ class Job:
         return self.future.result() if error is None else getattr(error, "result", None)
 
     async def wait_async(self) -> FetchResult:
-        """Wait in any loop; cancellation stops the job, and returns once what is finished is committed.
+        """Wait in any loop; cancellation stops the job, carries the partial result, and ends once that is committed.
 
         The loop is kept awake: a notebook's kernel that is interrupted cancels the cell, and does not wake a loop that
         sleeps until something comes.
@@ -171,9 +171,11 @@ class Job:
         try:
             with kept_awake(asyncio.get_running_loop()):
                 return self._ended(await asyncio.shield(future))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             self.stop()
             await asyncio.wait([future], timeout=STOP_SECONDS)
+            if self.future.done() and not self.future.cancelled():
+                give_result(cancelled, self._partial())
             raise
 
     def _ended(self, result: FetchResult) -> FetchResult:

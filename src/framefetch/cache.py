@@ -391,6 +391,6 @@ def _only_path(result: FetchResult) -> Path:
     """Return the path of a result of one row, or raise why there is none."""
     if not result.ok.iloc[0]:
         row = result.frame.iloc[0]
-        asked = f"{row['url']}: " if row["url"] else ""
+        asked = f"{row['url']}: " if isinstance(row["url"], str) and row["url"] else ""
         raise FetchFailed(f"{asked}{row['error_type']}: {row['error']}", frame=result.frame)
     return Path(result.paths.iloc[0])

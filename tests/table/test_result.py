@@ -220,3 +220,26 @@ def test_repr_shows_the_figures_that_matter() -> None:
     assert repr(result_of()) == (
         "FetchResult(rows=6, files=3, downloaded=2, cached=2, failed=1, invalid=1, bytes=5, requests=3, seconds=1.235)"
     )
+
+
+@pytest.mark.parametrize("rows", [slice(0, 6), slice(0, 1), slice(1, 2), slice(3, 4), slice(0, 0)])
+@pytest.mark.parametrize("labels", [TABLE.index, None], ids=["labels", "range"])
+def test_the_types_of_the_columns_are_the_same_whatever_happened(rows: slice, labels: pd.MultiIndex | None) -> None:
+    text = pd.Series(["text"]).dtype  # str, and before pandas 3 object
+    table = (TABLE if labels is not None else TABLE.reset_index(drop=True))[rows]
+    planned = plan_of(table)
+    ledger = Ledger(len(planned.requests))
+    if rows == slice(3, 4):
+        ledger.record([Outcome(planned.requests[0], Status.FAILED, error=StatusError("404", status=404))])
+    elif rows != slice(1, 2):
+        ledger.record([Outcome(request, Status.CACHED, receipt=RECEIPT) for request in planned.requests])
+    result = FetchResult(planned, ledger, "/cache", RunFigures())
+    numbers = {"size": "Int64", "attempts": "int64", "seconds": "float64"}
+    assert dict(result.frame.dtypes) == {
+        name: pd.api.types.pandas_dtype(numbers.get(name, text)) for name in result.frame
+    }
+    assert len(result.frame.columns) == 11
+    assert result.paths.dtype == text
+    assert result.paths.index.equals(table.index)
+    plan = Plan(planned, np.zeros(len(planned.requests), dtype=bool), free_space=0)
+    assert dict(plan.frame.dtypes) == {name: pd.api.types.pandas_dtype(numbers.get(name, text)) for name in plan.frame}

@@ -57,9 +57,12 @@ def _urls(rows: PlannedRows) -> np.ndarray[Any, Any]:
 
 
 def _errors(
-    rows: PlannedRows, of_files: dict[int, tuple[str, str]]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return each row's error class and message, None where it has none."""
+    rows: PlannedRows, of_files: dict[int, tuple[str, str]], index: pd.Index
+) -> tuple[pd.Series[str], pd.Series[str]]:
+    """Return each row's error class and message, missing where it has none."""
+    if not of_files and not rows.errors:
+        nothing = _words([None], np.zeros(len(rows.files), dtype=np.uint8), index)
+        return nothing, nothing
     kinds = np.full(len(rows.files), None, dtype=object)
     messages = np.full(len(rows.files), None, dtype=object)
     if of_files:
@@ -67,7 +70,28 @@ def _errors(
             kinds[position], messages[position] = of_files[rows.files[position]]
     for position, error in rows.errors.items():
         kinds[position], messages[position] = type(error).__name__, str(error)
-    return kinds, messages
+    return _texts(kinds, index), _texts(messages, index)
+
+
+def _texts(values: np.ndarray[Any, Any], index: pd.Index) -> pd.Series[str]:
+    """Return a column of texts, of the type that pandas has for them, whatever is in it: all, some, none, no rows.
+
+    That type cannot hold what is no UTF-8, such as the name of a folder may be; then it is a column of objects.
+    """
+    import pandas as pd
+
+    try:
+        return pd.Series(values, index=index, dtype=pd.Series([""]).dtype)
+    except UnicodeEncodeError:
+        return pd.Series(values, index=index, dtype=object)
+
+
+def _words(words: Sequence[str | None], codes: np.ndarray[Any, Any], index: pd.Index) -> pd.Series[str]:
+    """Return a column of texts of which there are few, by their numbers: pandas need not look at each cell."""
+    import pandas as pd
+
+    of_each = pd.Series(list(words), dtype=pd.Series([""]).dtype).array.take(codes.astype(np.intp))
+    return pd.Series(of_each, index=index)
 
 
 def _shortened(url: str) -> str:
@@ -128,11 +152,12 @@ class Plan:
         """One row for each row of the table, on its index: status, url, path, size, error.
 
         ``status`` is ``to_fetch``, ``held``, ``failed`` (something stands at its path that is not replaced) or
-        ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes, missing where the table states none.
+        ``invalid``; ``path`` is relative to the cache; ``size`` is in bytes, missing where the table states none. Types
+        are as in `FetchResult.frame`.
         """
         import pandas as pd
 
-        rows = self.rows
+        rows, index = self.rows, pd.Index(self.rows.index)
         codes = np.where(self.held, CODES[Status.HELD], CODES[Status.TO_FETCH])
         codes[list(self.blocked)] = CODES[Status.FAILED]
         status = _taken(codes, rows.files, CODES[Status.INVALID])
@@ -141,13 +166,13 @@ class Plan:
         sizes = _taken(rows.requests.sizes, rows.files, -1)
         return pd.DataFrame(
             {
-                "status": np.array(STATUSES, dtype=object)[status.astype(np.intp)],
-                "url": _urls(rows),
-                "path": _taken(paths, rows.files, None),
+                "status": _words(STATUSES, status, index),
+                "url": _texts(_urls(rows), index),
+                "path": _texts(_taken(paths, rows.files, None), index),
                 "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
-                "error": _errors(rows, reasons)[1],
+                "error": _errors(rows, reasons, index)[1],
             },
-            index=rows.index,
+            index=index,
         )
 
     def summary(self) -> dict[str, int]:
@@ -234,28 +259,31 @@ class FetchResult:
         Columns: ``status`` (cached, downloaded, failed, invalid, cancelled), ``path`` (absolute; missing where no
         file is held), ``url`` (without secrets), ``version``, ``md5``, ``size`` (bytes), ``verified`` (digest,
         length, none), ``attempts``, ``seconds``, ``error_type``, ``error``.
+
+        Their types are always the same: ``Int64`` for sizes, ``int64`` for attempts, ``float64`` for seconds, and for
+        all others what pandas has for texts (``str``, and before pandas 3 ``object``).
         """
         import pandas as pd
 
-        ledger, files = self._ledger, self._rows.files
-        kinds, messages = _errors(self._rows, ledger.errors)
+        ledger, files, index = self._ledger, self._rows.files, pd.Index(self._rows.index)
+        kinds, messages = _errors(self._rows, ledger.errors, index)
         sizes = _taken(ledger.size, files, -1).astype(np.int64)
-        levels = _taken(ledger.verified, files, len(LEVELS)).astype(np.intp)
+        levels = _taken(ledger.verified, files, len(LEVELS))
         return pd.DataFrame(
             {
-                "status": np.array(STATUSES, dtype=object)[self._status],
-                "path": self._texts(self._paths()),
-                "url": _urls(self._rows),
+                "status": _words(STATUSES, self._status, index),
+                "path": _texts(self._paths(), index),
+                "url": _texts(_urls(self._rows), index),
                 "version": self._rows.requests.version,
-                "md5": _taken(ledger.md5, files, None),
+                "md5": _texts(_taken(ledger.md5, files, None), index),
                 "size": pd.Series(sizes, dtype="Int64").mask(sizes < 0).array,
-                "verified": np.array([*LEVELS, None], dtype=object)[levels],
+                "verified": _words([*LEVELS, None], levels, index),
                 "attempts": _taken(ledger.attempts, files, 0).astype(np.int64),
                 "seconds": _taken(ledger.seconds, files, 0.0).astype(np.float64),
                 "error_type": kinds,
                 "error": messages,
             },
-            index=self._rows.index,
+            index=index,
         )
 
     def _paths(self) -> np.ndarray[Any, Any]:
@@ -282,17 +310,7 @@ class FetchResult:
         """Absolute path of each row's file, missing where it is not held."""
         import pandas as pd
 
-        return pd.Series(self._texts(self._paths()), index=self._rows.index, name="path")
-
-    def _texts(self, paths: np.ndarray[Any, Any]) -> Any:
-        """Return paths as a column; pandas' own texts cannot hold the name of a folder that is no UTF-8."""
-        import pandas as pd
-
-        try:
-            self._root.encode()
-        except UnicodeEncodeError:
-            return pd.Series(paths, index=self._rows.index, dtype=object)
-        return paths
+        return _texts(self._paths(), pd.Index(self._rows.index)).rename("path")
 
     @property
     def failed(self) -> pd.DataFrame:

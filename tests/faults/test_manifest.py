@@ -1,5 +1,6 @@
 """The manifest is rebuildable: whatever becomes of it, good files are found again and nothing wrong is called held."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -16,13 +17,15 @@ import pandas as pd
 import pytest
 
 from framefetch import ManifestError, MetadataCache, StorageError, Timeouts
+from framefetch.errors import ManifestLost
 from framefetch.store import network
 from framefetch.store.folder import CacheFolder
+from framefetch.store.manifest import Manifest
 from framefetch.store.tables import SCHEMA_VERSION
 from framefetch.warehouse import Serve, WarehouseThread, hold
 from tests.conftest import EAGER
 from tests.processes import wait_until
-from tests.store.builders import age, query
+from tests.store.builders import age, query, row
 
 FILES = 300
 PAGE = 4096
@@ -91,6 +94,18 @@ def no_tables(manifest: Path) -> None:
     connection.close()
 
 
+def names_that_are_no_text(manifest: Path) -> None:
+    """Garble the name of a table and the beginning of its definition: SQLite quotes it in its error."""
+    write(manifest, manifest.read_bytes().index(b"tableplacesplaces") + 5, b"\x97" * 20)
+
+
+def values_that_are_no_text(manifest: Path) -> None:
+    connection = sqlite3.connect(manifest)
+    with connection:
+        connection.execute("UPDATE entries SET digests = CAST(x'97' AS TEXT) WHERE key LIKE '%77.bin'")
+    connection.close()
+
+
 #: What is done to the manifest, and how many of its rows are lost by it for good, at most.
 DAMAGES = [
     ("117", "header garbage", lambda manifest: write(manifest, 0, os.urandom(100)), 0),
@@ -102,6 +117,8 @@ DAMAGES = [
     ("117", "truncated within a page", lambda manifest: os.truncate(manifest, leaf_pages(manifest)[-1] + 1000), 60),
     ("117", "rows that say nonsense", foreign_values, 30),
     ("117", "its tables gone", no_tables, FILES),
+    ("117", "names that are no text", names_that_are_no_text, 0),
+    ("117", "values that are no text", values_that_are_no_text, 3),
     ("118", "zero bytes", lambda manifest: os.truncate(manifest, 0), FILES),
     ("119", "deleted", remove, FILES),
 ]
@@ -181,6 +198,40 @@ def test_a_salvaged_row_is_hashed_before_it_is_believed(held: Held, cache_folder
     assert frame.loc[frame["status"] == "downloaded", "path"].tolist() == [str(victim)]
     assert held.warehouse.count() == before + 1
     assert victim.read_bytes() == body
+
+
+@EACH
+def test_rebuild_makes_it_anew_as_every_message_says(
+    held: Held, cache_folder: Path, note: Callable[..., None], case: str, fault: str, damage: Callable, lost: int
+) -> None:
+    damage(cache_folder / "manifest.sqlite")
+    words = [sys.executable, "-m", "framefetch", "rebuild", str(cache_folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.returncode in (0, 1), done.stderr  # 1: nothing explains the files whose rows are lost
+    assert "Traceback" not in done.stderr
+    ((entries,),) = query(cache_folder, "SELECT count(*) FROM entries")
+    assert entries >= FILES - lost
+    with MetadataCache(held.table, cache_folder, options=EAGER) as cache:
+        assert {finding.kind for finding in cache.verify("hash")} <= {"unknown"}
+    note(case, f"{fault}, rebuild", "rebuilt", 0)
+
+
+def test_a_schema_that_becomes_no_text_under_a_reader_is_damage(cache_folder: Path) -> None:
+    """SQLite reads it again when somebody has changed it, in the middle of whatever a process does."""
+    with contextlib.closing(Manifest(str(cache_folder))) as manifest:
+        assert manifest.holds_any()
+        connection = sqlite3.connect(cache_folder / "manifest.sqlite", isolation_level=None)
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = CAST(x'97' AS TEXT), name = CAST(x'97' AS TEXT) WHERE name = 'places'"
+        )
+        connection.execute("PRAGMA schema_version = 999")
+        connection.close()
+        with pytest.raises(ManifestLost, match="is damaged"):
+            manifest.holds_any()
+        manifest.commit([row()])
+        with pytest.raises(ManifestLost, match="is damaged"):
+            manifest.flush()
 
 
 def test_commands_that_only_look_leave_a_damaged_manifest_alone(cache_folder: Path) -> None:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from framefetch.errors import ManifestError, ManifestLost
 from framefetch.store.places import remove
 from framefetch.store.salvage import hint_sources, salvage
-from framefetch.store.schema import COMPANIONS, Identity, connect, explain, identify, lay_out
+from framefetch.store.schema import COMPANIONS, SQLITE_ERRORS, Identity, connect, explain, identify, lay_out
 from framefetch.store.tables import COLUMNS, place_all
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _making(path: str, what: str) -> Iterator[str]:
     try:
         _clear(new)
         yield new
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise explain(error, path) from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be {what}: {error.strerror or error}") from error

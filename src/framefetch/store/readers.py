@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from framefetch.errors import ManifestError
-from framefetch.store.schema import connect, explain, identify, open_beside
+from framefetch.store.schema import SQLITE_ERRORS, connect, explain, identify, open_beside
 
 __all__ = ["FETCH_ROWS", "Readers"]
 
@@ -73,7 +73,7 @@ class Readers:
             finally:
                 with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
                     cursor.close()  # who stops early would leave the next one what was there
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explain(error, self._path) from error
         finally:
             if reader is not None:

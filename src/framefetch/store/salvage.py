@@ -15,7 +15,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from framefetch.models import Digest, Verified
-from framefetch.store.schema import SMALLEST, opened
+from framefetch.store.schema import SMALLEST, SQLITE_ERRORS, opened
 from framefetch.store.tables import COLUMNS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def salvage(path: str) -> Iterator[Hint]:
     for direction in ("", " DESC"):
         try:
             yield from _as_sqlite_reads(path, direction)
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             continue
         return
     for name, head, step in ((path, 0, 0), (f"{path}-wal", 32, 24)):

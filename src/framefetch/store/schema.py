@@ -16,6 +16,7 @@ from framefetch.store.tables import APPLICATION_ID, SCHEMA_VERSION, TREES, bring
 __all__ = [
     "COMPANIONS",
     "SMALLEST",
+    "SQLITE_ERRORS",
     "Identity",
     "boot_id",
     "connect",
@@ -32,6 +33,9 @@ Identity: TypeAlias = "tuple[int, int]"
 
 #: What SQLite keeps beside a database; a log that has lost its database must never meet another one.
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
+
+#: How SQLite's errors arrive: some quote what stands in the file, and where that is no text Python cannot read them.
+SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 #: Bytes of the smallest page that a database can have.
 SMALLEST: Final = 512
@@ -85,7 +89,7 @@ def connect(path: str, *, timeout: float, writable: bool) -> sqlite3.Connection:
     """
     try:
         return _connect(path, timeout=timeout, writable=writable)
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise explain(error, path) from error
 
 
@@ -129,14 +133,14 @@ def open_beside(
         if first.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             return None
         connection = _only_opened(path, "mode=ro", timeout)
-    except sqlite3.Error:  # no descriptors are left, or the disk cannot be written to
+    except SQLITE_ERRORS:  # no descriptors are left, or the disk cannot be written to
         return None
     try:
         teach(connection)
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         if _schema_of(connection) == SCHEMA_VERSION and identify(path) == identity:
             return connection
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         pass
     connection.close()
     return None
@@ -296,7 +300,7 @@ def recognise(path: str, timeout: float) -> None:
         for mode in ("mode=ro&immutable=1", "mode=ro")[: 1 if network else 2]:
             with contextlib.closing(opened(path, mode, timeout)) as connection:
                 _refuse_foreign(connection, path)
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise explain(error, path) from error
 
 
@@ -316,7 +320,7 @@ def opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
     """Open a database that is there; see SQLite's URI file names for the modes."""
     try:
         return _only_opened(path, mode, timeout)
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         if mode == "mode=ro" and _is_read_only(error):
             # A WAL database on a read-only or full disk can be read only as one that nobody changes.
             return _only_opened(path, "mode=ro&immutable=1", timeout)
@@ -332,19 +336,19 @@ def _only_opened(path: str, mode: str, timeout: float) -> sqlite3.Connection:
             # is. With its log it is whole, and without it SQLite would call it malformed, were it not for this.
             connection.execute("PRAGMA writable_schema = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         connection.close()
         raise
     return connection
 
 
-def _is_read_only(error: sqlite3.Error) -> bool:
+def _is_read_only(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Return whether the file can be read, but what SQLite shares between readers cannot be made beside it."""
     name = getattr(error, "sqlite_errorname", "")
     return name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR_SHM", "SQLITE_FULL"))
 
 
-def explain(error: sqlite3.Error, path: str) -> ManifestError:
+def explain(error: sqlite3.Error | UnicodeDecodeError, path: str) -> ManifestError:
     """Return SQLite's error as one of ours, with what to do."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     network = network_file_system(os.path.dirname(path))
@@ -361,7 +365,7 @@ def explain(error: sqlite3.Error, path: str) -> ManifestError:
         )
     text = str(error)
     # What we write meets every constraint, unless something that is not ours stands there.
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CONSTRAINT")) or text.startswith(
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CONSTRAINT", "UnicodeDecode")) or text.startswith(
         ("no such", "Could not decode")
     ):
         return lost(path, f"is damaged ({error})")

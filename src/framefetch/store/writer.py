@@ -25,7 +25,7 @@ from framefetch.models import Entry
 from framefetch.store.changes import Change, Identity, apply, forget_paths, to_row
 from framefetch.store.own import Own
 from framefetch.store.places import remove, sight_of
-from framefetch.store.schema import explain, identify
+from framefetch.store.schema import SQLITE_ERRORS, explain, identify
 from framefetch.store.sync import Disk, Synced
 from framefetch.store.tables import overfull, pour
 
@@ -201,7 +201,7 @@ class CommitWriter:
             self._pour_if_due()
             self._sync_if_due(at_once=last)
         self.left = batch
-        with contextlib.suppress(sqlite3.Error):  # every row is committed; closing only folds the log into the file
+        with contextlib.suppress(*SQLITE_ERRORS):  # every row is committed; closing only folds the log into the file
             self._connection.close()
         self._disk.close()
 
@@ -275,7 +275,7 @@ class CommitWriter:
         """Move the places of many windows at once, after those who waited for theirs were told."""
         try:
             due = overfull(self._connection)
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             return  # who looks next tells it
         if due:
             self._change(pour)
@@ -328,8 +328,8 @@ class CommitWriter:
                 self._connection.execute("BEGIN IMMEDIATE")
                 change(self._connection)
                 self._connection.execute("COMMIT")
-        except (sqlite3.Error, ManifestError):
-            with contextlib.suppress(sqlite3.Error):
+        except (*SQLITE_ERRORS, ManifestError):
+            with contextlib.suppress(*SQLITE_ERRORS):
                 self._connection.rollback()
 
 
@@ -355,7 +355,7 @@ def _is_replaced(entry: Entry, root: str) -> bool:
 def _explained(error: Exception, path: str) -> ManifestError:
     if isinstance(error, ManifestError):
         return error
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, SQLITE_ERRORS):
         return explain(error, path)
     return ManifestError(f"{path}: an entry cannot be recorded: {error!r}")
 

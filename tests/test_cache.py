@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,6 @@ from framefetch.models import Entry
 from framefetch.portal import Portal
 from framefetch.run import Run
 from framefetch.store import exchange
-from framefetch.store import writer as writer_module
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.writer import CommitWriter, Handed
@@ -54,6 +54,9 @@ from framefetch.works import Works
 from tests.conftest import EAGER
 from tests.processes import wait_until
 from tests.store.builders import query
+
+#: Seconds after which neighbours take a process for a stopped one.
+LOCK_SECONDS = 0.5
 
 
 def md5(content: bytes) -> str:
@@ -1565,10 +1568,14 @@ def test_what_may_be_infinite_may_be(tmp_path) -> None:
         RetryPolicy(attempts=inf)
 
 
-def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked, open_cache, monkeypatch) -> None:
-    """A neighbour waits ten seconds for a stopped process, and fetches what it had; then that goes on."""
+@pytest.mark.parametrize("clock", ["right", "set back meanwhile"])
+def test_who_was_stopped_before_it_could_record_a_file_records_no_other(
+    stocked, open_cache, monkeypatch, clock: str
+) -> None:
+    """A neighbour waits the lock timeout for a stopped process, and fetches what it had; then that goes on."""
     _, table, _ = stocked
-    one, other = open_cache(table), open_cache(table.head(3))
+    hasty = replace(EAGER, lock_timeout=LOCK_SECONDS)
+    one, other = open_cache(table, options=hasty), open_cache(table.head(3))
     stopped, go_on = threading.Event(), threading.Event()
     real = CommitWriter._transact
 
@@ -1579,7 +1586,6 @@ def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked,
         return real(writer, batch)
 
     monkeypatch.setattr(CommitWriter, "_transact", transact)
-    monkeypatch.setattr(writer_module, "STOPPED_SECONDS", 0.0)
     results = []
     caller = threading.Thread(target=lambda: results.append(one.mirror(table)))
     caller.start()
@@ -1589,6 +1595,11 @@ def test_who_was_stopped_before_it_could_record_a_file_records_no_other(stocked,
     for path in paths[:3]:  # as a neighbour does
         path.with_suffix(".new").write_bytes(b"another version")
         path.with_suffix(".new").replace(path)
+    until = time.monotonic() + LOCK_SECONDS
+    wait_until(lambda: time.monotonic() > until)
+    if clock != "right":
+        real_time = time.time
+        monkeypatch.setattr(time, "time", lambda: real_time() - 3600)
     go_on.set()
     caller.join(30)
     frame = results[0].frame

@@ -16,8 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from itertools import repeat
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from framefetch.errors import BytesLost, ManifestError, ManifestLost
@@ -42,12 +41,19 @@ WINDOW_SECONDS: Final = 0.25
 SYNC_SECONDS: Final = 1.0
 #: Rows that may wait for another process to let go of the database: about 100 MB.
 BACKLOG_ROWS: Final = 100_000
-#: Seconds between a file's name and its row after which it is looked at once more.
-STOPPED_SECONDS: Final = 5.0
+#: Share of the lock timeout between a file's name and its row after which it is looked at once more: after all of it
+#: others take this process for a stopped one.
+STOPPED_SHARE: Final = 0.5
 #: Milliseconds to wait for the database once the whole lock timeout has been waited in vain.
 IMPATIENCE: Final = 100
 
 logger = logging.getLogger("framefetch")
+
+
+def _now() -> float:
+    """Return seconds that nobody can set, and that go on while the machine sleeps, where the system counts those."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Handed:
     forget: bool = False
     unknown_at: int | None = None
     made: bool = False
+    at: float = field(default_factory=_now)
 
 
 class CommitWriter:
@@ -249,7 +256,9 @@ class CommitWriter:
     def _transact(self, batch: list[Handed]) -> int:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            batch[:] = map(_without_replaced, batch, repeat(self._root))  # nobody else can record anything from here on
+            stopped = self._patience / 1000 * STOPPED_SHARE
+            # Nobody else can record anything from here on.
+            batch[:] = [_without_replaced(handed, self._root, stopped) for handed in batch]
             window = self._connection.execute("INSERT INTO windows (boot) VALUES (?)", (self._boot,)).lastrowid
             assert window is not None
             changes: list[Change] = []
@@ -333,13 +342,16 @@ class CommitWriter:
                 self._connection.rollback()
 
 
-def _without_replaced(handed: Handed, root: str) -> Handed:
+def _without_replaced(handed: Handed, root: str, seconds: float) -> Handed:
     """Return what is to be recorded without files that another process has put others in the place of.
 
-    That takes a process that was stopped for seconds between a name and its row: its neighbours no longer wait for it.
+    That takes a process that was stopped between a name and its row: its neighbours no longer wait for it. Whether it
+    was since it handed the row in tells a clock that nobody sets; before, the times of the files have to.
     """
-    long_ago = (time.time() - STOPPED_SECONDS) * 1e9
-    if handed.committed is None or all(entry.receipt.ctime_ns > long_ago for entry in handed.entries):
+    if handed.committed is None:
+        return handed
+    long_ago = (time.time() - seconds) * 1e9
+    if _now() - handed.at < seconds and all(entry.receipt.ctime_ns > long_ago for entry in handed.entries):
         return handed
     return replace(handed, entries=[entry for entry in handed.entries if not _is_replaced(entry, root)])
 

@@ -53,6 +53,7 @@ from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
 from framefetch.works import Works
 from tests.conftest import EAGER
 from tests.processes import wait_until
+from tests.servers import free_port
 from tests.store.builders import query
 
 #: Seconds after which neighbours take a process for a stopped one.
@@ -1650,3 +1651,31 @@ def test_a_file_in_the_place_of_a_deeper_folder_fails_its_rows_without_a_request
     assert result.failed["error"].str.contains("a file stands at v0/a, where a folder .* move it away").all()
     assert warehouse.count() == (0 if held_before.stop else 6)
     assert place.read_text() == "x"
+
+
+def test_the_rows_of_a_host_that_is_down_fail_together_and_each_is_told_of(stocked, open_cache) -> None:
+    warehouse, table, _ = stocked
+    dead = f"http://127.0.0.1:{free_port()}"
+    rows = [f"{dead}/dead{at}.nwb" for at in range(3000)]
+    mirrored = [f"{dead}/{name} {url}" for name, url in zip(range(100, 104), table["wkf"], strict=False)]
+    rows = pd.DataFrame({"wkf": [*rows[:1500], *mirrored, *rows[1500:], *table["wkf"][4:]]})
+    told: list[int] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, FileFinished):
+            told.append(event.outcome.request.index)
+
+    cache = open_cache(rows, options=replace(EAGER, retry=RetryPolicy(attempts=1), observers=(observe,)))
+    frame = cache.mirror(rows).frame
+    there = [*range(1500, 1504), *range(3004, 3008)]
+    assert (frame["status"] == "downloaded").to_numpy().nonzero()[0].tolist() == there
+    failed = frame.drop(there)
+    assert set(failed["status"]) == {"failed"}
+    assert set(failed["error_type"]) == {"ConnectFailed"}
+    shared = failed["error"].value_counts()
+    assert "the host is given up after" in shared.index[0]
+    assert shared.iloc[0] >= 3000 - 16, "all but those that were under way when it was found out"
+    assert sorted(told) == list(range(3008))
+    assert sorted(record.target for record in warehouse.requests()) == sorted(
+        url.removeprefix(warehouse.base_url) for url in table["wkf"]
+    )

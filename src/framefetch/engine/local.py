@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalEngine"]
 
-#: Files of a host that is down that fail before others get their turn.
-TURN: Final = 32
+#: Files of a host that is down that fail at one go, before others get their turn.
+TURN: Final = 256
 #: Seconds beyond what a host asks for: its time begins when its answer has left, and our clock counts milliseconds.
 AFTER: Final = 0.01
 
@@ -63,7 +63,6 @@ class _Run:
         self._alarm: asyncio.Handle | None = None
         self._alarm_at = 0.0
         self._told: dict[str, tuple[int, int]] = {}
-        self._condemned = 0
         self._fatal: FramefetchError | None = None
 
     async def finish(self) -> None:
@@ -90,9 +89,7 @@ class _Run:
                 await self._deal_with(job)
                 continue
             self._condemn(job, job.cause)
-            self._condemned += 1
-            if self._condemned % TURN == 0:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     async def _next(self) -> Job | None:
         while True:
@@ -205,15 +202,20 @@ class _Run:
         if self._fatal is not None and before is None:
             raise self._fatal
 
-    def _condemn(self, job: Job, cause: FramefetchError) -> None:
-        """Try a mirror on another host; else the file fails as all of this host do."""
-        job.dead.update(at for at, url in enumerate(job.request.urls) if origin_of(url) == job.origin)
-        mirror = _next_mirror(job)
-        if mirror is None:
-            self._sink([self._outcome(job, cause)])
-        else:
-            job.mirror = mirror
-            self._schedule.again(job, self._loop.time())
+    def _condemn(self, first: Job, cause: FramefetchError) -> None:
+        """Let files of a host that is down fail with one cause, or go on to a mirror on another host."""
+        origin, failed = first.origin, []
+        for job in (first, *self._schedule.condemned(origin, TURN - 1)):
+            urls = job.request.urls
+            if len(urls) > 1:
+                job.dead.update(at for at, url in enumerate(urls) if origin_of(url) == origin)
+            mirror = _next_mirror(job) if len(urls) > 1 else None
+            if mirror is None:
+                failed.append(self._outcome(job, cause))
+            else:
+                job.mirror = mirror
+                self._schedule.again(job, self._loop.time())
+        self._sink(failed)
 
     def _failed(self, job: Job, error: FramefetchError, *, excused: bool = False) -> None:
         """Try another mirror, ask again later, or give the file up."""

@@ -141,6 +141,13 @@ class Schedule:
             times.append(soon)
         return min(times, default=None)
 
+    def condemned(self, origin: str, most: int) -> list[Job]:
+        """Return more jobs of a host that is down: for each of very many, whoever takes them has little to do."""
+        host, jobs = self._hosts[origin], list[Job]()
+        while len(jobs) < most and (job := self._condemned(host)) is not None:
+            jobs.append(job)
+        return jobs
+
     def _condemned(self, host: HostQueue) -> Job | None:
         """Return a job of a host that is down, with the cause."""
         # What waits is in memory already, and nothing else takes it out.

@@ -68,9 +68,12 @@ class Ledger:
             self.size[files] = [receipt.size for receipt in receipts]
             self.verified[files] = [LEVEL_CODES[receipt.verified] for receipt in receipts]
             self.md5[files] = [_md5_of(receipt) for receipt in receipts]
+        error, told = None, ("", "")
         for outcome in outcomes:
             if outcome.error is not None:
-                self.errors[outcome.request.index] = (type(outcome.error).__name__, str(outcome.error))
+                if outcome.error is not error:  # all files of a host that is down share one
+                    error, told = outcome.error, (type(outcome.error).__name__, str(outcome.error))
+                self.errors[outcome.request.index] = told
 
     def record_held(self, file: int, receipt: Receipt, place: str | None = None) -> None:
         """Note a file that was held already, and where if that is not where it was planned."""

@@ -195,6 +195,34 @@ async def test_what_another_key_holds_by_now_is_not_set_aside(folder, open_folde
     assert parts(folder) == []
 
 
+@pytest.mark.parametrize("by", ["its row", "its journal"])
+@pytest.mark.parametrize("stated", [False, True])
+async def test_what_another_process_has_brought_of_the_same_key_stays(folder, open_folder, publish, by, stated) -> None:
+    """This one was stopped meanwhile, and its bytes are older; unless the table says that they are the right ones."""
+    other = open_folder()
+    if by == "its row":
+        await asyncio.to_thread(hold, other, request(), b"newer")
+        other.journal.settle()
+    else:
+        assert await other.files.save([small(request(), b"newer")])
+    if stated:
+        await publish(request(digests=(digest(BODY),)), BODY)
+        assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"newer"}
+        return
+    with pytest.raises(StorageError, match="brought by another process meanwhile") as told:
+        await publish(request(), BODY)
+    assert told.value.retryable
+    assert files(folder) == {"v0/1.nwb": b"newer"}
+    assert folder.files.notices == parts(folder) == []
+
+
+async def test_what_was_edited_since_another_process_brought_it_is_set_aside(folder, open_folder, publish) -> None:
+    await asyncio.to_thread(hold, open_folder(), request(), b"newer")
+    (Path(folder.root) / "v0/1.nwb").write_bytes(b"my own work")
+    await publish(request(), BODY)
+    assert files(folder) == {"v0/1.nwb": BODY, "v0/1.nwb.kept-1": b"my own work"}
+
+
 async def test_the_first_of_two_keys_in_one_lot_has_their_path(folder) -> None:
     lot = [small(request(key=f"http://host/{at}", index=at), b"%d" % at) for at in range(3)]
     first, *others = await folder.files.save(lot)

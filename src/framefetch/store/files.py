@@ -137,8 +137,8 @@ class FileStore:
         """
         self._kept.learn()
 
-    def ask_for_owners(self, owner: Callable[[str, str], str | None]) -> None:
-        """Let this tell which other key than a given one holds the file at a path, before it is set aside."""
+    def ask_for_owners(self, owner: Callable[[str, str, Sight], str | None]) -> None:
+        """Let this tell which key holds a path by now, see `Places`, before what stands there is set aside."""
         self._places.owner = owner
 
     def own(self, path: str, seen: Sight | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
 from framefetch.store.files import PRIVATE, FileStore
-from framefetch.store.journal import Journal, intents_for
+from framefetch.store.journal import Journal, intents_for, read_journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import free_inodes, remove, translate_oserror
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from framefetch.models import Entry
+    from framefetch.store.places import Sight
 
 __all__ = ["OLDER", "CacheFolder", "existing", "require_room"]
 
@@ -208,20 +209,27 @@ class CacheFolder:
         with contextlib.suppress(ManifestError):
             self.manifest.commit([entry], made=True)
 
-    def _owner(self, path: str, key: str) -> str | None:
-        """Return which other key than this holds the file at a path, or is about to: its row may yet be to come.
+    def _owner(self, path: str, key: str, seen: Sight) -> str | None:
+        """Return which key holds the very file that was seen at a path, or is about to: its row may yet be to come.
+
+        Another key has the path whatever stands there: that file may have been edited. What this process intended for
+        the same key is nobody else's.
 
         Whoever publishes a file has written his intent before, and it stays until the row is there: the journals are
         read first.
         """
+        own = [intent.receipt.digests for intent in read_journal(self.journal.path) if intent.path == path]
         for intent in intents_for(path, f"{self.private}/parts"):
             stated = intent.receipt.digests
+            if intent.key == key and stated in own:
+                continue
             with contextlib.suppress(OSError):
-                if intent.key != key and self.files.hash(path, [digest.algorithm for digest in stated]) == stated:
+                if self.files.hash(path, [digest.algorithm for digest in stated]) == stated:
                     return intent.key
         with contextlib.suppress(ManifestError):  # whoever reads it next tells it; no bytes are lost meanwhile
-            owner = self.manifest.owners([path]).get(path, key)
-            return None if owner == key else owner
+            for entry in self.manifest.at([path]):
+                if entry.key != key or entry.receipt.sight == seen:
+                    return entry.key
         return None
 
     def _make_private(self) -> StorageError | None:

@@ -16,6 +16,7 @@ from framefetch.errors import DiskFull, FramefetchError, StorageError, TargetBlo
 from framefetch.models import Digest, Receipt, Verified
 from framefetch.native.at_once import at_once
 from framefetch.native.calls import rename, stat_of
+from framefetch.store.aside import keep, kept_name
 from framefetch.store.clock import dated_back
 from framefetch.store.digests import hash_file
 from framefetch.store.symlinks import no_folder
@@ -37,8 +38,6 @@ __all__ = [
     "translate_oserror",
 ]
 
-#: Bytes of one name on every common file system.
-NAME_BYTES = 255
 #: SQLite's integers have a sign; some file systems use the 64th bit of an inode's number, and Windows even 128.
 _INODE_BITS = (1 << 63) - 1
 
@@ -131,12 +130,12 @@ class Places:
     notices : list of str
         Messages about files that were found in the way and set aside.
     owner : callable or None
-        Tells which other key than a given one holds the file at a path by now, if one does.
+        Tells which key holds a path by now, given the path, the key that is to have it, and what was seen there.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.owner: Callable[[str, str], str | None] | None = None
+        self.owner: Callable[[str, str, Sight], str | None] | None = None
         self.notices: list[str] = []
         self._ours: dict[str, Sight] = {}
 
@@ -259,17 +258,21 @@ class Places:
             return
         if _has(target, found.st_size, content):
             return
-        owner = self.owner(path, content.key) if self.owner is not None and content.key is not None else None
-        if owner is not None:
+        key, seen = content.key, sight_of(found)
+        owner = self.owner(path, key, seen) if self.owner is not None and key is not None else None
+        if owner is not None and owner != key:
             raise held_for(path, owner)
+        if owner is not None and content.verified is not Verified.DIGEST:  # a stated digest says which one is right
+            # This process was stopped, and what the other has brought may be a newer version.
+            raise _passing(f"{path} was brought by another process meanwhile, with other bytes; run again")
         self._set_aside(path, target, "was there before and is not in the manifest")
 
     def _set_aside(self, path: str, target: str, why: str) -> None:
         """Give what stands at the target a second name, and tell of it."""
         folder, slash, name = path.rpartition("/")
         for number in range(1, 1000):
-            kept = folder + slash + _kept_name(name, number)
-            if _keep(target, self.absolute(kept)):
+            kept = folder + slash + kept_name(name, number)
+            if keep(target, self.absolute(kept)):
                 self.notices.append(f"{path} {why}; it was kept as {kept}")
                 return
         raise TargetBlocked(f"{path} is in the way, and so are 999 files kept from it")
@@ -354,15 +357,17 @@ def _published(path: str, content: Content, written: Stat, found: Stat) -> Recei
     if receipt.size != size or (receipt.mtime_ns != mtime_ns and receipt.inode != inode & _INODE_BITS):
         # These digests belong to bytes that are not there any more. A network file system may set the time anew
         # when a file is closed, and there are some that number a file by its name: one of the two must agree.
-        failure = StorageError(f"{path} was replaced by another process the moment it was published")
-        failure.retryable = True
-        raise failure
+        raise _passing(f"{path} was replaced by another process the moment it was published")
     return receipt
 
 
 def _taken_away(path: str) -> StorageError:
     """Where locks lie, another process may think that this one is dead, and clear away what it has not finished."""
-    failure = StorageError(f"the unfinished bytes of {path}, or its folder, were removed by another process")
+    return _passing(f"the unfinished bytes of {path}, or its folder, were removed by another process")
+
+
+def _passing(words: str) -> StorageError:
+    failure = StorageError(words)
     failure.retryable = True
     return failure
 
@@ -375,26 +380,3 @@ def _has(target: str, size: int, content: Content) -> bool:
         return hash_file(target, [digest.algorithm for digest in content.digests]) == content.digests
     except OSError:
         return False
-
-
-def _kept_name(name: str, number: int) -> str:
-    room = NAME_BYTES - len(tail := f".kept-{number}")
-    head = name if len(name.encode()) <= room else name.encode()[:room].decode("utf-8", "ignore")
-    return head + tail
-
-
-def _keep(target: str, kept: str) -> bool:
-    """Give a file a second name; False where that name is taken."""
-    try:
-        # Unlike a rename these never overwrite, and the name is never vacant.
-        if os.path.islink(target):
-            os.symlink(os.readlink(target), kept)
-        else:
-            os.link(target, kept)
-    except FileExistsError:
-        return False
-    except OSError:
-        if os.path.lexists(kept):
-            return False
-        os.rename(target, kept)
-    return True

@@ -23,8 +23,8 @@ from framefetch.events import BytesReceived, Dispatcher, FileFinished, RunFinish
 from framefetch.lookup import LookUp
 from framefetch.models import Entry, Outcome, Status
 from framefetch.sources.base import Meter
-from framefetch.store.folder import CacheFolder, require_room
 from framefetch.store.neighbours import Neighbours
+from framefetch.store.room import require_room
 from framefetch.store.sharing import SameContent
 from framefetch.table.ledger import CODES, Ledger, recorded
 from framefetch.table.result import FetchResult, RunFigures
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from framefetch.models import Requests
     from framefetch.options import Options
     from framefetch.sources.base import Source
+    from framefetch.store.folder import CacheFolder
     from framefetch.table.planned import PlannedRows
 
 __all__ = ["Run"]
@@ -245,8 +246,7 @@ class Run:
 
     async def _fetch_claimed(self, to_fetch: Files, tools: Tools, engine: Engine) -> Files:
         """Fetch what no other run is fetching; return what the others left undone."""
-        wanted = to_fetch.tolist()
-        requests = self.rows.requests
+        wanted, requests = to_fetch.tolist(), self.rows.requests
         keys, names = map(requests.keys.__getitem__, wanted), map(requests.names.__getitem__, wanted)
         others = self._claims.claim(list(zip(repeat(requests.version), keys, names)))
         mine = [file for at, file in enumerate(wanted) if at not in others] if others else wanted

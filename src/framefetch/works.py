@@ -21,8 +21,9 @@ from framefetch.options import Options, TableOptions
 from framefetch.portal import Portal
 from framefetch.sources.environment import Environment
 from framefetch.store.files import PRIVATE
-from framefetch.store.folder import OLDER, CacheFolder, existing
+from framefetch.store.folder import OLDER, CacheFolder
 from framefetch.store.manifest import Manifest
+from framefetch.store.room import existing
 from framefetch.table.addresses import basename
 from framefetch.table.naming import check_version, default_name
 from framefetch.urls import checked_host_map

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from framefetch.errors import BytesLost, DiskFull, ManifestError, ManifestLost, StorageError
+from framefetch.errors import BytesLost, ManifestError, ManifestLost, StorageError
 from framefetch.store.files import PRIVATE, FileStore
 from framefetch.store.journal import Journal, intents_for, read_journal
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
-from framefetch.store.places import free_inodes, remove, translate_oserror
+from framefetch.store.places import remove, translate_oserror
 from framefetch.store.recovery import adopt_intents, drop_overtaken, recover
+from framefetch.store.room import existing, make_folder, require_manifest_room
 from framefetch.store.salvage import hint_sources
 from framefetch.store.schema import Identity, identify, recognise
 from framefetch.store.symlinks import not_a_folder
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from framefetch.models import Entry
     from framefetch.store.places import Sight
 
-__all__ = ["OLDER", "CacheFolder", "existing", "require_room"]
+__all__ = ["OLDER", "CacheFolder"]
 
 #: The prototype's manifest.
 OLDER = "manifest.json"
-#: Bytes that SQLite needs beside the manifest before it can change it: on a fuller disk it is opened for reading.
-MANIFEST_ROOM = 128 << 10
 
 
 class CacheFolder:
@@ -236,10 +234,10 @@ class CacheFolder:
         """Make the private folders and begin the journal; return why that is impossible, if it is."""
         try:
             for folder in (self.root, self.private, f"{self.private}/parts", f"{self.private}/locks"):
-                _make_folder(folder)
+                make_folder(folder)
                 if folder != self.root and os.path.islink(folder):
                     raise StorageError(f"{folder} is a link; nothing is written through it")
-            _require_room(self.root)
+            require_manifest_room(self.root)
             self.journal.open()
         except OSError as error:
             if not os.path.isdir(self.root):
@@ -336,73 +334,8 @@ class CacheFolder:
         self.close(interrupted=kind is not None)
 
 
-def existing(place: str) -> str:
-    """Return a folder, or the first above it that is there.
-
-    Raises
-    ------
-    StorageError
-        Where there is none: the drive or the share is not there.
-    """
-    above = place
-    while not os.path.exists(above):
-        place, above = above, os.path.dirname(above)
-        if above == place:
-            raise StorageError(f"{place} is not there")
-    return above
-
-
-def _make_folder(folder: str) -> None:
-    """Make a folder, and those above it, where there is none.
-
-    Raises
-    ------
-    StorageError
-        Where something else stands in its place, or in that of one above it.
-    """
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        place = folder if os.path.islink(folder) else existing(folder)
-        if os.path.isdir(place):
-            raise  # it has come since
-        raise StorageError(
-            f"{not_a_folder(place)} stands at {place}, where a folder of the cache belongs; "
-            "move it away, or choose another folder for the cache"
-        ) from None
-
-
-def require_room(root: str, needed: int, files: int) -> None:
-    """Refuse what cannot fit into a folder, which may be one that is yet to be made.
-
-    Raises
-    ------
-    DiskFull
-        Where so many bytes, or so many files, are more than the disk has room for, as far as it says.
-    """
-    place = existing(root)
-    usage = shutil.disk_usage(place)
-    if usage.total and needed > usage.free:
-        raise DiskFull(
-            f"expected room for {needed:,} bytes in {root}, {usage.free:,} are free; "
-            "free some space or fetch fewer rows"
-        )
-    inodes = free_inodes(place)
-    if inodes is not None and files > inodes:
-        raise DiskFull(
-            f"expected room for {files:,} files in {root}, {inodes:,} inodes are free; "
-            "remove some files or fetch fewer rows"
-        )
-
-
 def _links(path: str) -> int:
     try:
         return os.stat(path).st_nlink
     except OSError:
         return 0
-
-
-def _require_room(root: str) -> None:
-    usage = shutil.disk_usage(root)
-    if usage.total and usage.free < MANIFEST_ROOM:  # some file systems do not tell, and say that they have nothing
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -8,9 +8,10 @@ import os
 from typing import TYPE_CHECKING
 
 from framefetch.store.files import PRIVATE
-from framefetch.store.folder import CacheFolder, existing, require_room
+from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import translate_oserror
+from framefetch.store.room import existing, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

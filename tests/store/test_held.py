@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from framefetch import MetadataCache
 from framefetch.errors import DiskFull, StorageError, TargetBlocked, UnsafePath
-from framefetch.models import Digest, Entry, Receipt, Verified
+from framefetch.models import Digest, Entry, Receipt, Request, Verified
 from framefetch.store import manifest as manifest_module
 from framefetch.store import writer as writer_module
+from framefetch.store.audit import audit
 from framefetch.store.held import HeldCheck, State, judge, unchanged
 from framefetch.store.places import inode_of, sight_of
 from framefetch.warehouse import hdf5_file
@@ -161,6 +162,63 @@ def test_a_copied_folder_is_held_for_a_stat(open_folder, tmp_path, monkeypatch) 
     seen = hashed(copy, monkeypatch)
     assert [finding.path for finding in check(copy, request())[0]] == ["v0/1.nwb"]
     assert seen == []
+
+
+def of_one_time(folder, *contents: bytes) -> list[Request]:
+    """Let files be held that were written within one tick of the clock, as small ones are."""
+    wanted = [request(f"v0/{at}.nwb", index=at) for at in range(len(contents))]
+    entries = [hold(folder, each, content) for each, content in zip(wanted, contents, strict=True)]
+    for entry in entries:
+        os.utime(place(folder, entry.path), ns=(0, 10**18 + 1))
+        found = place(folder, entry.path).stat()
+        times = {"mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
+        folder.manifest.commit([replace(entry, receipt=replace(entry.receipt, **times))])
+    folder.manifest.flush()
+    assert [finding.path for finding in check(folder, *wanted)[0]] == [each.path for each in wanted]
+    return wanted
+
+
+def swap(one: Path, other: Path) -> None:
+    one.rename(f"{one}.t")
+    other.rename(one)
+    Path(f"{one}.t").rename(other)
+
+
+def copy_over(one: Path, other: Path) -> None:
+    """Put a copy of one in the place of the other, as rsync does."""
+    shutil.copy2(one, f"{other}.t")
+    Path(f"{other}.t").replace(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [(swap, []), (copy_over, ["v0/0.nwb"]), (lambda one, other: one.replace(other), [])],
+    ids=["swapped", "copied", "moved"],
+)
+@pytest.mark.parametrize("level", ["stat", "hash"])
+def test_files_of_one_size_and_time_that_change_places_are_not_held(folder, change, left, level) -> None:
+    wanted = of_one_time(folder, BODY, OTHER)
+    change(place(folder, "v0/0.nwb"), place(folder, "v0/1.nwb"))
+    assert [finding.path for finding in check(folder, *wanted, level=level)[0]] == left
+    told = {finding.path for finding in audit(folder.files, folder.manifest, level=level)}
+    assert told == {each.path for each in wanted} - set(left)
+
+
+def test_of_a_copied_folder_only_files_of_one_size_and_time_are_read_once(open_folder, tmp_path, monkeypatch) -> None:
+    first = open_folder()
+    wanted = [*of_one_time(first, BODY, OTHER), request("v0/2.nwb", index=2)]
+    hold(first, wanted[2], b"of its own size")
+    first.close()
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    copy = open_folder(tmp_path / "copy")
+    assert list(audit(copy.files, copy.manifest, level="stat")) == []
+    seen = hashed(copy, monkeypatch)
+    for _ in range(2):
+        findings, _ = check(copy, *wanted)
+        assert sorted(finding.path for finding in findings) == [each.path for each in wanted]
+        copy.manifest.commit([finding.entry for finding in findings if finding.entry])
+        copy.manifest.flush()
+    assert sorted(seen) == ["v0/0.nwb", "v0/1.nwb"]
 
 
 def test_level_hash_reads_every_time_and_believes_nothing_else(folder, monkeypatch) -> None:

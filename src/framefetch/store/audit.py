@@ -8,16 +8,17 @@ import stat
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from framefetch.errors import StorageError
-from framefetch.store.held import unchanged
+from framefetch.store.held import may_be_another, unchanged
 from framefetch.store.kept import is_overtaken, kept_parts
 from framefetch.store.symlinks import FoldersSeen
 from framefetch.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import Self
 
     from framefetch.models import Entry
@@ -121,11 +122,12 @@ def audit(files: FileStore, manifest: Manifest, *, level: Level, watch: Watch | 
     explained: set[str] = set()
     newest = 0.0
     folders = FoldersSeen(files.root)
+    twins = cache(manifest.twins)
 
     with ReadingThreads() as threads:
 
         def look(entry: Entry) -> AuditFinding | None:
-            return behind_link(folders, entry) or compare(files, entry, level, threads.stopped)
+            return behind_link(folders, entry) or compare(files, entry, level, threads.stopped, twins)
 
         for block in in_blocks(manifest.entries()):
             explained.update(entry.path for entry in block)
@@ -189,7 +191,11 @@ def behind_link(folders: FoldersSeen, entry: Entry) -> AuditFinding | None:
 
 
 def compare(
-    files: FileStore, entry: Entry, level: Level, stopped: Callable[[], bool] | None = None
+    files: FileStore,
+    entry: Entry,
+    level: Level,
+    stopped: Callable[[], bool] | None = None,
+    twins: Callable[[], Collection[tuple[int, int]]] = frozenset,
 ) -> AuditFinding | None:
     """Look at the file of one entry; whether it stands behind a link is asked by `behind_link`."""
     recorded = entry.receipt
@@ -208,9 +214,10 @@ def compare(
     if found.st_size != recorded.size and recorded.size >= 0:
         return AuditFinding("changed", entry.path, f"recorded with {recorded.size:,} bytes, has {found.st_size:,}")
     if level == "stat":
-        if unchanged(recorded, found):
+        if not unchanged(recorded, found):
+            return AuditFinding("changed", entry.path, _OTHER_TIMES)
+        if not may_be_another(recorded, found, twins):
             return None
-        return AuditFinding("changed", entry.path, _OTHER_TIMES)
     try:
         digests = files.hash(entry.path, [digest.algorithm for digest in recorded.digests], stopped)
     except OSError as error:

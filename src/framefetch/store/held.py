@@ -23,6 +23,7 @@ import stat
 import time
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import cache
 from os import lstat, stat_result
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from framefetch.store.symlinks import FoldersSeen
 from framefetch.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from framefetch.models import Requests
     from framefetch.options import VerifyLevel
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from framefetch.store.manifest import Manifest
     from framefetch.store.places import Sight
 
-__all__ = ["Finding", "HeldCheck", "HeldReport", "State", "judge", "unchanged"]
+__all__ = ["Finding", "HeldCheck", "HeldReport", "State", "judge", "may_be_another", "unchanged"]
 
 LOOKUP_ROWS = 4096
 HASH_THREADS = 4
@@ -87,8 +88,16 @@ def unchanged(recorded: Receipt, found: stat_result) -> bool:
     mode, size, mtime_ns, ctime_ns, _ = stat_of(found)
     if size != recorded.size or mtime_ns != recorded.mtime_ns or not stat.S_ISREG(mode):
         return False
-    # Another inode is a copy of the folder, whose ctime says nothing.
+    # Another inode is a copy of the folder, whose ctime says nothing; but see `may_be_another`.
     return inode_of(found) != recorded.inode or ctime_ns == recorded.ctime_ns
+
+
+def may_be_another(recorded: Receipt, found: stat_result, twins: Callable[[], Collection[tuple[int, int]]]) -> bool:
+    """Return whether what a stat finds unchanged may have changed places with another file of its size and time.
+
+    Files that are written within one tick of the clock have one time. Where the inode is as recorded, it tells.
+    """
+    return inode_of(found) != recorded.inode and (recorded.size, recorded.mtime_ns) in twins()
 
 
 def judge(request: Request, entry: Entry, found: stat_result | None, level: VerifyLevel) -> State:
@@ -158,6 +167,7 @@ class HeldCheck:
         self._fixed_paths = fixed_paths
         self._look_only = look_only
         self._folders = FoldersSeen(files.root)
+        self._twins = cache(manifest.twins)
         self.report = HeldReport()
 
     def run(self, requests: Requests, positions: Sequence[int]) -> Iterator[Finding]:
@@ -191,6 +201,8 @@ class HeldCheck:
             entry = self._chosen(request, entries)
             found = self._found(entry.path)
             state = judge(request, entry, found, self._level)
+            if state is State.HELD and self._level != "none" and found is not None:
+                state = State.HASH if may_be_another(entry.receipt, found, self._twins) else state
             here = entry.path == request.path
             if state is State.HELD and (here or not self._fixed_paths):
                 yield _as_recorded(request, entry)

@@ -181,6 +181,11 @@ class Manifest:
             found = {row[0]: row[1:] for row in self._fetch(_NUMBERED, ids=json.dumps(block))}
             yield from self._to_entries(found[number] for number in block if number in found)
 
+    def twins(self) -> frozenset[tuple[int, int]]:
+        """Return the sizes and times, in pairs, that several entries have; looks at every row."""
+        query = "SELECT size, mtime_ns FROM entries GROUP BY size, mtime_ns HAVING count(*) > 1"
+        return frozenset((size, mtime_ns) for size, mtime_ns in self._fetch(query))
+
     def is_sound(self) -> bool:
         """Return whether the database is whole and every row can be found and read; ten seconds for a million."""
         try:

@@ -1,13 +1,17 @@
 """Parts that wait to be gone on with, by the name of the file they will be.
 
-A part is taken by renaming it to a name of the taker's own, so of several processes one gets it. What it holds is
+A part is taken by renaming it to a name of the taker's own, so of several processes one gets it. Its sidecar is written
+under the new name before and removed under the old one after that, so whoever dies at any moment leaves both halves of
+it under one of the names. What it holds is
 digested again before a byte is added, unless this process left it and a stat says that it is as it was left.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from framefetch.store.clock import written_by
 from framefetch.store.digesting import OPEN_OLD, DigestingFile
@@ -15,7 +19,7 @@ from framefetch.store.digests import algorithms_for
 from framefetch.store.extents import Extents
 from framefetch.store.held import unchanged
 from framefetch.store.places import remove
-from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
+from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar, write_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +29,10 @@ if TYPE_CHECKING:
     from framefetch.store.manifest import Manifest
     from framefetch.store.parts import Left
 
-__all__ = ["KeptParts", "is_overtaken", "kept_parts"]
+__all__ = ["KeptParts", "is_overtaken", "kept_parts", "put_aside"]
+
+#: Seconds after which the part of a sidecar does not come any more.
+LONE_SECONDS: Final = 3600.0
 
 
 class KeptParts:
@@ -47,12 +54,14 @@ class KeptParts:
         self._left: dict[str, tuple[Left, tuple[int, int, int]]] = {}
 
     def scan(self) -> None:
-        """Look what there is; blocking."""
+        """Look what there is; blocking, while other threads and processes take parts and leave some."""
         names = {name for name in os.listdir(self._folder) if name.startswith(KEPT)}
-        self._names = {name for name in names if f"{name}.json" in names}
-        for name in names - self._names:
-            if name.removesuffix(".json") not in self._names:
-                remove(f"{self._folder}/{name}")  # a crash parted it from its other half
+        self._names.update(name for name in names if f"{name}.json" in names)
+        for name in names:
+            path, base = f"{self._folder}/{name}", name.partition(".")[0]
+            # A crash parted it from its other half; but of a part that is just being put aside the sidecar comes first.
+            if (base not in names and _is_old(path)) or f"{base}.json" not in names:
+                remove(path)
 
     def learn(self) -> None:
         """Look what has come since; blocking, while other threads take parts and leave some."""
@@ -86,8 +95,7 @@ class KeptParts:
         """
         name = kept_name(request.version, request.key, request.path)
         kept = f"{self._folder}/{name}"
-        os.replace(f"{part}.json", f"{kept}.json")
-        os.replace(part, kept)
+        put_aside(part, kept)
         self._left[name] = left, _seen(os.stat(kept))
         self._names.add(name)
 
@@ -101,13 +109,15 @@ class KeptParts:
         """
         name = kept_name(request.version, request.key, request.path)
         self._names.discard(name)
+        sidecar = read_sidecar(f"{self._folder}/{name}.json")
+        if sidecar is not None:
+            write_sidecar(f"{path}.json", sidecar)
         try:
             os.rename(f"{self._folder}/{name}", path)
-            os.rename(f"{self._folder}/{name}.json", f"{path}.json")
         except FileNotFoundError:  # another process was faster
-            remove(path)
+            remove(f"{path}.json")
             return None
-        sidecar = read_sidecar(f"{path}.json")
+        remove(f"{self._folder}/{name}.json")
         raw: DigestingFile | None = None
         if sidecar is not None and sidecar.is_for(request):
             try:
@@ -137,6 +147,30 @@ class KeptParts:
             return raw
         raw.close()
         return None
+
+
+def put_aside(part: str, kept: str) -> None:
+    """Give a part the name under which it waits, and its sidecar; blocking.
+
+    Raises
+    ------
+    OSError
+        Where the disk refuses, or nothing is known of it.
+    """
+    sidecar = read_sidecar(f"{part}.json")
+    if sidecar is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{part}.json")
+    remove(kept)  # what this sidecar says is not true of another part
+    write_sidecar(f"{kept}.json", sidecar)
+    os.replace(part, kept)
+    remove(f"{part}.json")
+
+
+def _is_old(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > LONE_SECONDS
+    except OSError:
+        return False
 
 
 def _out_of_order(sidecar: Sidecar, size: int, boot: str) -> Extents | None:

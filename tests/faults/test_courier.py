@@ -25,7 +25,7 @@ from framefetch.sources.http import HttpSource
 from framefetch.sources.loan import Ear
 from framefetch.sources.watchdog import Watch
 from framefetch.store import files
-from framefetch.warehouse import CONTINUE, Chunked, Reply, RequestRecord, Serve, Stop, WarehouseThread, gzipped
+from framefetch.warehouse import CONTINUE, Chunked, Raw, Reply, RequestRecord, Serve, Stop, WarehouseThread, gzipped
 from tests.conftest import EAGER
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -134,6 +134,21 @@ def test_one_answer_that_is_out_of_the_ordinary_is_the_loops(
     assert requests is None or len(shelf.requests(NAMES[AT])) == requests
     assert all(len(shelf.requests(name)) == 1 for name in NAMES[: AT - 8])
     assert len({parcel.job.request.path for parcel in carried} & {f"v0{name}" for name in NAMES[AT:]}) > FILES // 4
+
+
+@pytest.mark.parametrize("fold", ["X-A: b\r\n  c: d", "X-A: b\r\n\tContent-Length: 1", "X-A:\r\n b"])
+def test_a_server_that_folds_its_lines_is_understood(tmp_path, fold) -> None:
+    """On whatever way its files come: RFC 9112 section 5.2 has who receives such a line make it one."""
+    with WarehouseThread() as warehouse:
+        table = pd.DataFrame({"url": [warehouse.add(f"/{at}.bin", b"%d" % at * 9) for at in range(60)]})
+        for at in range(60):
+            body = str(at) * 9
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{fold}\r\n\r\n"
+            warehouse.script(f"/{at}.bin", Raw((head + body).encode(), end="keep"))
+        with MetadataCache(table, tmp_path / "cache", options=EAGER) as cache:
+            frame = cache.mirror(table).frame
+    assert set(frame["status"]) == {"downloaded"}, frame["error"].iloc[0]
+    assert [Path(path).read_bytes() for path in frame["path"]] == [b"%d" % at * 9 for at in range(60)]
 
 
 def test_a_file_that_is_not_there_fails_alone(shelf, tmp_path, carried) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefetch.errors import ProtocolError
-from framefetch.sources.wire import LINE_BYTES, ChunkedDecoder
+from framefetch.sources.wire import LINE_BYTES, ChunkedDecoder, parse_head
 
 LAST = b"0\r\n\r\n"
 
@@ -94,3 +94,32 @@ def test_the_length_of_a_chunk_line_is_bounded_however_it_comes() -> None:
 def test_what_is_no_chunk_is_refused_behind_one_that_is(wrong: bytes) -> None:
     with pytest.raises(ProtocolError):
         ChunkedDecoder().feed(chunked([b"ab"]) + wrong)
+
+
+@pytest.mark.parametrize(
+    ("told", "value"),
+    [
+        (b"a\r\n b", "a b"),
+        (b"a \t\r\n\t  b: c\r\n d", "a b: c d"),
+        (b"\r\n a", "a"),
+        (b"a\r\n \r\n b", "a b"),
+    ],
+)
+def test_lines_that_were_folded_are_one(told: bytes, value: str) -> None:
+    head = parse_head(b"HTTP/1.1 200 OK\r\nX-A: " + told + b'\r\nETag: "v1"')
+    assert head.fields == {"x-a": [value], "etag": ['"v1"']}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"HTTP/1.1 200\r\n OK\r\nX-A: b",  # of the status line
+        b"HTTP/1.1 200 OK\r\n X-A: b",  # before the first field
+        b"HTTP/1.1 200 OK\r\n\tX-A: b\r\n c",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n " + b"c" * LINE_BYTES,
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\rd",
+    ],
+)
+def test_what_goes_on_with_nothing_or_has_no_end_is_no_field(block: bytes) -> None:
+    with pytest.raises(ProtocolError, match="expected a header field"):
+        parse_head(block)

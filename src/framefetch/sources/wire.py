@@ -70,6 +70,8 @@ def parse_head(block: bytes) -> Head:
         Where it is not as RFC 9112 sections 3 to 5 define it.
     """
     start, *lines = block.split(b"\r\n")
+    if b"\r\n " in block or b"\r\n\t" in block:
+        lines = _unfolded(lines)
     status, reason, modern = _read_status(start)
     fields: dict[str, list[str]] = {}
     for line in lines:
@@ -110,6 +112,20 @@ def split_head(data: bytes) -> tuple[Head | None, bytes]:
         data = data[end + 4 :]
         if not 100 <= head.status < 200 or head.status == 101:
             return head, data
+
+
+def _unfolded(lines: list[bytes]) -> list[bytes]:
+    """Return the lines of a head with those joined that go on in the next one, by a space (RFC 9112 section 5.2).
+
+    One that goes on with nothing, as behind the status line, stays what it is: no field.
+    """
+    whole: list[bytes] = []
+    for line in lines:
+        if whole and line.startswith((b" ", b"\t")):
+            whole[-1] = whole[-1].rstrip(b" \t") + b" " + line.lstrip(b" \t")
+        else:
+            whole.append(line)
+    return whole
 
 
 @lru_cache(maxsize=64)

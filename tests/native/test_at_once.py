@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefetch.errors import ProtocolError
-from framefetch.native import plain
+from framefetch.native import calls, plain
 from framefetch.native.at_once import at_once
 from framefetch.sources.answers import plain_length
 from framefetch.sources.wire import HEAD_BYTES, parse_head, split_head
@@ -632,8 +632,8 @@ def test_a_head_is_as_long_as_the_other_reader_takes(module: ModuleType, size: i
 # -- many files ------------------------------------------------------------------------------------------------------
 
 
-def as_told(path: Path) -> plain.Stat:
-    return plain.stat_of(os.lstat(path))
+def as_told(path: Path) -> calls.Stat:
+    return calls.stat_of(os.lstat(path))
 
 
 def test_new_files_are_written_and_told_of(module: ModuleType, tmp_path: Path) -> None:

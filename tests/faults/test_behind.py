@@ -129,8 +129,13 @@ def test_case_124_what_no_stat_can_tell_is_found_by_reading(
 ) -> None:  # fmt: skip
     """Size, mtime, and ctime on the same inode, all as recorded: documented to be found by ``verify="hash"`` only."""
     cache = open_cache(table)
-    cache.mirror(table)
+    for at in range(len(table)):  # one after the other: else another inode is not believed, as places may have changed
+        cache.mirror(table[at : at + 1])
     victim = tmp_path / "cache" / "v0" / "b.bin"
+    while victim.stat().st_mtime_ns in {(victim.parent / name).stat().st_mtime_ns for name in ("a.bin", "c.bin")}:
+        victim.unlink()
+        cache.mirror(table[1:2])
+    warehouse.clear_log()
     harm(victim)
     found = victim.stat()
     connection = sqlite3.connect(tmp_path / "cache" / "manifest.sqlite")

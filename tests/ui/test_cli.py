@@ -443,8 +443,12 @@ def test_a_dry_run_below_a_file_ends_as_the_real_run_does(table, tmp_path) -> No
     warehouse, path, _ = table
     dry = framefetch("mirror", path, path / "c", "--dry-run")
     real = framefetch("mirror", path, path / "c")
-    message = f"framefetch: making the cache folder {path / 'c'}: Not a directory (ENOTDIR)"
-    assert [(run.returncode, run.stderr.splitlines()[-1]) for run in (dry, real)] == [(3, message)] * 2
+    message = (
+        f"framefetch: a file stands at {path}, where a folder of the cache belongs; move it away, or choose another"
+    )
+    assert [(run.returncode, run.stderr.splitlines()[-1]) for run in (dry, real)] == [
+        (3, f"{message} folder for the cache")
+    ] * 2
     assert warehouse.count() == 0
 
 

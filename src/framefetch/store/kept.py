@@ -18,6 +18,7 @@ from framefetch.store.digesting import OPEN_OLD, DigestingFile
 from framefetch.store.digests import algorithms_for
 from framefetch.store.extents import Extents
 from framefetch.store.held import unchanged
+from framefetch.store.partpaths import is_part
 from framefetch.store.places import remove
 from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar, write_sidecar
 
@@ -55,12 +56,15 @@ class KeptParts:
 
     def scan(self) -> None:
         """Look what there is; blocking, while other threads and processes take parts and leave some."""
-        names = {name for name in os.listdir(self._folder) if name.startswith(KEPT)}
+        there = os.listdir(self._folder)
+        names = {name for name in there if name.startswith(KEPT)}
+        # Of a part that is just being put aside the sidecar comes first: its other half is one of these.
+        under_way = any(map(is_part, there))
         self._names.update(name for name in names if f"{name}.json" in names)
         for name in names:
             path, base = f"{self._folder}/{name}", name.partition(".")[0]
-            # A crash parted it from its other half; but of a part that is just being put aside the sidecar comes first.
-            if (base not in names and _is_old(path)) or f"{base}.json" not in names:
+            # A crash parted it from its other half.
+            if (base not in names and (not under_way or _is_old(path))) or f"{base}.json" not in names:
                 remove(path)
 
     def learn(self) -> None:

@@ -14,7 +14,7 @@ import re
 import threading
 from typing import Final
 
-__all__ = ["PartPaths", "folder_owner", "remove_folder"]
+__all__ = ["PartPaths", "folder_owner", "is_part", "remove_folder"]
 
 #: Seconds that a file may take, with help, before the next ones are spread.
 PATIENCE: Final = 0.0005
@@ -24,6 +24,7 @@ FOLDERS: Final = 16
 
 #: A folder of a process is named after its token, too.
 _FOLDER = re.compile(r"([0-9a-f]{8})\.[0-9a-f]+$")
+_NEW = re.compile(r"[0-9a-f]{8}-[0-9a-f]+$")
 _PART = re.compile(r"[0-9a-f]+$")
 
 
@@ -88,6 +89,11 @@ def _remove_all(folders: tuple[str, ...]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+
+
+def is_part(name: str) -> bool:
+    """Return whether some process is working on the part of this name, or has died over it."""
+    return _NEW.match(name) is not None
 
 
 def folder_owner(name: str) -> str | None:

@@ -10,7 +10,7 @@ from framefetch.errors import DiskFull, StorageError
 from framefetch.store.places import free_inodes
 from framefetch.store.symlinks import not_a_folder
 
-__all__ = ["existing", "make_folder", "require_manifest_room", "require_room"]
+__all__ = ["existing", "in_the_place", "make_folder", "require_manifest_room", "require_room"]
 
 #: Bytes that SQLite needs beside the manifest before it can change it: on a fuller disk it is opened for reading.
 MANIFEST_ROOM = 128 << 10
@@ -46,10 +46,15 @@ def make_folder(folder: str) -> None:
         place = folder if os.path.islink(folder) else existing(folder)
         if os.path.isdir(place):
             raise  # it has come since
-        raise StorageError(
-            f"{not_a_folder(place)} stands at {place}, where a folder of the cache belongs; "
-            "move it away, or choose another folder for the cache"
-        ) from None
+        raise in_the_place(place) from None
+
+
+def in_the_place(place: str) -> StorageError:
+    """Return the error for what stands where a folder of the cache belongs, or one above it."""
+    return StorageError(
+        f"{not_a_folder(place)} stands at {place}, where a folder of the cache belongs; "
+        "move it away, or choose another folder for the cache"
+    )
 
 
 def require_room(root: str, needed: int, files: int) -> None:

@@ -45,6 +45,13 @@ def _taken(values: np.ndarray[Any, Any], files: np.ndarray[Any, Any], missing: o
     return taken
 
 
+def _index(rows: PlannedRows) -> pd.Index:
+    """Return the table's own index, which pandas would take for another one where two of its levels have one name."""
+    import pandas as pd
+
+    return rows.index if isinstance(rows.index, pd.Index) else pd.Index(rows.index)
+
+
 def _urls(rows: PlannedRows) -> np.ndarray[Any, Any]:
     """Return each row's URL without secrets; for an invalid row what stood in its cell."""
     shown = np.array([redact(url) for url in rows.requests.urls], dtype=object)
@@ -157,7 +164,7 @@ class Plan:
         """
         import pandas as pd
 
-        rows, index = self.rows, pd.Index(self.rows.index)
+        rows, index = self.rows, _index(self.rows)
         codes = np.where(self.held, CODES[Status.HELD], CODES[Status.TO_FETCH])
         codes[list(self.blocked)] = CODES[Status.FAILED]
         status = _taken(codes, rows.files, CODES[Status.INVALID])
@@ -265,7 +272,7 @@ class FetchResult:
         """
         import pandas as pd
 
-        ledger, files, index = self._ledger, self._rows.files, pd.Index(self._rows.index)
+        ledger, files, index = self._ledger, self._rows.files, _index(self._rows)
         kinds, messages = _errors(self._rows, ledger.errors, index)
         sizes = _taken(ledger.size, files, -1).astype(np.int64)
         levels = _taken(ledger.verified, files, len(LEVELS))
@@ -308,9 +315,7 @@ class FetchResult:
     @property
     def paths(self) -> pd.Series[str]:
         """Absolute path of each row's file, missing where it is not held."""
-        import pandas as pd
-
-        return _texts(self._paths(), pd.Index(self._rows.index)).rename("path")
+        return _texts(self._paths(), _index(self._rows)).rename("path")
 
     @property
     def failed(self) -> pd.DataFrame:

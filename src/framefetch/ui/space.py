@@ -11,7 +11,7 @@ from framefetch.store.files import PRIVATE
 from framefetch.store.folder import CacheFolder
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import translate_oserror
-from framefetch.store.room import existing, require_room
+from framefetch.store.room import existing, in_the_place, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +66,7 @@ def _require_writable(root: str, paths: Iterable[str]) -> None:
         elif there:
             continue  # a file in the place of a folder fails the rows below it, and no others
         else:
-            number = errno.ENOTDIR
+            raise in_the_place(place)
         doing = f"writing to the cache {root}" if there else f"making the cache folder {root}"
         raise translate_oserror(OSError(number, os.strerror(number), place), doing)
 

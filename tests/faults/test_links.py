@@ -12,6 +12,7 @@ import pytest
 
 import framefetch.engine.links
 from framefetch import Link, MetadataCache, Options, RetryPolicy, Timeouts
+from framefetch.engine.limits import START
 from framefetch.warehouse import Pace, Reply, Serve, Stop, WarehouseThread, endless, hdf5_file
 
 CONTENT = hdf5_file(3000, seed=1)
@@ -62,7 +63,8 @@ def test_one_call_serves_all_rows_of_a_host(warehouse: WarehouseThread, tmp_path
     assert set(result.frame["status"]) == {"downloaded"}
     assert len(asked) == 1
     assert sorted(link.url for link in asked[0]) == sorted(table["url"]), "all of them, as the table has them"
-    assert warehouse.count() <= 400 + 16, "at most what was under way had asked with the old link"
+    # The limit may double once while the first answers are on their way.
+    assert warehouse.count() <= 400 + 2 * START, "at most what was under way had asked with the old link"
     assert set(result.frame["attempts"]) == {1, 2}
     assert set(again.frame["status"]) == {"cached"}, "the key is not the link"
     assert result.frame["url"][0].endswith("?id=0&X-Amz-Signature=***")

@@ -153,3 +153,14 @@ def test_nothing_behind_a_link_is_removed_and_nothing_else_of_anybodys(tmp_path:
 )
 def test_other_names_are_nobodys_folders(name: str) -> None:
     assert folder_owner(name) is None
+
+
+async def test_folders_that_somebody_took_away_are_done_without(open_folder, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(partpaths, "PATIENCE", 0.0)
+    folder = open_folder()
+    for lot in range(3):
+        bodies = [small(request(f"v0/{lot}/{at}", index=at), b"%d.%d" % (lot, at)) for at in range(20)]
+        assert all(isinstance(result, Receipt) for result in await folder.files.save(bodies))
+        for name in filter(folder_owner, os.listdir(f"{folder.private}/parts")):
+            os.rmdir(f"{folder.private}/parts/{name}")
+    assert len([path for path in tree(tmp_path / "cache") if path.startswith("v0/")]) == 60

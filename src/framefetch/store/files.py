@@ -13,6 +13,7 @@ close would cost more than the files.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from dataclasses import dataclass, replace
@@ -302,6 +303,13 @@ class FileStore:
         began = time.monotonic()
         written = at_once.write_new(paths, [bodies[at].body for at in contents])
         self._paths.took(len(paths), time.monotonic() - began)
+        if gone := [at for at, found in enumerate(written) if found == errno.ENOENT]:
+            self._paths.give_up()
+            paths = [self._paths.new() if at in gone else path for at, path in enumerate(paths)]
+            small = list(contents)
+            again = at_once.write_new([paths[at] for at in gone], [bodies[small[at]].body for at in gone])
+            for at, found in zip(gone, again, strict=True):
+                written[at] = found
         for (at, content), path, found in zip(contents.items(), paths, written, strict=True):
             if isinstance(found, int):
                 error = OSError(found, os.strerror(found), path)

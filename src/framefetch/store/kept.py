@@ -1,26 +1,21 @@
 """Parts that wait to be gone on with, by the name of the file they will be.
 
-A part is taken by renaming it to a name of the taker's own, so of several processes one gets it. Its sidecar is written
-under the new name before and removed under the old one after that, so whoever dies at any moment leaves both halves of
-it under one of the names. What it holds is
+A part is taken by renaming it to a name of the taker's own, so of several processes one gets it. What it holds is
 digested again before a byte is added, unless this process left it and a stat says that it is as it was left.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from framefetch.store.clock import written_by
 from framefetch.store.digesting import OPEN_OLD, DigestingFile
 from framefetch.store.digests import algorithms_for
 from framefetch.store.extents import Extents
 from framefetch.store.held import unchanged
-from framefetch.store.partpaths import is_part
 from framefetch.store.places import remove
-from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar, write_sidecar
+from framefetch.store.sidecar import KEPT, Sidecar, believed_length, kept_name, read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,10 +25,7 @@ if TYPE_CHECKING:
     from framefetch.store.manifest import Manifest
     from framefetch.store.parts import Left
 
-__all__ = ["KeptParts", "is_overtaken", "kept_parts", "put_aside"]
-
-#: Seconds after which the part of a sidecar does not come any more.
-LONE_SECONDS: Final = 3600.0
+__all__ = ["KeptParts", "is_overtaken", "kept_parts"]
 
 
 class KeptParts:
@@ -55,17 +47,12 @@ class KeptParts:
         self._left: dict[str, tuple[Left, tuple[int, int, int]]] = {}
 
     def scan(self) -> None:
-        """Look what there is; blocking, while other threads and processes take parts and leave some."""
-        there = os.listdir(self._folder)
-        names = {name for name in there if name.startswith(KEPT)}
-        # Of a part that is just being put aside the sidecar comes first: its other half is one of these.
-        under_way = any(map(is_part, there))
-        self._names.update(name for name in names if f"{name}.json" in names)
-        for name in names:
-            path, base = f"{self._folder}/{name}", name.partition(".")[0]
-            # A crash parted it from its other half.
-            if (base not in names and (not under_way or _is_old(path))) or f"{base}.json" not in names:
-                remove(path)
+        """Look what there is; blocking."""
+        names = {name for name in os.listdir(self._folder) if name.startswith(KEPT)}
+        self._names = {name for name in names if f"{name}.json" in names}
+        for name in names - self._names:
+            if name.removesuffix(".json") not in self._names:
+                remove(f"{self._folder}/{name}")  # a crash parted it from its other half
 
     def learn(self) -> None:
         """Look what has come since; blocking, while other threads take parts and leave some."""
@@ -99,7 +86,8 @@ class KeptParts:
         """
         name = kept_name(request.version, request.key, request.path)
         kept = f"{self._folder}/{name}"
-        put_aside(part, kept)
+        os.replace(f"{part}.json", f"{kept}.json")
+        os.replace(part, kept)
         self._left[name] = left, _seen(os.stat(kept))
         self._names.add(name)
 
@@ -113,15 +101,13 @@ class KeptParts:
         """
         name = kept_name(request.version, request.key, request.path)
         self._names.discard(name)
-        sidecar = read_sidecar(f"{self._folder}/{name}.json")
-        if sidecar is not None:
-            write_sidecar(f"{path}.json", sidecar)
         try:
             os.rename(f"{self._folder}/{name}", path)
+            os.rename(f"{self._folder}/{name}.json", f"{path}.json")
         except FileNotFoundError:  # another process was faster
-            remove(f"{path}.json")
+            remove(path)
             return None
-        remove(f"{self._folder}/{name}.json")
+        sidecar = read_sidecar(f"{path}.json")
         raw: DigestingFile | None = None
         if sidecar is not None and sidecar.is_for(request):
             try:
@@ -151,30 +137,6 @@ class KeptParts:
             return raw
         raw.close()
         return None
-
-
-def put_aside(part: str, kept: str) -> None:
-    """Give a part the name under which it waits, and its sidecar; blocking.
-
-    Raises
-    ------
-    OSError
-        Where the disk refuses, or nothing is known of it.
-    """
-    sidecar = read_sidecar(f"{part}.json")
-    if sidecar is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{part}.json")
-    remove(kept)  # what this sidecar says is not true of another part
-    write_sidecar(f"{kept}.json", sidecar)
-    os.replace(part, kept)
-    remove(f"{part}.json")
-
-
-def _is_old(path: str) -> bool:
-    try:
-        return time.time() - os.stat(path).st_mtime > LONE_SECONDS
-    except OSError:
-        return False
 
 
 def _out_of_order(sidecar: Sidecar, size: int, boot: str) -> Extents | None:

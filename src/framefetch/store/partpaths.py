@@ -14,7 +14,7 @@ import re
 import threading
 from typing import Final
 
-__all__ = ["PartPaths", "folder_owner", "is_part", "remove_folder"]
+__all__ = ["PartPaths", "folder_owner", "remove_folder"]
 
 #: Seconds that a file may take, with help, before the next ones are spread.
 PATIENCE: Final = 0.0005
@@ -24,7 +24,6 @@ FOLDERS: Final = 16
 
 #: A folder of a process is named after its token, too.
 _FOLDER = re.compile(r"([0-9a-f]{8})\.[0-9a-f]+$")
-_NEW = re.compile(r"[0-9a-f]{8}-[0-9a-f]+$")
 _PART = re.compile(r"[0-9a-f]+$")
 
 
@@ -79,6 +78,10 @@ class PartPaths:
         if count >= ENOUGH and seconds >= count * PATIENCE:
             self._is_far = True
 
+    def give_up(self) -> None:
+        """Use the one folder from here on: somebody took the others away, as who is misled by locks may."""
+        self._folders, self._is_refused = (), True
+
     def close(self) -> None:
         """Remove the folders; what cannot be removed is left to whoever comes next."""
         _remove_all(self._folders)
@@ -89,11 +92,6 @@ def _remove_all(folders: tuple[str, ...]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
-
-
-def is_part(name: str) -> bool:
-    """Return whether some process is working on the part of this name, or has died over it."""
-    return _NEW.match(name) is not None
 
 
 def folder_owner(name: str) -> str | None:

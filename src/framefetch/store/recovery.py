@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from framefetch.store.journal import leftovers, read_journal
-from framefetch.store.kept import is_overtaken, kept_parts, put_aside
+from framefetch.store.kept import is_overtaken, kept_parts
 from framefetch.store.places import remove, translate_oserror
 from framefetch.store.sidecar import kept_name, read_sidecar
 from framefetch.store.symlinks import FoldersSeen
@@ -70,7 +70,9 @@ def _keep_parts(paths: list[str], files: FileStore, manifest: Manifest) -> None:
         with contextlib.suppress(OSError):  # the part itself is gone: it was published
             found = os.lstat(part)
             if found.st_size and not is_overtaken(files, manifest, identity, found):
-                put_aside(part, f"{os.path.dirname(path)}/{kept_name(*identity)}")
+                kept = f"{os.path.dirname(path)}/{kept_name(*identity)}"
+                os.replace(path, f"{kept}.json")
+                os.replace(part, kept)
 
 
 def drop_overtaken(files: FileStore, manifest: Manifest) -> None:

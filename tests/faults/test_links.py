@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 
 import framefetch.engine.links
 from framefetch import Link, MetadataCache, Options, RetryPolicy, Timeouts
-from framefetch.engine.limits import START
 from framefetch.warehouse import Pace, Reply, Serve, Stop, WarehouseThread, endless, hdf5_file
 
 CONTENT = hdf5_file(3000, seed=1)
@@ -56,15 +56,16 @@ def signs_anew(asked: list[Sequence[Link]], *signatures: str) -> Callable[[Seque
 def test_one_call_serves_all_rows_of_a_host(warehouse: WarehouseThread, tmp_path: Path, note: Note) -> None:
     asked: list[Sequence[Link]] = []
     table = signed_rows(warehouse, 400, lambda signature: signature == "new")
-    with MetadataCache(table, tmp_path / "cache", options=options(signs_anew(asked, "new"))) as cache:
+    # Nothing stalls here, and what is asked twice because the machine pauses for 0.4 s would be counted.
+    patient = replace(options(signs_anew(asked, "new")), timeouts=Timeouts())
+    with MetadataCache(table, tmp_path / "cache", options=patient) as cache:
         result = cache.mirror(table)
         again = cache.mirror(table)
         assert cache.verify("hash") == []
     assert set(result.frame["status"]) == {"downloaded"}
     assert len(asked) == 1
     assert sorted(link.url for link in asked[0]) == sorted(table["url"]), "all of them, as the table has them"
-    # The limit may double once while the first answers are on their way.
-    assert warehouse.count() <= 400 + 2 * START, "at most what was under way had asked with the old link"
+    assert warehouse.count() <= 400 + 16, "at most what was under way had asked with the old link"
     assert set(result.frame["attempts"]) == {1, 2}
     assert set(again.frame["status"]) == {"cached"}, "the key is not the link"
     assert result.frame["url"][0].endswith("?id=0&X-Amz-Signature=***")

@@ -13,6 +13,7 @@ import pytest
 
 from framefetch.models import Receipt
 from framefetch.store import partpaths
+from framefetch.store.folder import CacheFolder
 from framefetch.store.journal import leftovers
 from framefetch.store.partpaths import FOLDERS, PartPaths, folder_owner, remove_folder
 from tests.store.builders import parts, request, small, tree
@@ -22,6 +23,7 @@ TOKEN = "0123abcd"
 #: Writes a lot as if the disk were far away, and another one that stays in its folders.
 DIES_WITH_PARTS = """
 from framefetch.store import partpaths
+from framefetch.store.folder import CacheFolder
 partpaths.PATIENCE = 0.0
 
 folder = CacheFolder(sys.argv[1])
@@ -99,14 +101,20 @@ def test_where_there_can_be_no_folders_one_will_do(
     assert os.listdir(tmp_path) == []
 
 
-async def test_what_is_published_from_them_is_as_any_other(open_folder, tmp_path: Path, monkeypatch) -> None:
+async def save(folder: CacheFolder, lot: int) -> None:
+    """Save 50 files; they are held, and have their bytes."""
+    contents = {f"v0/{lot}/{at}": b"%d.%d" % (lot, at) for at in range(50)}
+    bodies = [small(request(path, index=at), content) for at, (path, content) in enumerate(contents.items())]
+    assert all(isinstance(result, Receipt) for result in await folder.files.save(bodies))
+    found = tree(Path(folder.root))
+    assert {path: found.get(path) for path in contents} == contents
+
+
+async def test_what_is_published_from_them_is_as_any_other(open_folder, monkeypatch) -> None:
     monkeypatch.setattr(partpaths, "PATIENCE", 0.0)
     folder = open_folder()
     for lot in range(3):
-        bodies = [small(request(f"v0/{lot}/{at}", index=at), b"%d.%d" % (lot, at)) for at in range(50)]
-        assert all(isinstance(result, Receipt) for result in await folder.files.save(bodies))
-    found = {path: content for path, content in tree(tmp_path / "cache").items() if path.startswith("v0/")}
-    assert found == {f"v0/{lot}/{at}": b"%d.%d" % (lot, at) for lot in range(3) for at in range(50)}
+        await save(folder, lot)
     owned = [name for name in os.listdir(f"{folder.private}/parts") if folder_owner(name)]
     assert len(owned) == FOLDERS
     assert set(map(folder_owner, owned)) == {folder.journal.token}
@@ -155,12 +163,13 @@ def test_other_names_are_nobodys_folders(name: str) -> None:
     assert folder_owner(name) is None
 
 
-async def test_folders_that_somebody_took_away_are_done_without(open_folder, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("taken", [1, FOLDERS])
+async def test_folders_that_somebody_took_away_are_done_without(taken: int, open_folder, monkeypatch) -> None:
     monkeypatch.setattr(partpaths, "PATIENCE", 0.0)
     folder = open_folder()
-    for lot in range(3):
-        bodies = [small(request(f"v0/{lot}/{at}", index=at), b"%d.%d" % (lot, at)) for at in range(20)]
-        assert all(isinstance(result, Receipt) for result in await folder.files.save(bodies))
-        for name in filter(folder_owner, os.listdir(f"{folder.private}/parts")):
+    for lot in range(4):
+        await save(folder, lot)
+        for name in sorted(filter(folder_owner, os.listdir(f"{folder.private}/parts")))[:taken]:
             os.rmdir(f"{folder.private}/parts/{name}")
-    assert len([path for path in tree(tmp_path / "cache") if path.startswith("v0/")]) == 60
+    folder.close()
+    assert parts(folder) == []

@@ -299,17 +299,7 @@ class FileStore:
     ) -> dict[int, tuple[str, Content, Stat]]:
         """Write those bodies into parts; put into the results why one could not be written."""
         ready: dict[int, tuple[str, Content, Stat]] = {}
-        paths = self._paths.several(len(contents))
-        began = time.monotonic()
-        written = at_once.write_new(paths, [bodies[at].body for at in contents])
-        self._paths.took(len(paths), time.monotonic() - began)
-        if gone := [at for at, found in enumerate(written) if found == errno.ENOENT]:
-            self._paths.give_up()
-            paths = [self._paths.new() if at in gone else path for at, path in enumerate(paths)]
-            small = list(contents)
-            again = at_once.write_new([paths[at] for at in gone], [bodies[small[at]].body for at in gone])
-            for at, found in zip(gone, again, strict=True):
-                written[at] = found
+        paths, written = self._write_parts([bodies[at].body for at in contents])
         for (at, content), path, found in zip(contents.items(), paths, written, strict=True):
             if isinstance(found, int):
                 error = OSError(found, os.strerror(found), path)
@@ -317,6 +307,20 @@ class FileStore:
             else:
                 ready[at] = path, content, found
         return ready
+
+    def _write_parts(self, bodies: list[bytes]) -> tuple[list[str], list[Stat | int]]:
+        """Write bodies into new parts; return their paths, and for each what the system says, or an error's number."""
+        paths = self._paths.several(len(bodies))
+        began = time.monotonic()
+        written = at_once.write_new(paths, bodies)
+        self._paths.took(len(paths), time.monotonic() - began)
+        gone = [at for at, found in enumerate(written) if found == errno.ENOENT]
+        if gone:  # so are their folders, as where others take this process for dead
+            self._paths.give_up()
+            again = [self._paths.new() for _ in gone]
+            for at, path, found in zip(gone, again, at_once.write_new(again, [bodies[at] for at in gone]), strict=True):
+                paths[at], written[at] = path, found
+        return paths, written
 
     def put(self, part: str, request: Request, content: Content) -> Receipt:
         """Publish a finished part of this store; blocking."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from framefetch.errors import BytesLost, ManifestError, ManifestLost, StorageError
 from framefetch.store.files import PRIVATE, FileStore
-from framefetch.store.journal import Journal, intents_for, read_journal
+from framefetch.store.journal import Journal, intents_for
 from framefetch.store.locks import Presence
 from framefetch.store.manifest import Manifest
 from framefetch.store.places import remove, translate_oserror
@@ -216,8 +216,9 @@ class CacheFolder:
         Whoever publishes a file has written his intent before, and it stays until the row is there: the journals are
         read first.
         """
-        own = [intent.receipt.digests for intent in read_journal(self.journal.path) if intent.path == path]
-        for intent in intents_for(path, f"{self.private}/parts"):
+        intents = list(intents_for(path, f"{self.private}/parts"))
+        own = [intent.receipt.digests for journal, intent in intents if journal == self.journal.path]
+        for _, intent in intents:
             stated = intent.receipt.digests
             if intent.key == key and stated in own:
                 continue

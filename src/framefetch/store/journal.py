@@ -221,8 +221,8 @@ def read_journal(path: str) -> Iterator[Entry]:
                 yield entry
 
 
-def intents_for(path: str, folder: str) -> Iterator[Entry]:
-    """Yield what the journals in a folder, those of live processes among them, intended for one path."""
+def intents_for(path: str, folder: str) -> Iterator[tuple[str, Entry]]:
+    """Yield what the journals in a folder, those of live processes among them, intended for one path, and which did."""
     try:
         journals = [f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".journal")]
     except OSError:
@@ -233,7 +233,7 @@ def intents_for(path: str, folder: str) -> Iterator[Entry]:
             for line in file:
                 intent = _read_line(line) if quoted in line else None
                 if intent is not None and intent.path == path:
-                    yield intent
+                    yield journal, intent
 
 
 def _path_in(line: str) -> str | None:

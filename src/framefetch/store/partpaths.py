@@ -42,8 +42,11 @@ class PartPaths:
         self._folder = folder
         self._token = token
         self._numbers = itertools.count(1)
-        self._is_far = self._is_refused = False
+        self._is_far = False
+        # Where nothing can be removed by a folder's descriptor, as on Windows, nobody could clear up after the dead.
+        self._is_refused = os.unlink not in os.supports_dir_fd
         self._folders: tuple[str, ...] = ()
+        self._made: tuple[str, ...] = ()
         self._making = threading.Lock()
 
     def new(self) -> str:
@@ -56,9 +59,10 @@ class PartPaths:
             with self._making:
                 if not (self._folders or self._is_refused):
                     self._make_folders()
-        if not self._folders:
+        folders = self._folders  # another thread may give them up
+        if not folders:
             return [self.new() for _ in range(count)]
-        among = itertools.cycle(self._folders)
+        among = itertools.cycle(folders)
         return [f"{next(among)}/{next(self._numbers):x}" for _ in range(count)]
 
     def _make_folders(self) -> None:
@@ -71,7 +75,7 @@ class PartPaths:
             self._is_refused = True
             _remove_all(folders)
         else:
-            self._folders = folders
+            self._folders = self._made = folders
 
     def took(self, count: int, seconds: float) -> None:
         """Take note of how long it took to make so many."""
@@ -84,8 +88,8 @@ class PartPaths:
 
     def close(self) -> None:
         """Remove the folders; what cannot be removed is left to whoever comes next."""
-        _remove_all(self._folders)
-        self._folders = ()
+        _remove_all(self._made)
+        self._folders = self._made = ()
 
 
 def _remove_all(folders: tuple[str, ...]) -> None:
@@ -102,6 +106,8 @@ def folder_owner(name: str) -> str | None:
 
 def remove_folder(path: str) -> None:
     """Remove a folder of parts and the parts in it, as far as that is possible; never what a link leads to."""
+    if os.unlink not in os.supports_dir_fd:
+        return
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -63,8 +63,9 @@ hold(Held *held, PyObject *list, bool are_paths)
         PyObject *item = PyList_GetItem(list, held->held), *made = NULL;
         int failed;
 
-        /* There may be none by now: what makes a path of an item is somebody's. */
-        if (item != NULL && are_paths && !PyUnicode_FSConverter(item, &made)) { /* refuses NUL, so that the text ends where it ends */
+        /* There may be none by now: what makes a path of an item is somebody's. What makes it here refuses NUL, so that
+           the text ends where it ends. */
+        if (item != NULL && are_paths && !PyUnicode_FSConverter(item, &made)) {
             item = NULL;
         }
         failed = item == NULL || PyObject_GetBuffer(are_paths ? made : item, &held->views[held->held], PyBUF_SIMPLE) < 0;

@@ -121,7 +121,7 @@ class Plan:
     Attributes
     ----------
     notes : tuple of str
-        Which columns were found by their well-known names.
+        Which columns were found by name, and what is hardly meant.
 
     Examples
     --------

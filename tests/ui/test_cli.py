@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from framefetch.ui.arguments import parse_amount
 from framefetch.warehouse import Reply, Serve, WarehouseThread, hdf5_file, hold
+from tests.conftest import needed
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -457,6 +459,7 @@ def test_a_dry_run_knows_a_release_that_takes_nothing(table, tmp_path) -> None:
     _, path, _ = table
     cache = tmp_path / "c"
     (cache / "v0").mkdir(parents=True)
+    needed(shutil.which("chattr") is not None, "e2fsprogs")
     if subprocess.run(["chattr", "+i", cache / "v0"], capture_output=True).returncode:
         pytest.skip("needs the right to make a folder immutable")
     try:
